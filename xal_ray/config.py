@@ -1,0 +1,364 @@
+"""The configuration of a pool and of a run: a frozen pydantic tree, read from YAML and `--set key=value`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from xal_ray.errors import ConfigError
+
+Backbone = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_b_16",
+    "efficientnet_lite0",
+]
+Saliency = Literal[
+    "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigencam", "eigengradcam", "scorecam"
+]
+Strategy = Literal["random", "entropy", "margin", "least_confidence", "misalignment", "dual"]
+Uncertainty = Literal["entropy", "margin", "least_confidence"]
+Normalise = Literal["none", "minmax", "rank"]
+
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+ROI_STRATEGIES: frozenset[str] = frozenset({"misalignment", "dual"})
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NaturalInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Columns(Section):
+    """Which columns of the manifest hold what. Columns that the manifest lacks are skipped unless required."""
+
+    image_id: str = "image_id"
+    image: str = "image"
+    label: str = "label"
+    group_id: str = "group_id"
+    mask: str = "mask"
+    split: str = "split"
+    box_x0: str = "box_x0"
+    box_y0: str = "box_y0"
+    box_x1: str = "box_x1"
+    box_y1: str = "box_y1"
+
+
+class Phantom(Section):
+    """The generator of chest-like images (see `pool/sources/phantom.py`)."""
+
+    num_patients: PositiveInt = 200
+    images_per_patient: PositiveInt = 3
+    lesion_fraction: Fraction = 0.5
+    decoy_agreement: Fraction = 0.9
+    contrast: PositiveFloat = 0.35
+    noise: Annotated[float, Field(ge=0.0)] = 0.08
+    seed: int = 0
+
+
+class Source(Section):
+    """Where images come from."""
+
+    kind: Literal["table", "folder", "phantom"] | None = None
+    path: Path | None = None
+    columns: Columns = Columns()
+    phantom: Phantom = Phantom()
+
+    def resolved_kind(self) -> Literal["table", "folder", "phantom"]:
+        """The kind as written or, where it is left out, as the path tells it.
+
+        Raises:
+            ConfigError: Neither a kind nor a path is given, or a kind that needs a path has none.
+        """
+        kind = self.kind
+        if kind is None:
+            if self.path is None:
+                raise ConfigError(
+                    "the pool has no source",
+                    where="pool.source",
+                    next_step="set pool.source.path to a manifest or an image folder, or pool.source.kind=phantom",
+                )
+            kind = "folder" if self.path.is_dir() else "table"
+        if kind != "phantom" and self.path is None:
+            raise ConfigError(
+                f"a source of kind '{kind}' needs a path",
+                where="pool.source.path",
+                next_step="--set pool.source.path=PATH",
+            )
+        return kind
+
+
+class Splits(Section):
+    """How groups without a split of their own are dealt out. Fractions are of groups."""
+
+    val: Fraction = 0.15
+    test: Fraction = 0.2
+    stratify: bool = True
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _leave_a_pool(self) -> Splits:
+        if self.val + self.test >= 1.0:
+            raise ValueError(f"val + test must stay below 1, found {self.val + self.test:g}")
+        return self
+
+
+class Limits(Section):
+    """What a single file may cost before it is refused (decompression bombs), and how many may fail."""
+
+    max_pixels: PositiveInt = 64_000_000
+    max_file_bytes: PositiveInt = 512 * 1024**2
+    max_error_fraction: Fraction = 0.01
+
+
+class Pool(Section):
+    """The packed pool and what it is made from."""
+
+    path: Path | None = None
+    source: Source = Source()
+    image_size: Annotated[int, Field(ge=16, le=2048)] = 224
+    channels: Literal[1, 3] = 1
+    classes: tuple[str, ...] | None = None
+    group_by: Literal["group_id", "image"] = "group_id"
+    splits: Splits = Splits()
+    limits: Limits = Limits()
+    rows_per_part: Annotated[int, Field(ge=1, le=65536)] = 512
+
+
+class Model(Section):
+    """The network."""
+
+    backbone: Backbone = "resnet18"
+    weights: str = "none"
+    freeze: Literal["none", "backbone"] = "none"
+
+
+class Train(Section):
+    """How a round's model is trained. The budget is in optimiser steps, so that rounds and arms are comparable."""
+
+    num_workers: NaturalInt = 0
+    init: Literal["pretrained", "previous", "scratch"] = "pretrained"
+    max_steps: PositiveInt = 200
+    eval_every_steps: PositiveInt = 20
+    patience: NaturalInt = 5
+    minibatch_size: Annotated[int, Field(ge=2)] = 32
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    class_weights: Literal["none", "balanced"] = "balanced"
+    augment: Literal["none", "flip", "flip_shift"] = "flip_shift"
+    amp: bool = True
+
+
+class Score(Section):
+    """How images are scored."""
+
+    saliency: Saliency = "gradcam"
+    batch_size: PositiveInt = 32
+    rows_per_shard: Annotated[int, Field(ge=1, le=65536)] = 512
+    max_error_fraction: Fraction = 0.01
+
+
+class Select(Section):
+    """Which images are labelled next, and how many."""
+
+    strategy: Strategy = "dual"
+    uncertainty: Uncertainty = "entropy"
+    weight: Fraction = 0.5
+    normalise: Normalise = "rank"
+    query_size: PositiveInt = 20
+    initial_labels: NaturalInt = 20
+    max_per_group: NaturalInt = 0
+
+
+class Labels(Section):
+    """Where labels come from."""
+
+    source: Literal["oracle", "export"] = "oracle"
+
+
+class Roi(Section):
+    """Where a pool image's region of interest comes from."""
+
+    source: Literal["oracle", "none"] = "oracle"
+
+
+class Ray(Section):
+    """Resources. Not part of a run's identity: a run may be resumed with others."""
+
+    num_cpus: PositiveInt = 6
+    object_store_mb: Annotated[int, Field(ge=80)] = 400
+    num_actors: PositiveInt = 2
+    cpus_per_actor: PositiveFloat = 0.5
+    gpus_per_actor: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
+    threads_per_actor: PositiveInt = 1
+    prepare_tasks: PositiveInt = 2
+    cpus_per_worker: PositiveFloat = 1.0
+    gpus_per_worker: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
+    stall_timeout_s: PositiveFloat = 600.0
+
+
+class Config(Section):
+    """A whole run.
+
+    `identity()` is what a run's results depend on beside the pool's content.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    seed: int = 0
+    num_rounds: PositiveInt = 5
+    pool: Pool = Pool()
+    roi: Roi = Roi()
+    model: Model = Model()
+    train: Train = Train()
+    score: Score = Score()
+    select: Select = Select()
+    labels: Labels = Labels()
+    ray: Ray = Ray()
+
+    @model_validator(mode="after")
+    def _strategy_has_its_roi(self) -> Config:
+        if self.roi.source == "none" and self.select.strategy in ROI_STRATEGIES:
+            raise ValueError(
+                f"select.strategy={self.select.strategy} needs regions of interest, but roi.source is none; "
+                "set roi.source=oracle, or a strategy that needs none: "
+                + ", ".join(name for name in STRATEGIES if name not in ROI_STRATEGIES)
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _imagenet_needs_a_start(self) -> Config:
+        if self.train.init == "scratch" and self.model.freeze == "backbone":
+            raise ValueError(
+                "model.freeze=backbone with train.init=scratch would keep random features for ever; "
+                "set train.init=pretrained and model.weights"
+            )
+        return self
+
+    def pool_path(self) -> Path:
+        """The packed pool's folder: as written, else `pools/<name>`."""
+        return self.pool.path or Path("pools") / self.name
+
+    def identity(self) -> dict[str, Any]:
+        """What a run's results depend on, beside the pool's content: all but names, places and resources."""
+        return self.model_dump(mode="json", exclude={"name", "pool", "ray"})
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration from YAML.
+
+    Args:
+        path: The YAML file.
+        overrides: `key.subkey=value` texts; a value is read as YAML.
+
+    Raises:
+        ConfigError: The file can't be read, a key is unknown, or a value does not fit.
+    """
+    return build_config(read_yaml(path), overrides, where=str(path))
+
+
+def build_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), *, where: str = "config") -> Config:
+    """Build a configuration from a tree of plain values, as `load_config` does from a file."""
+    merged = _merge_overrides(tree, overrides)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error, where) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: It is missing, not YAML, or not a mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "the configuration file can't be read",
+            found=getattr(error, "strerror", None) or "text that is not UTF-8",
+            where=str(path),
+            next_step="give the path of a YAML file; configs/quickstart.yaml is a commented one",
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError("the configuration is not valid YAML", found=str(error), where=str(path)) from error
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            "the configuration is not a mapping", expected="`key: value` lines", where=str(path)
+        )
+    return tree
+
+
+def _merge_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    merged = _deep_copy(tree)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                "a --set is not of the form key=value", found=text, next_step="--set select.query_size=50"
+            )
+        node = merged
+        *parents, leaf = key.strip().split(".")
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        try:
+            node[leaf] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError("the value of a --set is not valid YAML", found=text) from error
+    return merged
+
+
+def _deep_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
+
+
+def _explain(error: ValidationError, where: str) -> ConfigError:
+    """Turn pydantic's first complaint into ours; an unknown key is answered with its nearest match."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        parent = ".".join(str(part) for part in first["loc"][:-1])
+        hint = f"did you mean '{f'{parent}.' if parent else ''}{near[0]}'?" if near else None
+        return ConfigError(
+            f"unknown key '{key}'",
+            expected="one of " + ", ".join(known) if known else None,
+            where=where,
+            next_step=hint,
+        )
+    if first["type"] == "missing":
+        return ConfigError(f"the key '{key}' is missing", where=where)
+    return ConfigError(
+        f"'{key}' does not fit: {first['msg']}" if key else first["msg"].removeprefix("Value error, "),
+        found=repr(first["input"]) if key else None,
+        where=where,
+    )
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    node: type[BaseModel] = Config
+    for part in location:
+        field = node.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        node = annotation
+    return list(node.model_fields)
