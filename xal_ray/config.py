@@ -45,7 +45,7 @@ class Section(BaseModel):
 
 
 class Columns(Section):
-    """Which columns of the manifest hold what. Columns that the manifest lacks are skipped unless required."""
+    """Which columns of the manifest hold what. Columns that it lacks are skipped unless required."""
 
     image_id: str = "image_id"
     image: str = "image"
@@ -91,7 +91,7 @@ class Source(Section):
                 raise ConfigError(
                     "the pool has no source",
                     where="pool.source",
-                    next_step="set pool.source.path to a manifest or an image folder, or pool.source.kind=phantom",
+                    next_step="set pool.source.path to a manifest or a folder, or pool.source.kind=phantom",
                 )
             kind = "folder" if self.path.is_dir() else "table"
         if kind != "phantom" and self.path is None:
@@ -149,7 +149,7 @@ class Model(Section):
 
 
 class Train(Section):
-    """How a round's model is trained. The budget is in optimiser steps, so that rounds and arms are comparable."""
+    """How a round's model is trained. The budget is in optimiser steps: rounds and arms stay comparable."""
 
     num_workers: NaturalInt = 0
     init: Literal["pretrained", "previous", "scratch"] = "pretrained"
@@ -206,7 +206,6 @@ class Ray(Section):
     cpus_per_actor: PositiveFloat = 0.5
     gpus_per_actor: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     threads_per_actor: PositiveInt = 1
-    prepare_tasks: PositiveInt = 2
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     stall_timeout_s: PositiveFloat = 600.0

@@ -108,10 +108,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         ) from error
 
 
-def read_shards(folder: Path, schema: pa.Schema) -> pa.Table:
-    """Read all Parquet files of a folder, in the order of their names; an empty folder gives an empty table."""
-    tables = [read_table(path) for path in sorted(folder.glob("*.parquet"))]
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+def read_shards(folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read all Parquet files of a folder, in the order of their names; none give an empty table."""
+    tables = [read_table(path, columns) for path in sorted(folder.glob("*.parquet"))]
+    if tables:
+        return pa.concat_tables(tables)
+    return schema.empty_table().select(list(columns) if columns is not None else schema.names)
 
 
 def sha256_bytes(data: bytes) -> str:

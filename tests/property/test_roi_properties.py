@@ -1,0 +1,66 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xal_ray.roi import boxes_to_grid, check_boxes, mask_to_grid
+
+sides = st.integers(1, 12)
+SUBPIXELS = 4
+
+
+@st.composite
+def frames_and_boxes(draw):
+    """Boxes with corners on quarter pixels, up to a pixel outside the frame."""
+    height, width = draw(sides), draw(sides)
+
+    def interval(length):
+        low = draw(st.integers(-SUBPIXELS, length * SUBPIXELS - 1))
+        return low, draw(st.integers(max(low, 0) + 1, (length + 1) * SUBPIXELS))
+
+    boxes = []
+    for _ in range(draw(st.integers(0, 4))):
+        (x0, x1), (y0, y1) = interval(width), interval(height)
+        boxes.append([x0, y0, x1, y1])
+    return (height, width), np.array(boxes, dtype=float).reshape(-1, 4) / SUBPIXELS
+
+
+@settings(deadline=None)
+@given(frames_and_boxes(), sides, sides)
+def test_boxes_equal_a_finely_rasterised_mask(case, rows, columns):
+    frame, boxes = case
+    check_boxes(boxes, frame)
+    mask = np.zeros((frame[0] * SUBPIXELS, frame[1] * SUBPIXELS), dtype=bool)
+    for x0, y0, x1, y1 in np.maximum(boxes * SUBPIXELS, 0).astype(int):
+        mask[y0:y1, x0:x1] = True
+    grid = boxes_to_grid(boxes, frame, (rows, columns))
+    np.testing.assert_allclose(grid, mask_to_grid(mask, (rows, columns)), atol=1e-6)
+    assert ((grid >= 0) & (grid <= 1)).all()
+
+
+@settings(deadline=None)
+@given(frames_and_boxes(), st.randoms(use_true_random=False))
+def test_the_order_and_repetition_of_boxes_do_not_matter(case, random):
+    frame, boxes = case
+    more = [*boxes.tolist(), *boxes[:1].tolist()]
+    random.shuffle(more)
+    again = boxes_to_grid(np.array(more).reshape(-1, 4), frame, (3, 5))
+    np.testing.assert_array_equal(again, boxes_to_grid(boxes, frame, (3, 5)))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), sides, sides, sides, sides)
+def test_mask_to_grid_keeps_the_mean_and_the_range(seed, height, width, rows, columns):
+    mask = np.random.default_rng(seed).random((2, height, width))
+    grid = mask_to_grid(mask, (rows, columns))
+    np.testing.assert_allclose(grid.mean(axis=(1, 2)), mask.mean(axis=(1, 2)), atol=1e-6)
+    assert (grid.max(axis=(1, 2)) <= mask.max(axis=(1, 2)) + 1e-6).all()
+    assert (grid.min(axis=(1, 2)) >= mask.min(axis=(1, 2)) - 1e-6).all()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), sides, sides, sides, sides)
+def test_mask_to_grid_follows_flips_and_transposes(seed, height, width, rows, columns):
+    mask = np.random.default_rng(seed).random((height, width)) < 0.5
+    grid = mask_to_grid(mask, (rows, columns))
+    np.testing.assert_allclose(mask_to_grid(mask[::-1], (rows, columns)), grid[::-1], atol=1e-6)
+    np.testing.assert_allclose(mask_to_grid(mask.T, (columns, rows)), grid.T, atol=1e-6)

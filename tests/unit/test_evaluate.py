@@ -1,0 +1,239 @@
+import json
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+
+from xal_ray.acquire import alignment
+from xal_ray.evaluate import (
+    alignment_metrics,
+    classification_metrics,
+    curve_area,
+    group_bootstrap,
+    paired_bootstrap,
+)
+
+
+def random_predictions(num_images=300, num_classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(
+        num_classes, size=num_images, p=np.arange(1, num_classes + 1) / sum(range(num_classes + 1))
+    )
+    probs = rng.dirichlet(np.ones(num_classes), size=num_images) + 0.3 * np.eye(num_classes)[labels]
+    return probs / probs.sum(axis=1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 5])
+def test_metrics_equal_scikit_learn(num_classes):
+    probs, labels = random_predictions(num_classes=num_classes)
+    predicted = probs.argmax(axis=1)
+    metrics = classification_metrics(probs, labels)
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert metrics["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    scores = probs[:, 1] if num_classes == 2 else probs
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(labels, scores, multi_class="ovr"))
+    expected = precision_recall_fscore_support(labels, predicted)
+    for name, column in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert [row[name] for row in metrics["per_class"]] == pytest.approx(list(column))
+
+
+def test_auroc_counts_ties_as_half():
+    probs = np.array([[0.5, 0.5], [0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
+    assert classification_metrics(probs, np.array([0, 1, 0, 1]))["auroc"] == pytest.approx((3 + 0.5) / 4)
+
+
+def test_classes_absent_from_the_labels_are_left_out():
+    probs, labels = random_predictions(num_classes=3)
+    probs = np.hstack([probs, np.zeros((len(probs), 1))])
+    with_absent = classification_metrics(probs, labels)
+    without = classification_metrics(probs[:, :3], labels)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"):
+        assert with_absent[name] == pytest.approx(without[name])
+    assert with_absent["per_class"][3] == {"recall": None, "precision": None, "f1": None, "support": 0}
+
+
+def test_undefined_is_none_and_everything_is_json():
+    one_class = classification_metrics(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]))
+    assert one_class["auroc"] is None
+    assert one_class["per_class"][1] == {"recall": None, "precision": 0.0, "f1": 0.0, "support": 0}
+    nothing = classification_metrics(np.zeros((0, 2)), np.zeros(0, dtype=int))
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
+    assert [nothing[name] for name in names] == [None] * 5
+    for metrics in (one_class, nothing, classification_metrics(*random_predictions())):
+        assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+def test_ece_worked_out_by_hand():
+    # Bins (.5333, .6] and (.8667, .9333]: gaps |.6 - .5| over 2 images and |.9 - 0| over 1.
+    probs = np.array([[0.6, 0.4], [0.4, 0.6], [0.9, 0.1]])
+    ece = classification_metrics(probs, np.array([0, 0, 1]))["ece"]
+    assert ece == pytest.approx((2 * 0.1 + 1 * 0.9) / 3)
+    assert classification_metrics(np.eye(2), np.array([0, 1]))["ece"] == 0.0
+
+
+def test_ece_bins_hold_their_upper_border():
+    # .55 (wrong) and .6 (right) share the bin that ends at .6; .62 (wrong) is in the next.
+    probs = np.array([[0.55, 0.45], [0.6, 0.4], [0.62, 0.38]])
+    ece = classification_metrics(probs, np.array([1, 0, 1]))["ece"]
+    assert ece == pytest.approx((abs(0.55 + 0.6 - 1) + 0.62) / 3)
+
+
+@pytest.mark.parametrize(
+    ("probs", "labels", "message"),
+    [
+        (np.full((2, 2), 0.5), np.array([0, 2]), "labels must be in"),
+        (np.full((2, 2), 0.5), np.array([0, -1]), "labels must be in"),
+        (np.full((2, 2), 0.5), np.array([0]), "shapes"),
+        (np.full((2, 1), 1.0), np.array([0, 0]), "shapes"),
+        (np.full((2, 2), np.nan), np.array([0, 0]), "finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused(probs, labels, message):
+    with pytest.raises(ValueError, match=message):
+        classification_metrics(probs, labels)
+
+
+def focused_maps(num_images=40, seed=0):
+    """Maps that look exactly at their own ROI, one cell each, anywhere."""
+    rng = np.random.default_rng(seed)
+    rois = np.zeros((num_images, 49))
+    rois[np.arange(num_images), rng.integers(49, size=num_images)] = 1.0
+    rois = rois.reshape(-1, 7, 7)
+    return rois.copy(), rois
+
+
+def test_alignment_is_lost_when_the_rois_are_shuffled():
+    metrics = alignment_metrics(*focused_maps(), seed=1)
+    assert metrics["num_images"] == 40
+    for name in ("soft_dice", "iou", "pointing_game", "energy_in_roi", "lift"):
+        assert metrics[name] == 1.0
+        assert metrics["shuffled"][name] < 0.3
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_image_keeps_its_own_roi(seed):
+    # Every ROI is another cell, so a kept one would show as a hit.
+    for count in (2, 3, 7):
+        maps = np.eye(9)[:count].reshape(count, 3, 3)
+        assert alignment_metrics(maps, maps, seed)["shuffled"]["pointing_game"] == 0.0
+
+
+def test_alignment_means_are_over_the_defined_images():
+    rng = np.random.default_rng(0)
+    cams, rois = rng.random((5, 3, 3)), rng.random((5, 3, 3))
+    cams[1] = np.nan
+    rois[3] = 0.0
+    kept = [0, 2, 4]
+    metrics = alignment_metrics(cams, rois, seed=0)
+    assert metrics["num_images"] == 3
+    assert metrics["soft_dice"] == pytest.approx(alignment.soft_dice(cams[kept], rois[kept]).mean())
+    assert metrics == alignment_metrics(cams[kept], rois[kept], seed=0)
+    assert alignment_metrics(cams[:2], rois[:2], seed=0) is None
+
+
+def test_alignment_that_is_undefined_everywhere_is_none():
+    rng = np.random.default_rng(0)
+    metrics = alignment_metrics(rng.random((3, 2, 2)), np.ones((3, 2, 2)), seed=0)
+    assert metrics["lift"] is None
+    assert metrics["energy_in_roi"] == pytest.approx(1.0)
+
+
+def test_bootstrap_of_single_images_has_the_width_that_theory_gives():
+    probs, labels = random_predictions(num_images=2000, num_classes=2)
+    accuracy = (probs.argmax(axis=1) == labels).mean()
+    low, high = group_bootstrap(probs, labels, [str(i) for i in range(2000)], seed=0)["accuracy"]
+    half_width = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 2000)
+    assert low == pytest.approx(accuracy - half_width, abs=0.1 * half_width)
+    assert high == pytest.approx(accuracy + half_width, abs=0.1 * half_width)
+
+
+def test_bootstrap_resamples_groups_and_not_images():
+    # Ten copies of each image in one group hold no more information than one.
+    probs, labels = random_predictions(num_images=200, num_classes=3)
+    ids = [f"patient {i}" for i in range(200)]
+    once = group_bootstrap(probs, labels, ids, seed=3)
+    tenfold = group_bootstrap(
+        probs.repeat(10, axis=0), labels.repeat(10), [i for i in ids for _ in range(10)], seed=3
+    )
+    for name in ("accuracy", "balanced_accuracy"):
+        assert tenfold[name] == pytest.approx(once[name])
+
+
+def test_bootstrap_equals_a_plain_loop_over_resampled_images():
+    probs, labels = random_predictions(num_images=120, num_classes=3, seed=5)
+    ids = np.array([f"g{i // 4:02d}" for i in range(120)])
+    names = np.unique(ids)
+    rng = np.random.default_rng(11)
+    predicted = probs.argmax(axis=1)
+    values = []
+    for _ in range(200):
+        rows = np.concatenate([np.flatnonzero(ids == names[g]) for g in rng.integers(30, size=30)])
+        values.append(balanced_accuracy_score(labels[rows], predicted[rows]))
+    found = group_bootstrap(probs, labels, ids.tolist(), seed=11, num_resamples=200)
+    assert found["balanced_accuracy"] == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+
+
+def test_bootstrap_does_not_depend_on_the_order_of_rows_and_survives_missing_classes():
+    probs, labels = random_predictions(num_images=30, num_classes=4)
+    labels[:] = np.where(np.arange(30) == 0, 3, labels % 2)  # one lone image of class 3
+    ids = [f"g{i // 2}" for i in range(30)]
+    shuffled = np.random.default_rng(1).permutation(30)
+    found = group_bootstrap(probs, labels, ids, seed=0)
+    again = group_bootstrap(probs[shuffled], labels[shuffled], [ids[i] for i in shuffled], seed=0)
+    assert found == again
+    assert json.dumps(found, allow_nan=False)
+    assert found != group_bootstrap(probs, labels, ids, seed=1)
+
+
+def test_bootstrap_of_fewer_than_two_groups_is_undefined():
+    probs, labels = random_predictions(num_images=10)
+    nothing = {"accuracy": None, "balanced_accuracy": None}
+    assert group_bootstrap(probs, labels, ["a"] * 10, seed=0) == nothing
+    assert group_bootstrap(probs[:0], labels[:0], [], seed=0) == nothing
+    with pytest.raises(ValueError, match="group_ids"):
+        group_bootstrap(probs, labels, ["a"], seed=0)
+
+
+def test_bootstrap_is_fast():
+    probs, labels = random_predictions(num_images=3000)
+    start = time.process_time()
+    group_bootstrap(probs, labels, [str(i) for i in range(3000)], seed=0)
+    assert time.process_time() - start < 1.0
+
+
+def test_curve_area_worked_out_by_hand():
+    assert curve_area([10, 20, 40], [0.5, 0.7, 0.9]) == pytest.approx((10 * 0.6 + 20 * 0.8) / 30)
+    assert curve_area([10, 50], [0.4, 0.4]) == pytest.approx(0.4)
+    assert curve_area([10], [0.5]) is None
+    assert curve_area([], []) is None
+    assert curve_area([10, 20], [0.5, None]) is None
+    for num_labels in ([10, 10], [20, 10], [10, 20, 30]):
+        with pytest.raises(ValueError, match="num"):
+            curve_area(num_labels, [0.5, 0.6])
+
+
+def test_paired_bootstrap_finds_the_mean_and_its_spread():
+    differences = np.random.default_rng(0).normal(0.02, 0.01, size=40)
+    mean, low, high = paired_bootstrap(differences.tolist(), seed=0)
+    assert mean == pytest.approx(differences.mean())
+    half_width = 1.96 * differences.std() / np.sqrt(40)
+    assert low == pytest.approx(mean - half_width, abs=0.1 * half_width)
+    assert high == pytest.approx(mean + half_width, abs=0.1 * half_width)
+    assert (mean, low, high) == paired_bootstrap(differences.tolist(), seed=0)
+    assert (low, high) != paired_bootstrap(differences.tolist(), seed=1)[1:]
+
+
+def test_paired_bootstrap_of_one_seed_has_no_interval():
+    assert paired_bootstrap([0.25], seed=0) == (0.25, None, None)
+    for wrong in ([], [0.1, float("nan")]):
+        with pytest.raises(ValueError, match="finite"):
+            paired_bootstrap(wrong, seed=0)

@@ -1,0 +1,74 @@
+"""Assess a model: the scores of a holdout split, joined with its labels, to metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xal_ray.evaluate import alignment_metrics, classification_metrics, group_bootstrap
+
+
+def assess(scores: pa.Table, rows: pa.Table, classes: tuple[str, ...], seed: int) -> dict[str, Any] | None:
+    """Metrics of one split.
+
+    Args:
+        scores: A score table that covers the split, among others.
+        rows: The split's index rows, labelled.
+        classes: The class names.
+        seed: Of the shuffled twin and of the resampling.
+
+    Returns:
+        JSON-ready metrics, or None where the split holds no scored image.
+    """
+    positions = pc.index_in(rows["image_id"], scores["image_id"].combine_chunks())
+    scored = scores.take(positions)
+    valid = pc.is_valid(scored["predicted"])
+    scored, rows = scored.filter(valid), rows.filter(valid)
+    if not rows.num_rows:
+        return None
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[label] for label in rows["label"].to_pylist()], dtype=np.int64)
+    probs = _matrix(scored["probs"], len(classes))
+    groups = rows["group_id"].to_pylist()
+    metrics = classification_metrics(probs, labels)
+    per_class = [
+        {"class": classes[number], **entry, "num_groups": count}
+        for number, (entry, count) in enumerate(
+            zip(metrics["per_class"], _groups_per_class(labels, groups, len(classes)), strict=True)
+        )
+    ]
+    return {
+        **metrics,
+        "num_images": rows.num_rows,
+        "num_groups": len(set(groups)),
+        "ci95": group_bootstrap(probs, labels, groups, seed=seed),
+        "per_class": per_class,
+        "alignment": _alignment(scored, seed),
+    }
+
+
+def _alignment(scored: pa.Table, seed: int) -> dict[str, Any] | None:
+    aligned = scored.filter(pc.and_(pc.is_valid(scored["saliency"]), pc.is_valid(scored["roi_grid"])))
+    if not aligned.num_rows:
+        return None
+    length = len(aligned["saliency"][0])
+    side = round(length**0.5)
+    shape = (aligned.num_rows, side, side)
+    cams = _matrix(aligned["saliency"], length).reshape(shape)
+    rois = _matrix(aligned["roi_grid"], length).reshape(shape)
+    return alignment_metrics(cams, rois, seed)
+
+
+def _matrix(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.float64]:
+    flat: npt.NDArray[np.float64] = pc.list_flatten(column).to_numpy().astype(np.float64)
+    return flat.reshape(-1, width)
+
+
+def _groups_per_class(labels: npt.NDArray[np.int64], groups: list[str], num_classes: int) -> list[int]:
+    counts = Counter(label for label, _ in set(zip(labels.tolist(), groups, strict=True)))
+    return [counts[number] for number in range(num_classes)]

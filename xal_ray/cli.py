@@ -1,0 +1,228 @@
+"""The command line: thin over the Python API."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xal_ray.config import Config, build_config, load_config, read_yaml
+from xal_ray.errors import XalRayError
+from xal_ray.progress import Reporter
+
+app = typer.Typer(
+    help="Explainable active learning on images, on Ray: which images should be labelled next?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+labels_app = typer.Typer(help="Labels that people made.", no_args_is_help=True)
+app.add_typer(labels_app, name="labels")
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. select.query_size=50. Repeatable."),
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what Ray itself says.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(help="A manifest (CSV, Parquet), an image folder, or 'phantom'.")],
+    out: Annotated[Path, typer.Option("--out", help="The pool's folder.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A run's YAML; its section 'pool' says how to prepare.")
+    ] = None,
+    overrides: SetOption = None,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Decode images once into a packed pool.
+
+    Example: xal-ray prepare manifest.csv --out pools/mri --set pool.image_size=160
+    """
+    with _errors_shown(debug):
+        from xal_ray.engine.prepare import prepare as prepare_pool
+
+        settings = _config_for_prepare(source, config, overrides or [])
+        pool = prepare_pool(settings.pool, out, settings.ray, Reporter(), verbose=verbose)
+        _print_card(out, pool.card)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The run's YAML file, e.g. configs/quickstart.yaml.")],
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: runs/<name>.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run the loop: train, score, select, label, commit, round after round.
+
+    The same command takes up a run that was stopped, at whatever moment; a finished run is left alone.
+    """
+    with _errors_shown(debug):
+        settings = load_config(config, overrides or [])
+        folder = out or Path("runs") / settings.name
+        from xal_ray.loop import describe
+        from xal_ray.loop import run as run_loop
+
+        if dry_run:
+            for line in describe(settings, folder):
+                typer.echo(line)
+            return
+        outcome = run_loop(settings, folder, Reporter(), verbose=verbose)
+        if outcome.waiting is not None:
+            typer.echo(
+                f"AWAITING_LABELS: {outcome.waiting.title} waits for {outcome.num_missing} labels\n"
+                f"  1. fill in the column 'label' of {outcome.waiting.to_label / 'selection.csv'}\n"
+                f"  2. xal-ray labels import {folder} {outcome.waiting.to_label / 'selection.csv'}\n"
+                "  3. run this command again"
+            )
+        elif outcome.status == "already_finished":
+            typer.echo(f"this run is finished; nothing to do. Report: {outcome.report}")
+        else:
+            typer.echo(f"finished. Report: {outcome.report}")
+
+
+@app.command()
+def score(
+    model: Annotated[Path, typer.Option("--model", help="A model's folder (a run's rounds/NNN).")],
+    pool: Annotated[Path, typer.Option("--pool", help="A packed pool.")],
+    out: Annotated[Path, typer.Option("--out", help="Where scores/*.parquet go.")],
+    split: Annotated[
+        list[str] | None, typer.Option("--split", help="pool, labeled, val or test. Repeatable.")
+    ] = None,
+    overrides: SetOption = None,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Score a pool once with a trained model. The same command goes on from finished shards."""
+    with _errors_shown(debug):
+        from xal_ray.single_pass import score_pool
+
+        settings = build_config({"name": "score"}, overrides or [], where="--set")
+        splits = split or ["pool"]
+        count = score_pool(model, pool, out, settings, Reporter(), splits=splits, verbose=verbose)
+        typer.echo(f"scored {count} images: {out / 'scores'}")
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    debug: DebugOption = False,
+) -> None:
+    """Build a run's report again."""
+    with _errors_shown(debug):
+        from xal_ray.layout import RunLayout
+        from xal_ray.pool.schema import open_pool
+        from xal_ray.report.page import build_report
+
+        settings = load_config(RunLayout(run_folder).config)
+        typer.echo(build_report(run_folder, open_pool(settings.pool_path())))
+
+
+@labels_app.command("import")
+def import_(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    file: Annotated[Path, typer.Argument(help="CSV: image_id, label, optionally mask or box_x0 .. box_y1.")],
+    debug: DebugOption = False,
+) -> None:
+    """Import labels into the round that waits for them. Importing twice changes nothing."""
+    with _errors_shown(debug):
+        from xal_ray.labels.inbox import import_labels
+
+        received = import_labels(run_folder, file)
+        typer.echo(
+            f"{received.round_title}: {received.num_new} new labels, {received.num_missing} still missing"
+        )
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Option("--folder", help="Where runs would be written.")] = Path(),
+    debug: DebugOption = False,
+) -> None:
+    """Say what this machine can do: versions, GPUs, disk, decoders, and whether Ray starts."""
+    with _errors_shown(debug):
+        from xal_ray.doctor import examine
+
+        healthy = True
+        for finding in examine(folder):
+            healthy &= finding.ok
+            typer.echo(f"{'ok' if finding.ok else '!!'}  {finding.topic:<42}{finding.text}")
+        if not healthy:
+            raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of `xal-ray`."""
+    app()
+
+
+@contextmanager
+def _errors_shown(debug: bool) -> Iterator[None]:
+    """Show an error as its message, and leave with its exit code; the traceback only where asked for."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, XalRayError):
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        typer.echo(
+            f"error: an unexpected {type(error).__name__}: {error}\n"
+            "  next:     run it again with --debug and report what it shows",
+            err=True,
+        )
+        raise typer.Exit(1) from error
+    finally:
+        _stop_ray()
+
+
+def _stop_ray() -> None:
+    if "ray" in sys.modules:
+        from xal_ray.engine.session import stop
+
+        stop()
+
+
+def _config_for_prepare(source: str, config: Path | None, overrides: list[str]) -> Config:
+    tree: dict[str, Any] = read_yaml(config) if config is not None else {"name": "prepare"}
+    pool: dict[str, Any] = tree.setdefault("pool", {})
+    section: dict[str, Any] = pool.setdefault("source", {})
+    if source == "phantom":
+        section["kind"] = "phantom"
+    else:
+        section.pop("kind", None)
+        section["path"] = source
+    return build_config(tree, overrides, where=str(config or "prepare"))
+
+
+def _print_card(path: Path, card: dict[str, Any]) -> None:
+    typer.echo(f"{path}: {card['num_rows']} images of {sum(card['num_groups'].values())} groups")
+    for title, key in (
+        ("splits", "counts"),
+        ("classes", "class_counts"),
+        ("ROIs", "roi"),
+        ("left out", "exclusions"),
+    ):
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(card[key].items()))
+        typer.echo(f"  {title + ':':<10}{counts or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What this machine can do: versions, processors, GPUs, disk, decoders, and whether Ray starts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import features
+
+from xal_ray import config
+from xal_ray.engine.session import start, stop
+from xal_ray.errors import XalRayError
+
+_PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "grad-cam", "pyarrow", "numpy", "pandas")
+_PILLOW_CODECS = {"PNG": "zlib", "JPEG": "jpg", "TIFF (compressed)": "libtiff", "WebP": "webp"}
+_EXTRAS = {
+    "DICOM": ("pydicom", "dicom"),
+    "NIfTI": ("nibabel", "nifti"),
+    "efficientnet_lite0 with ImageNet weights": ("efficientnet_lite_pytorch", "lite"),
+    "S3": ("s3fs", "s3"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's answer.
+
+    Attributes:
+        topic: What was looked at.
+        text: What was found.
+        ok: False where something is missing or unsafe.
+    """
+
+    topic: str
+    text: str
+    ok: bool = True
+
+
+def examine(folder: Path, *, with_ray: bool = True) -> Iterator[Finding]:
+    """Look at this machine.
+
+    Args:
+        folder: Where runs and pools would be written.
+        with_ray: Also start a local Ray, which takes a few seconds.
+    """
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in _PACKAGES:
+        yield _version(package)
+    yield Finding("processors", f"{os.cpu_count()}")
+    yield Finding("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB")
+    yield _disk("disk", folder, 2e9)
+    if Path("/dev/shm").is_dir():  # noqa: S108 - where Ray's object store lives
+        yield _disk("shared memory", Path("/dev/shm"), 0.5e9)  # noqa: S108
+    yield _gpus()
+    for name, codec in _PILLOW_CODECS.items():
+        found = features.check(codec)
+        yield Finding(f"decoder {name}", "yes" if found else "not in this Pillow", bool(found))
+    for name, (module, extra) in _EXTRAS.items():
+        found = importlib.util.find_spec(module) is not None
+        hint = "yes" if found else f"not installed (optional): pip install 'xal-ray[{extra}]'"
+        yield Finding(name, hint)
+    yield from _auth_token()
+    if with_ray:
+        yield _ray()
+
+
+def _version(package: str) -> Finding:
+    try:
+        return Finding(package, importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(package, "not installed", ok=False)
+
+
+def _disk(topic: str, folder: Path, enough_bytes: float) -> Finding:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return Finding(topic, f"{free / 1e9:.1f} GB free at {folder}", ok=free >= enough_bytes)
+
+
+def _gpus() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("GPU", "none: everything runs on the processor")
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return Finding("GPU", ", ".join(names))
+
+
+def _auth_token() -> Iterator[Finding]:
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists() and token.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        text = "others on this machine can read ~/.ray/auth_token: chmod 600 ~/.ray/auth_token"
+        yield Finding("Ray's token", text, ok=False)
+
+
+def _ray() -> Finding:
+    begin = time.monotonic()
+    try:
+        start(config.Ray())
+    except (XalRayError, OSError, RuntimeError, ValueError) as error:
+        return Finding("Ray starts", f"no: {error}", ok=False)
+    finally:
+        stop()
+    return Finding("Ray starts", f"yes, in {time.monotonic() - begin:.1f} s")

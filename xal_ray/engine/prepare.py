@@ -1,0 +1,253 @@
+"""Prepare: source files, decoded once, become a packed pool.
+
+The pool grows in a hidden folder beside its place and is renamed into it when it is whole, so that there is
+never half a pool; a killed prepare goes on from its finished parts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xal_ray import config
+from xal_ray.engine.session import start
+from xal_ray.engine.shards import Resources, cut, run_shards
+from xal_ray.errors import InputError, PoolError, SourceError, StorageError
+from xal_ray.images import ImageError, decode_image, decode_mask, to_training_size
+from xal_ray.pool.card import build_card, count_values, open_prepared, plan_of
+from xal_ray.pool.manifest import check_manifest, classes_of
+from xal_ray.pool.schema import (
+    INDEX_SCHEMA,
+    LABEL_SCHEMA,
+    PART_SCHEMA,
+    QUARANTINE_SCHEMA,
+    ROW_GROUP_SIZE,
+    PoolReader,
+    open_pool,
+)
+from xal_ray.pool.sources import phantom, read_source
+from xal_ray.pool.splits import assign_splits
+from xal_ray.progress import Reporter
+from xal_ray.roi import boxes_to_grid, check_boxes, mask_to_grid
+from xal_ray.storage import digest, disk_errors, read_json, read_shards, sha256_bytes, write_json, write_table
+
+# What the folder of a growing pool is bound to: a part made under other settings must not be reused.
+_PLAN = "plan.json"
+# A part's index rows and quarantine rows wait in these folders until they are merged.
+_ROWS, _REFUSED = "rows", "refused"
+
+
+def prepare(
+    settings: config.Pool,
+    out: Path,
+    resources: config.Ray,
+    reporter: Reporter,
+    *,
+    verbose: bool = False,
+) -> PoolReader:
+    """Make a packed pool, or open the one that is there if it was made with the same settings.
+
+    Args:
+        settings: Source, size, splits and limits.
+        out: The pool's folder.
+        resources: Actors and CPUs.
+        reporter: Hears about progress.
+        verbose: Let Ray speak.
+
+    Raises:
+        SourceError: The manifest, its images, masks or boxes are wrong.
+        PoolError: `out` holds something else.
+        StorageError: The disk refused.
+    """
+    if (out / "card.json").exists():
+        return open_prepared(settings, out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise PoolError(
+            "the pool's folder holds something else",
+            where=str(out),
+            next_step="give another --out (or pool.path), or remove the folder",
+        )
+    manifest = assign_splits(read_source(settings), settings.splits).sort_by("image_id")
+    check_manifest(manifest, settings.classes)
+    _check_labels(manifest)
+    classes = classes_of(manifest, settings.classes)
+    partial = _open_partial(settings, manifest, out)
+    try:
+        start(resources, verbose=verbose)
+        actors = Resources(
+            resources.num_actors, resources.cpus_per_actor, stall_timeout_s=resources.stall_timeout_s
+        )
+        shards = cut(manifest, partial / _ROWS, settings.rows_per_part)
+        run_shards("decoding", shards, PackShard, {"settings": settings, "folder": partial}, actors, reporter)
+        _finish(settings, manifest, classes, partial, reporter)
+    except StorageError:
+        raise  # the finished parts are good: the same command goes on with them
+    except InputError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    with disk_errors(out):
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    return open_pool(out)
+
+
+class PackShard:
+    """The work of a decoding actor: manifest rows to a part, its index rows and its quarantine rows."""
+
+    def __init__(self, settings: config.Pool, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+
+    def __call__(self, path: Path, rows: pa.Table) -> None:
+        """Decode the rows of a part. The index rows are written last: they say that the part is done."""
+        part = int(path.stem)
+        packed: list[dict[str, Any]] = []
+        refused: list[dict[str, str]] = []
+        for row in rows.to_pylist():
+            try:
+                packed.append(_pack(row, self.settings))
+            except ImageError as error:
+                refused.append(
+                    {
+                        "image_id": row["image_id"],
+                        "uri": row["uri"],
+                        "stage": "decode",
+                        "error_code": error.code,
+                        "detail": error.detail,
+                    }
+                )
+        for number, row in enumerate(packed):
+            row["part"], row["row"] = part, number
+        write_table(
+            self.folder / "parts" / path.name,
+            _table(packed, PART_SCHEMA),
+            plain=["pixels"],
+            row_group_size=ROW_GROUP_SIZE,
+        )
+        write_table(self.folder / _REFUSED / path.name, _table(refused, QUARANTINE_SCHEMA))
+        write_table(path, _table(packed, INDEX_SCHEMA))
+
+
+def _pack(row: dict[str, Any], settings: config.Pool) -> dict[str, Any]:
+    """Decode one manifest row into the columns of the part and of the index."""
+    size = settings.image_size
+    decoded = _decode(row, settings)
+    pixels = to_training_size(decoded.image, size, settings.channels).tobytes()
+    roi = None if decoded.roi is None else np.round(decoded.roi * 255).astype(np.uint8).tobytes()
+    height, width = decoded.image.shape[:2]
+    return {
+        **row,
+        "width": width,
+        "height": height,
+        "pixels": pixels,
+        "roi": roi,
+        "content_sha256": sha256_bytes(pixels + (roi or b"")),
+    }
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    image: npt.NDArray[np.uint8]  # (h, w) or (h, w, 3)
+    roi: npt.NDArray[np.float32] | None  # (size, size) coverage
+
+
+def _decode(row: dict[str, Any], settings: config.Pool) -> _Decoded:
+    size = settings.image_size
+    if row["uri"].startswith(phantom.SCHEME):
+        return _Decoded(*phantom.draw(row, settings.source.phantom, size))
+    image = decode_image(Path(row["uri"]), settings.limits)
+    frame = image.shape[:2]
+    if row["mask_uri"]:
+        mask = decode_mask(Path(row["mask_uri"]), settings.limits)
+        if mask.shape != frame:
+            raise SourceError(
+                "a mask has another size than its image",
+                expected=f"{frame[1]}x{frame[0]} pixels",
+                found=f"{mask.shape[1]}x{mask.shape[0]} pixels",
+                where=f"image_id {row['image_id']}, mask {row['mask_uri']}",
+                next_step="check that the mask belongs to the image, or leave its cell empty",
+            )
+        return _Decoded(image, mask_to_grid(mask.astype(np.float32), (size, size)))
+    if row["boxes"]:
+        boxes = np.asarray(row["boxes"], dtype=np.float64)
+        check_boxes(boxes, frame, where=f"image_id {row['image_id']}")
+        return _Decoded(image, boxes_to_grid(boxes, frame, (size, size)))
+    return _Decoded(image, None)
+
+
+def _finish(
+    settings: config.Pool, manifest: pa.Table, classes: tuple[str, ...], partial: Path, reporter: Reporter
+) -> None:
+    """Merge what the parts left, check the whole, and write the card last."""
+    index = read_shards(partial / _ROWS, INDEX_SCHEMA)
+    quarantine = read_shards(partial / _REFUSED, QUARANTINE_SCHEMA)
+    _check_errors(quarantine, manifest.num_rows, settings.limits)
+    hidden = index.filter(pc.and_(pc.equal(index["split"], "pool"), pc.is_valid(index["label"])))
+    write_table(partial / "hidden_labels.parquet", hidden.select(LABEL_SCHEMA.names).cast(LABEL_SCHEMA))
+    write_table(partial / "quarantine.parquet", quarantine)
+    write_table(partial / "index.parquet", _without_hidden_labels(index))
+    card = build_card(settings, index, quarantine, classes)
+    for folder in (_ROWS, _REFUSED):
+        shutil.rmtree(partial / folder)
+    (partial / _PLAN).unlink()
+    write_json(partial / "card.json", card)
+    if card["duplicates_across_splits"]:
+        reporter.line(
+            f"warning: {card['duplicates_across_splits']} images stand in more than one split, "
+            "pixel for pixel"
+        )
+
+
+def _without_hidden_labels(index: pa.Table) -> pa.Table:
+    """The index as the loop may see it: without the labels of the unlabelled rows."""
+    visible = pc.if_else(pc.equal(index["split"], "pool"), pa.scalar(None, pa.string()), index["label"])
+    return index.set_column(index.schema.get_field_index("label"), INDEX_SCHEMA.field("label"), visible)
+
+
+def _check_labels(manifest: pa.Table) -> None:
+    needs = pc.and_(
+        pc.is_in(manifest["split"], pa.array(["labeled", "val", "test"])), pc.is_null(manifest["label"])
+    )
+    without = manifest.filter(needs)
+    if without.num_rows:
+        raise SourceError(
+            "an image outside the pool split has no label",
+            expected="a label in every row of the splits labeled, val and test",
+            found=f"{without.num_rows} without, the first: {without['image_id'][0].as_py()}",
+            next_step="fill in the labels, or put these rows into split 'pool'",
+        )
+
+
+def _check_errors(quarantine: pa.Table, total: int, limits: config.Limits) -> None:
+    if quarantine.num_rows > limits.max_error_fraction * total:
+        first = quarantine.slice(0, 3).to_pylist()
+        raise SourceError(
+            "too many images can't be decoded",
+            expected=f"at most {limits.max_error_fraction:.1%} of {total} (pool.limits.max_error_fraction)",
+            found=f"{quarantine.num_rows}: {count_values(quarantine['error_code'])}",
+            where="; ".join(f"{row['uri']} ({row['error_code']}: {row['detail']})" for row in first),
+            next_step="repair or remove these files, or raise pool.limits.max_error_fraction",
+        )
+
+
+def _open_partial(settings: config.Pool, manifest: pa.Table, out: Path) -> Path:
+    """The hidden folder in which the pool grows; what was begun under another plan is thrown away."""
+    partial = out.parent / f".{out.name}.partial"
+    rows = digest(manifest.drop_columns(["uri", "mask_uri"]).to_pylist())
+    plan = {"settings": plan_of(settings), "manifest": rows}
+    if partial.exists() and not ((partial / _PLAN).exists() and read_json(partial / _PLAN) == plan):
+        shutil.rmtree(partial)
+    write_json(partial / _PLAN, plan)
+    return partial
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)

@@ -1,0 +1,97 @@
+"""Ray, started once for a process and quiet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+from xal_ray import config
+from xal_ray.errors import ConfigError
+
+# Read by Ray's processes when they start. The Train settings halve the fixed cost of a `fit()`.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
+
+
+def start(resources: config.Ray, *, verbose: bool = False) -> None:
+    """Start Ray on this machine, unless this process already uses a Ray.
+
+    A local cluster is always our own (`address="local"`): a plain `ray.init()` would join whatever
+    cluster a machine happens to run.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+
+    if not ray.is_initialized():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own deprecations are not the user's business
+            ray.init(
+                address="local",
+                num_cpus=resources.num_cpus,
+                object_store_memory=resources.object_store_mb * 1024**2,
+                include_dashboard=False,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                log_to_driver=verbose,
+            )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    if not verbose:
+        for logger in _LOGGERS:
+            logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def stop() -> None:
+    """Stop the Ray that `start` started."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def gpus(wish: float | str, how_many: int = 1) -> float:
+    """Resolve `auto`: one GPU an actor or worker where the cluster declares enough of them, else none."""
+    import ray
+
+    if wish != "auto":
+        return float(wish)
+    return 1.0 if ray.cluster_resources().get("GPU", 0.0) >= how_many else 0.0
+
+
+def check_capacity(stage: str, num: int, cpus: float, gpus_each: float) -> None:
+    """Refuse what could never be scheduled: Ray would wait for it for ever, without a word.
+
+    Raises:
+        ConfigError: The cluster has too few logical CPUs (one must stay free for reads) or GPUs.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    needed = num * cpus + 1.0
+    if needed > have.get("CPU", 0.0):
+        raise ConfigError(
+            f"{stage} would starve: its actors take all logical CPUs and the reads would wait for ever",
+            expected=f"at least {needed:g} logical CPUs ({num} x {cpus:g}, and 1 for reads)",
+            found=f"{have.get('CPU', 0.0):g}",
+            where="ray",
+            next_step="raise ray.num_cpus (it may exceed the cores), or use fewer actors or workers",
+        )
+    if num * gpus_each > have.get("GPU", 0.0):
+        raise ConfigError(
+            f"{stage} asks for more GPUs than there are",
+            expected=f"at most {have.get('GPU', 0.0):g}",
+            found=f"{num} x {gpus_each:g}",
+            where="ray",
+            next_step="lower ray.gpus_per_actor, ray.gpus_per_worker, or the number of actors or workers",
+        )

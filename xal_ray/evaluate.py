@@ -1,0 +1,280 @@
+"""How good a round's model and its maps are, and how sure that is.
+
+Everything here answers in plain floats that JSON can hold; what is undefined is None, never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from xal_ray.acquire import alignment
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+NUM_ECE_BINS = 15
+INTERVAL_PERCENT = (2.5, 97.5)
+
+ALIGNMENT_MEASURES: dict[str, Callable[[npt.NDArray[Any], npt.NDArray[Any]], FloatArray]] = {
+    "soft_dice": alignment.soft_dice,
+    "iou": alignment.iou,
+    "pointing_game": alignment.pointing_game,
+    "energy_in_roi": alignment.energy_in_roi,
+    "lift": alignment.lift,
+}
+
+
+def classification_metrics(probs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, Any]:
+    """Measure predictions against labels. The prediction is the class of the largest probability.
+
+    Args:
+        probs: (n, c) probabilities, finite; c >= 2.
+        labels: (n,) class indices in [0, c).
+
+    Returns:
+        `accuracy`; `balanced_accuracy` (mean recall over the classes among the labels); `macro_f1` (over the
+        classes among labels or predictions); `auroc` (two classes: of class 1; more: mean of one against the
+        rest over the classes that have both); `ece`; `per_class`, a list by class index of `recall`,
+        `precision`, `f1` and `support`. Undefined values are None.
+
+    Raises:
+        ValueError: Shapes or class indices that do not fit, or probabilities that are not finite.
+    """
+    values, truth = _checked(probs, labels)
+    num_classes = values.shape[1]
+    predicted = values.argmax(axis=1)
+    support = np.bincount(truth, minlength=num_classes)
+    claimed = np.bincount(predicted, minlength=num_classes)
+    hits = np.bincount(truth[predicted == truth], minlength=num_classes)
+    recall = _ratios(hits, support)
+    f1 = _ratios(2 * hits, support + claimed)
+    columns = {"recall": recall, "precision": _ratios(hits, claimed), "f1": f1}
+    return {
+        "accuracy": _mean((predicted == truth).astype(np.float64)),
+        "balanced_accuracy": _mean(recall),
+        "macro_f1": _mean(f1),
+        "auroc": _auroc(values, truth),
+        "ece": _expected_calibration_error(values.max(axis=1), predicted == truth),
+        "per_class": [
+            {name: _plain(column[index]) for name, column in columns.items()}
+            | {"support": int(support[index])}
+            for index in range(num_classes)
+        ],
+    }
+
+
+def _auroc(probs: FloatArray, labels: IntArray) -> float | None:
+    """Area under the ROC curve from ranks; Hanley and McNeil (1982)."""
+    num_classes = probs.shape[1]
+    areas = []
+    for index in (1,) if num_classes == 2 else range(num_classes):
+        positive = labels == index
+        num_positive = int(positive.sum())
+        num_negative = len(labels) - num_positive
+        if num_positive and num_negative:
+            above = rankdata(probs[:, index])[positive].sum() - num_positive * (num_positive + 1) / 2
+            areas.append(above / (num_positive * num_negative))
+    return _mean(np.array(areas, dtype=np.float64))
+
+
+def _expected_calibration_error(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> float | None:
+    """Gap between confidence and accuracy, weighted over equal-width bins (low, high].
+
+    Source:
+        Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
+    """
+    if not len(confidence):
+        return None
+    bins = np.clip(np.ceil(confidence * NUM_ECE_BINS).astype(np.int64) - 1, 0, NUM_ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=NUM_ECE_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def alignment_metrics(cams: npt.NDArray[Any], rois: npt.NDArray[Any], seed: int) -> dict[str, Any] | None:
+    """Mean agreement of maps with ROIs, and the same with the ROIs shuffled among the images as a control.
+
+    What a measure keeps under shuffling comes from where lesions usually are, not from looking at this one.
+
+    Args:
+        cams: (n, gh, gw) in [0, 1]; undefined maps are NaN.
+        rois: (n, gh, gw) covered area fractions in [0, 1].
+        seed: Of the shuffling; no image keeps its own ROI.
+
+    Returns:
+        `num_images` (those with a defined map and an ROI that is not empty), the means of `soft_dice`, `iou`,
+        `pointing_game`, `energy_in_roi` and `lift`, and under `shuffled` the same five; None where fewer than
+        two images remain.
+
+    Raises:
+        ValueError: The shapes differ or are not (n, gh, gw).
+    """
+    defined = np.isfinite(alignment.soft_dice(cams, rois))
+    maps, regions = cams[defined], rois[defined]
+    if len(maps) < 2:
+        return None
+    others = regions[_derangement(len(regions), seed)]
+    means = {name: _mean(measure(maps, regions)) for name, measure in ALIGNMENT_MEASURES.items()}
+    shuffled = {name: _mean(measure(maps, others)) for name, measure in ALIGNMENT_MEASURES.items()}
+    return {"num_images": len(maps), **means, "shuffled": shuffled}
+
+
+def _derangement(count: int, seed: int) -> npt.NDArray[np.intp]:
+    """A random permutation in one cycle: for two or more, no element stays in its place."""
+    cycle = np.random.default_rng(seed).permutation(count)
+    permutation = np.empty(count, dtype=np.intp)
+    permutation[cycle] = np.roll(cycle, 1)
+    return permutation
+
+
+def group_bootstrap(
+    probs: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    group_ids: Sequence[str],
+    *,
+    seed: int,
+    num_resamples: int = 1000,
+) -> dict[str, tuple[float, float] | None]:
+    """95 % percentile intervals of accuracy and balanced accuracy, resampling whole groups.
+
+    Images of one patient are alike, so resampling images would promise too narrow an interval.
+
+    Args:
+        probs: (n, c) probabilities, finite; c >= 2.
+        labels: (n,) class indices in [0, c).
+        group_ids: n groups.
+        seed: Of the resampling.
+        num_resamples: How many.
+
+    Returns:
+        `accuracy` and `balanced_accuracy`: (low, high); None with fewer than two groups. In a resample that
+        misses a class, balanced accuracy is the mean recall over the others.
+
+    Raises:
+        ValueError: Shapes or class indices that do not fit, or probabilities that are not finite.
+
+    Source:
+        Davison and Hinkley, "Bootstrap Methods and their Application" (1997), section 3.8.
+    """
+    values, truth = _checked(probs, labels)
+    if len(group_ids) != len(truth):
+        raise ValueError(f"{len(truth)} labels, but {len(group_ids)} group_ids")
+    names, groups = np.unique(np.asarray(group_ids, dtype=np.str_), return_inverse=True)
+    if len(names) < 2:
+        return {"accuracy": None, "balanced_accuracy": None}
+    num_classes = values.shape[1]
+    shape = (len(names), num_classes)
+    support = np.zeros(shape)
+    hits = np.zeros(shape)
+    np.add.at(support, (groups, truth), 1.0)
+    np.add.at(hits, (groups, truth), values.argmax(axis=1) == truth)
+
+    drawn = _resampled_sums(np.hstack([hits, support]), num_resamples, seed)
+    drawn_hits, drawn_support = drawn[:, :num_classes], drawn[:, num_classes:]
+    accuracy = drawn_hits.sum(axis=1) / drawn_support.sum(axis=1)
+    balanced = np.nanmean(_ratios(drawn_hits, drawn_support), axis=1)
+    return {"accuracy": _interval(accuracy), "balanced_accuracy": _interval(balanced)}
+
+
+def _resampled_sums(rows: FloatArray, num_resamples: int, seed: int) -> FloatArray:
+    """(num_resamples, columns): sums over as many rows as there are, drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    count = len(rows)
+
+    def sums() -> Iterator[FloatArray]:
+        # One resample at a time: memory stays flat however many groups there are.
+        for _ in range(num_resamples):
+            times = np.bincount(rng.integers(count, size=count), minlength=count)
+            yield times @ rows
+
+    return np.stack(list(sums()))
+
+
+def paired_bootstrap(
+    differences: Sequence[float], seed: int, num_resamples: int = 10_000
+) -> tuple[float, float | None, float | None]:
+    """The mean of paired differences with a 95 % percentile interval.
+
+    Args:
+        differences: One for each seed of a run: an arm's value less the other arm's, same seed.
+        seed: Of the resampling.
+        num_resamples: How many.
+
+    Returns:
+        (mean, low, high); low and high are None for a single difference.
+
+    Raises:
+        ValueError: There are no differences, or they are not finite.
+
+    Source:
+        Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError("differences must be at least one finite number")
+    mean = float(values.mean())
+    if len(values) == 1:
+        return mean, None, None
+    draws = np.random.default_rng(seed).integers(len(values), size=(num_resamples, len(values)))
+    low, high = _interval(values[draws].mean(axis=1))
+    return mean, low, high
+
+
+def curve_area(num_labels: Sequence[int], values: Sequence[float | None]) -> float | None:
+    """Area under a learning curve by the trapezoid rule, divided by its width: a mean value over the budget.
+
+    Args:
+        num_labels: Strictly increasing.
+        values: The curve's values at these numbers of labels.
+
+    Returns:
+        The area, in the values' own unit; None for fewer than two points or where a value is missing.
+
+    Raises:
+        ValueError: The lengths differ, or num_labels does not increase.
+    """
+    if len(num_labels) != len(values):
+        raise ValueError(f"{len(num_labels)} numbers of labels, but {len(values)} values")
+    steps = np.diff(np.asarray(num_labels, dtype=np.float64))
+    if (steps <= 0.0).any():
+        raise ValueError("num_labels must increase strictly")
+    heights = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    if len(heights) < 2 or not np.isfinite(heights).all():
+        return None
+    return float((steps * (heights[1:] + heights[:-1]) / 2.0).sum() / steps.sum())
+
+
+def _checked(probs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[FloatArray, IntArray]:
+    if probs.ndim != 2 or probs.shape[1] < 2 or labels.shape != probs.shape[:1]:
+        raise ValueError(f"expected (n, c >= 2) and (n,), found shapes {probs.shape} and {labels.shape}")
+    if not np.isfinite(probs).all():
+        raise ValueError("probs must be finite; rows with an error_code are left out before")
+    if ((labels < 0) | (labels >= probs.shape[1])).any():
+        raise ValueError(f"labels must be in [0, {probs.shape[1]})")
+    return probs.astype(np.float64), labels.astype(np.int64)
+
+
+def _ratios(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
+    """NaN where the denominator is 0."""
+    ratios = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=ratios, where=denominator != 0)
+    return ratios
+
+
+def _mean(values: FloatArray) -> float | None:
+    """The mean of the values that are defined; None without any."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _interval(values: FloatArray) -> tuple[float, float]:
+    low, high = np.percentile(values, INTERVAL_PERCENT)
+    return float(low), float(high)

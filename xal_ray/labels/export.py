@@ -1,0 +1,79 @@
+"""Export: what a reader needs to label a round's picks, and nothing more."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from xal_ray.pool.schema import PoolReader
+from xal_ray.storage import disk_errors, write_bytes
+
+COLUMNS = ("rank", "image_id", "file", "utility", "reason", "label")
+# A cell that begins with one of these is a formula to a spreadsheet.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def export_selection(folder: Path, pool: PoolReader, selection: pa.Table) -> Path:
+    """Write `selection.csv`, with an empty `label` column, and the picked images beside it.
+
+    An image is the original file where it can still be read, else the packed pixels as PNG.
+
+    Args:
+        folder: Where to.
+        pool: The pool that the picks are from.
+        selection: `SELECTION_SCHEMA`.
+
+    Returns:
+        The path of `selection.csv`, which is written last.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    table = folder / "selection.csv"
+    if table.exists():
+        return table
+    index = pool.index()
+    index = index.filter(pc.is_in(index["image_id"], selection["image_id"].combine_chunks()))
+    rows = {row["image_id"]: row for row in index.to_pylist()}
+    lines = []
+    for pick in selection.to_pylist():
+        file = _export_image(folder, pool, rows[pick["image_id"]], pick["rank"])
+        lines.append({**pick, "utility": f"{pick['utility']:.6g}", "file": file, "label": ""})
+    write_bytes(table, _csv(lines).encode())
+    return table
+
+
+def _export_image(folder: Path, pool: PoolReader, row: dict[str, object], rank: int) -> str:
+    safe_id = re.sub(r"[^A-Za-z0-9._-]", "_", str(row["image_id"]))[:80]
+    original = Path(str(row["uri"]))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if original.is_file():
+            name = f"{rank:04d}_{safe_id}{original.suffix.lower()}"
+            shutil.copyfile(original, folder / name)
+            return name
+        name = f"{rank:04d}_{safe_id}.png"
+        pixels = pool.read_rows(pa.Table.from_pylist([row])).pixels[0]
+        Image.fromarray(pixels[:, :, 0] if pool.channels == 1 else pixels).save(folder / name)
+        return name
+
+
+def _csv(lines: list[dict[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({name: _cell(value) for name, value in line.items()})
+    return text.getvalue()
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text

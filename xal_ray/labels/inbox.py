@@ -1,0 +1,87 @@
+"""The inbox: labels that people made go into the round that waits for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xal_ray.config import load_config
+from xal_ray.errors import LabelError, RunError
+from xal_ray.labels.table import merge, read_labels
+from xal_ray.layout import RECEIVED_SCHEMA, RoundLayout, RunLayout
+from xal_ray.ledger import Ledger
+from xal_ray.pool.schema import open_pool
+from xal_ray.storage import read_table, sha256_file, write_table
+
+
+@dataclass(frozen=True)
+class Received:
+    """What an import did.
+
+    Attributes:
+        round_title: The round that the labels are for.
+        num_new: Labels that were not known before.
+        num_missing: Picks of the round that still have none.
+    """
+
+    round_title: str
+    num_new: int
+    num_missing: int
+
+
+def import_labels(run: Path, file: Path) -> Received:
+    """Import labels into the round of a run that waits for them. Importing a file twice changes nothing.
+
+    Args:
+        run: The run's folder; the caller holds its lock.
+        file: The labels (see `labels/table.py`).
+
+    Raises:
+        RunError: There is no run here.
+        LabelError: No round waits for labels, or a line does not fit; then nothing is imported.
+    """
+    layout = RunLayout(run)
+    if not layout.ledger.is_file():
+        raise RunError("there is no run here", expected="a folder with a ledger.jsonl", where=str(run))
+    pool = open_pool(load_config(layout.config).pool_path())
+    ledger = Ledger(layout.ledger)
+    files = _waiting_round(layout, ledger, file)
+    picked = read_table(files.selection)["image_id"].to_pylist()
+    known = read_table(files.labels) if files.labels.exists() else RECEIVED_SCHEMA.empty_table()
+    merged = merge(known, read_labels(file, pool, picked))
+    num_new = merged.num_rows - known.num_rows
+    if num_new:
+        write_table(files.labels, merged)
+        ledger.append(
+            "labels_imported",
+            round_number=files.number,
+            file_sha256=sha256_file(file),
+            num_new=num_new,
+        )
+    return Received(files.title, num_new, len(picked) - merged.num_rows)
+
+
+def _waiting_round(layout: RunLayout, ledger: Ledger, file: Path) -> RoundLayout:
+    """The round that is exported and not committed; else the one that this very file went into."""
+    rounds = [layout.initial]
+    while layout.round(len(rounds) - 1).folder.exists():
+        rounds.append(layout.round(len(rounds) - 1))
+    exported = [files for files in rounds if (files.to_label / "selection.csv").exists()]
+    if not exported:
+        raise LabelError(
+            "no round of this run waits for labels",
+            where=str(layout.path),
+            next_step="`xal-ray run` a configuration with labels.source=export until it says that it waits",
+        )
+    waiting = [files for files in exported if ledger.find("round_committed", files.number) is None]
+    if waiting:
+        return waiting[0]
+    content = sha256_file(file) if file.is_file() else None
+    for record in ledger.records:
+        if record.event == "labels_imported" and record.data["file_sha256"] == content:
+            return next(files for files in exported if files.number == record.round)
+    raise LabelError(
+        "no round of this run waits for labels: all that were exported are committed",
+        where=str(layout.path),
+        next_step="run the same `xal-ray run` command: it goes on",
+    )

@@ -1,0 +1,123 @@
+"""Where things lie in a run folder.
+
+runs/<name>/
+  config.yaml, ledger.jsonl, report.html
+  initial/            selection.parquet, labels.parquet, COMMITTED
+  rounds/000/         model.safetensors, model.json, scores/, holdout/, metrics.json,
+                      selection.parquet, labels.parquet, COMMITTED
+  rounds/000/to_label selection.csv and the picked images, for a run that exports
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+INITIAL = -1  # the round number of the initial set in the ledger
+
+SELECTION_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("utility", pa.float64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+RECEIVED_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("roi", pa.binary()),  # coverage 0..255 at the pool's size, where the reader drew one
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RoundLayout:
+    """The files of one round."""
+
+    folder: Path
+    number: int
+
+    @property
+    def title(self) -> str:
+        """How a person calls this round."""
+        return "initial set" if self.number == INITIAL else f"round {self.number}"
+
+    @property
+    def scores(self) -> Path:
+        """Score shards of the unlabelled images."""
+        return self.folder / "scores"
+
+    @property
+    def holdout(self) -> Path:
+        """Score shards of the validation and test images."""
+        return self.folder / "holdout"
+
+    @property
+    def model_card(self) -> Path:
+        """Written after `model.safetensors`: where it exists, the model is whole."""
+        return self.folder / "model.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics on validation and test."""
+        return self.folder / "metrics.json"
+
+    @property
+    def selection(self) -> Path:
+        """The ranked picks (`SELECTION_SCHEMA`)."""
+        return self.folder / "selection.parquet"
+
+    @property
+    def labels(self) -> Path:
+        """The labels received so far (`RECEIVED_SCHEMA`)."""
+        return self.folder / "labels.parquet"
+
+    @property
+    def to_label(self) -> Path:
+        """What a reader gets: `selection.csv` and the images."""
+        return self.folder / "to_label"
+
+    @property
+    def committed(self) -> Path:
+        """The marker that is written last."""
+        return self.folder / "COMMITTED"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The files of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def ledger(self) -> Path:
+        """The append-only record."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the process that works on this run."""
+        return self.path / ".lock"
+
+    @property
+    def initial(self) -> RoundLayout:
+        """The initial labelled set."""
+        return RoundLayout(self.path / "initial", INITIAL)
+
+    def round(self, number: int) -> RoundLayout:
+        """Round `number`, from 0."""
+        return RoundLayout(self.path / "rounds" / f"{number:03d}", number)

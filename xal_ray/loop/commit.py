@@ -1,0 +1,82 @@
+"""The commit of a round: one line in the ledger that says what was chosen and why, then the marker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xal_ray.layout import INITIAL, RoundLayout
+from xal_ray.loop.stages import SELECT_COLUMNS
+from xal_ray.loop.state import Run
+from xal_ray.scorer import score_schema
+from xal_ray.storage import digest, read_json, read_shards, read_table, sha256_file, write_bytes
+
+
+def commit_round(run: Run, files: RoundLayout) -> None:
+    """The round's line in the ledger, then its marker."""
+    labels = read_table(files.labels) if files.labels.exists() else None
+    known = (
+        dict(zip(labels["image_id"].to_pylist(), labels["label"].to_pylist(), strict=True)) if labels else {}
+    )
+    record = run.ledger.append(
+        "round_committed",
+        round_number=files.number,
+        files=_hashes(files),
+        labels=known,
+        selected=_audit(run, files),
+    )
+    write_bytes(files.committed, record.hash.encode() + b"\n")
+    if files.number != INITIAL:
+        run.reporter.line(f"{files.title}: committed, {len(known)} new labels")
+
+
+def _hashes(files: RoundLayout) -> dict[str, str]:
+    kept = [
+        files.folder / "model.safetensors",
+        files.model_card,
+        files.metrics,
+        files.selection,
+        files.labels,
+    ]
+    kept += [*files.scores.glob("*.parquet"), *files.holdout.glob("*.parquet")]
+    return {str(path.relative_to(files.folder)): sha256_file(path) for path in sorted(kept) if path.exists()}
+
+
+def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
+    """What led to the picks, so that each can be traced."""
+    if not files.selection.exists():
+        return {}
+    picks = read_table(files.selection).to_pylist()
+    names = [row["image_id"] for row in picks]
+    index = run.index.filter(pc.is_in(run.index["image_id"], pa.array(names, pa.string())))
+    rows = {row["image_id"]: row for row in index.to_pylist()}
+    scores: dict[str, dict[str, Any]] = {}
+    if files.model_card.exists():
+        table = read_shards(files.scores, score_schema(len(run.pool.classes)), SELECT_COLUMNS)
+        picked = table.filter(pc.is_in(table["image_id"], pa.array(names, pa.string())))
+        scores = {row["image_id"]: row for row in picked.to_pylist()}
+    card = read_json(files.model_card) if files.model_card.exists() else {}
+    return {
+        "strategy": run.config.select.strategy if files.number != INITIAL else "random",
+        "select": run.config.select.model_dump(mode="json"),
+        "config_hash": digest(run.config.identity()),
+        "seed": run.config.seed,
+        "pool_size": run.unlabelled().num_rows,
+        "cutoff": picks[-1]["utility"] if picks else None,
+        "model_id": card.get("model_id"),
+        "weights_sha256": card.get("weights_sha256"),
+        "saliency": {"method": run.config.score.saliency, "layer": card.get("target_layer")},
+        "label_source": run.config.labels.source,
+        "images": [
+            {
+                **pick,
+                "group_id": rows[pick["image_id"]]["group_id"],
+                "content_sha256": rows[pick["image_id"]]["content_sha256"],
+                "uncertainty": scores.get(pick["image_id"], {}).get(run.config.select.uncertainty),
+                "misalignment": scores.get(pick["image_id"], {}).get("misalignment"),
+            }
+            for pick in picks
+        ],
+    }

@@ -1,0 +1,129 @@
+"""The loop: train, score, evaluate, select, label, commit, round after round.
+
+Each stage ends in a file that is written atomically. A stage whose file exists is not done again, so the same
+command takes a killed run up where it stopped and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from xal_ray.config import Config
+from xal_ray.errors import InputError
+from xal_ray.labels.export import export_selection
+from xal_ray.layout import RoundLayout, RunLayout
+from xal_ray.loop.commit import commit_round
+from xal_ray.loop.plan import check_budget, open_or_prepare
+from xal_ray.loop.stages import (
+    draw_initial_set,
+    evaluate_model,
+    label_images,
+    missing_labels,
+    score_images,
+    select_images,
+    train_model,
+)
+from xal_ray.loop.state import Run, locked, open_run
+from xal_ray.progress import Reporter
+from xal_ray.report.page import build_report
+from xal_ray.storage import read_table
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `run` ended.
+
+    Attributes:
+        status: `finished`, `already_finished`, or `awaiting_labels`.
+        report: The page.
+        waiting: The round that waits for labels, and how many it still lacks.
+    """
+
+    status: Literal["finished", "already_finished", "awaiting_labels"]
+    report: Path
+    waiting: RoundLayout | None = None
+    num_missing: int = 0
+
+
+def run(config: Config, out: Path, reporter: Reporter, *, verbose: bool = False) -> Outcome:
+    """Run the whole loop, or the rest of it.
+
+    Args:
+        config: The run.
+        out: The run's folder.
+        reporter: Hears about progress.
+        verbose: Let Ray speak.
+
+    Raises:
+        InputError: Something the user gave is wrong; a folder that this call began is removed again.
+        StageError: A stage failed; the same call goes on from there.
+    """
+    layout = RunLayout(out)
+    is_new = not layout.ledger.exists()
+    try:
+        pool = open_or_prepare(config, reporter, verbose=verbose)
+        check_budget(config, pool)
+        with locked(layout):
+            current = open_run(config, pool, layout, reporter, verbose)
+            return _run_rounds(current)
+    except InputError:
+        if is_new and not layout.initial.committed.exists() and not layout.initial.to_label.exists():
+            _remove_own(layout)
+        raise
+
+
+def _run_rounds(run: Run) -> Outcome:
+    if run.ledger.find("run_finished"):
+        return Outcome("already_finished", run.layout.report)
+    if not run.is_committed(run.layout.initial) and not start_round(run, run.layout.initial):
+        return _await(run, run.layout.initial)
+    for number in range(run.config.num_rounds + 1):
+        files = run.layout.round(number)
+        if not run.is_committed(files) and not run_round(run, files):
+            return _await(run, files)
+    build_report(run.layout.path, run.pool)
+    run.ledger.append("run_finished")
+    return Outcome("finished", run.layout.report)
+
+
+def start_round(run: Run, files: RoundLayout) -> bool:
+    """Draw and label the initial set; False while it waits for labels."""
+    draw_initial_set(run, files)
+    if not label_images(run, files):
+        return False
+    commit_round(run, files)
+    return True
+
+
+def run_round(run: Run, files: RoundLayout) -> bool:
+    """One round; False while it waits for labels.
+
+    The round after the last query trains and evaluates only: the labels that were paid for count.
+    """
+    train_model(run, files)
+    score_images(run, files)
+    evaluate_model(run, files)
+    if files.number < run.config.num_rounds:
+        select_images(run, files)
+        if not label_images(run, files):
+            return False
+    commit_round(run, files)
+    return True
+
+
+def _await(run: Run, files: RoundLayout) -> Outcome:
+    export_selection(files.to_label, run.pool, read_table(files.selection))
+    build_report(run.layout.path, run.pool)
+    return Outcome("awaiting_labels", run.layout.report, files, len(missing_labels(files)))
+
+
+def _remove_own(layout: RunLayout) -> None:
+    """Remove what this call began, so that a corrected command can use the same folder."""
+    for path in (layout.config, layout.ledger, layout.lock):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(layout.initial.folder, ignore_errors=True)
+    if layout.path.is_dir() and not any(layout.path.iterdir()):
+        layout.path.rmdir()

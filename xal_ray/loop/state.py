@@ -1,0 +1,198 @@
+"""A run that is open: its configuration, pool, files and ledger, bound together and locked."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from xal_ray.config import Config, build_config, read_yaml
+from xal_ray.errors import ConfigError, RunError
+from xal_ray.layout import RoundLayout, RunLayout
+from xal_ray.ledger import Ledger
+from xal_ray.pool.schema import PoolReader, rows_of_splits
+from xal_ray.progress import Reporter
+from xal_ray.storage import digest, disk_errors, remove_leftovers, sha256_file, write_bytes
+
+_PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "grad-cam")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run."""
+
+    config: Config
+    pool: PoolReader
+    layout: RunLayout
+    ledger: Ledger
+    reporter: Reporter
+    verbose: bool
+
+    @property
+    def run_id(self) -> str:
+        """The identity that the ledger was begun with."""
+        return str(self.ledger.records[0].data["run_id"])
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """The pool's index."""
+        return self.pool.index()
+
+    def labels(self) -> dict[str, str]:
+        """What is labelled now: the manifest's labelled rows, and the fold over the ledger."""
+        given = rows_of_splits(self.index, "labeled")
+        known = dict(zip(given["image_id"].to_pylist(), given["label"].to_pylist(), strict=True))
+        return known | self.ledger.labels()
+
+    def unlabelled(self) -> pa.Table:
+        """Index rows of the pool split that have no label yet."""
+        rows = rows_of_splits(self.index, "pool")
+        labelled = pa.array(list(self.ledger.labels()), pa.string())
+        return rows.filter(pc.invert(pc.is_in(rows["image_id"], labelled)))
+
+    def with_class_index(self, labels: dict[str, str]) -> pa.Table:
+        """References and class indices of labelled rows, sorted by image_id: what training reads."""
+        rows = self.index.filter(pc.is_in(self.index["image_id"], pa.array(list(labels), pa.string())))
+        positions = {name: number for number, name in enumerate(self.pool.classes)}
+        indices = np.array([positions[labels[key]] for key in rows["image_id"].to_pylist()], dtype=np.int64)
+        return rows.select(["image_id", "part", "row"]).append_column("label", pa.array(indices, pa.int64()))
+
+    def is_committed(self, files: RoundLayout) -> bool:
+        """Whether a round is over. A crash between the ledger's line and the marker is mended here."""
+        record = self.ledger.find("round_committed", files.number)
+        if record is None:
+            if files.committed.exists():
+                raise RunError(
+                    f"{files.title} is marked as committed, but the ledger does not know of it",
+                    where=str(files.committed),
+                    next_step="restore ledger.jsonl from a backup, or start a new run with another --out",
+                )
+            return False
+        if not files.committed.exists():
+            write_bytes(files.committed, record.hash.encode() + b"\n")
+        return True
+
+    @contextmanager
+    def stage(self, name: str, files: RoundLayout) -> Iterator[None]:
+        """Record how long a stage took."""
+        begin = time.monotonic()
+        yield
+        seconds = round(time.monotonic() - begin, 3)
+        self.ledger.append("stage_finished", round_number=files.number, stage=name, seconds=seconds)
+
+
+@contextmanager
+def locked(layout: RunLayout) -> Iterator[None]:
+    """Hold a run folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        RunError: Another process works on this run.
+    """
+    with disk_errors(layout.lock):
+        layout.path.mkdir(parents=True, exist_ok=True)
+        stream = layout.lock.open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                "another process is working on this run",
+                where=str(layout.path),
+                next_step="wait for it, or give another --out",
+            ) from None
+        yield
+
+
+def open_run(config: Config, pool: PoolReader, layout: RunLayout, reporter: Reporter, verbose: bool) -> Run:
+    """Begin a run in a new folder, or take up the one that is there.
+
+    Raises:
+        RunError: The folder belongs to another configuration or holds something else.
+    """
+    ledger = Ledger(layout.ledger)
+    run_id = identify(config, pool)
+    if not ledger.records:
+        _refuse_strangers(layout)
+        write_bytes(layout.config, _as_yaml(config))
+        ledger.append(
+            "run_started",
+            run_id=run_id,
+            config_hash=digest(config.identity()),
+            pool_hash=pool.content_hash,
+            versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        )
+    elif ledger.records[0].data["run_id"] != run_id:
+        raise _other_config(config, pool, layout, ledger)
+    remove_leftovers(layout.path)
+    return Run(config, pool, layout, ledger, reporter, verbose)
+
+
+def identify(config: Config, pool: PoolReader) -> str:
+    """A run's identity: what its results depend on, and nothing else (no paths, no resources)."""
+    identity = config.identity()
+    weights = config.model.weights
+    if weights not in ("none", "imagenet"):
+        if not Path(weights).is_file():
+            raise ConfigError(
+                "the weights are not there",
+                expected="none, imagenet, or the path of a .safetensors or .pth file",
+                found=weights,
+                where="model.weights",
+            )
+        identity["model"]["weights"] = sha256_file(Path(weights))
+    return digest({"config": identity, "pool": pool.content_hash})[:16]
+
+
+def _as_yaml(config: Config) -> bytes:
+    """The resolved configuration; the pool's path is absolute, so that it is found from anywhere."""
+    tree = config.model_dump(mode="json")
+    tree["pool"]["path"] = str(config.pool_path().resolve())
+    return yaml.safe_dump(tree, sort_keys=False).encode()
+
+
+def _refuse_strangers(layout: RunLayout) -> None:
+    strangers = [path for path in layout.path.iterdir() if path not in (layout.lock, layout.config)]
+    if strangers:
+        raise RunError(
+            "the output folder holds something else than a run",
+            found=strangers[0].name,
+            where=str(layout.path),
+            next_step="give another --out",
+        )
+
+
+def _other_config(config: Config, pool: PoolReader, layout: RunLayout, ledger: Ledger) -> RunError:
+    before = _flatten(build_config(read_yaml(layout.config), where=str(layout.config)).identity())
+    now = _flatten(config.identity())
+    differing = [key for key in now if before.get(key) != now[key]]
+    if differing:
+        key = differing[0]
+        expected, found = f"{key}: {before.get(key)}", f"{key}: {now[key]}"
+    else:
+        expected = f"a pool with content hash {ledger.records[0].data['pool_hash'][:12]}"
+        found = f"one with {pool.content_hash[:12]}"
+    return RunError(
+        "the output folder belongs to another configuration",
+        expected=expected,
+        found=found,
+        where=str(layout.path),
+        next_step="give another --out for this configuration, or undo the change to go on with that run",
+    )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

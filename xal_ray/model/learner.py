@@ -1,0 +1,354 @@
+"""Training of a round's model: plain torch, one loop for one process or for many.
+
+With several workers each holds its own part of the training images; gradients are averaged by what
+`Sync.wrap` puts around the network, and the first worker's validation loss decides for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xal_ray.config import Train
+from xal_ray.errors import LabelError, StageError
+from xal_ray.model.network import ModelSpec, Network, check_images, images_to_tensor, normalise_images
+from xal_ray.seeds import derive_seed
+
+MAX_SHIFT = 1 / 16  # of the image size
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their classes.
+
+    Attributes:
+        pixels: (n, s, s, channels) uint8.
+        labels: (n,) int64 class indices.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+
+class Sync(Protocol):
+    """How the workers of one training stay together."""
+
+    @property
+    def rank(self) -> int:
+        """This worker's number, from 0."""
+
+    @property
+    def world_size(self) -> int:
+        """The number of workers."""
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module, made to average gradients over workers (DistributedDataParallel)."""
+
+    def broadcast(self, value: float) -> float:
+        """The value that worker 0 gave; all workers call it at the same points."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A single worker."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module itself."""
+        return module
+
+    def broadcast(self, value: float) -> float:
+        """The value itself."""
+        return value
+
+
+def fit(
+    network: Network,
+    spec: ModelSpec,
+    train: LabelledImages,
+    val: LabelledImages | None,
+    settings: Train,
+    *,
+    seed: int,
+    device: torch.device,
+    threads: int = 1,
+    sync: Sync | None = None,
+    class_counts: npt.NDArray[np.int64] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train a network in place, for a budget of optimiser steps.
+
+    The same arguments give the same weights, bit for bit, on the same kind of machine. The network is left
+    on `device`, in eval mode, with the weights of the lowest validation loss; with the last weights where
+    there is no validation set or `settings.patience` is 0 (which also means: never stop early). BatchNorm
+    statistics are each worker's own: the weights of worker 0 are the result.
+
+    Args:
+        network: What is trained; see `freeze_backbone` for training the last layer only.
+        spec: Its specification.
+        train: The labelled images (this worker's part of them).
+        val: The validation images, the same for all workers; None or empty: no validation.
+        settings: Budget, optimiser, augmentation. `minibatch_size` counts over all workers.
+        seed: Of minibatches, augmentation and dropout; the global random state stays as it is.
+        device: Where to train.
+        threads: CPU threads for the duration.
+        sync: The other workers; None: there are none.
+        class_counts: (C,) labelled images of each class over all workers; None: counted from `train`.
+        on_progress: Called after each step with (steps done, steps in the budget).
+
+    Returns:
+        A row for each evaluation: `step`, `train_loss` (the mean since the row before) and, with a validation
+        set, `val_loss` and `val_balanced_accuracy`.
+
+    Raises:
+        LabelError: Fewer than two training images, or a label that is no class index.
+        ModelError: The images do not fit the network.
+        StageError: The loss is no longer finite.
+    """
+    sync = sync or Alone()
+    val = val if val is not None and len(val) else None
+    _check_images_and_labels(train, spec, at_least=2)
+    if val is not None:
+        _check_images_and_labels(val, spec, at_least=1)
+    if class_counts is None:
+        class_counts = np.bincount(train.labels, minlength=len(spec.classes))
+    judge = _Judge(settings.patience, val_given=val is not None)
+    history: list[dict[str, Any]] = []
+    losses: list[Tensor] = []
+    with _reproducible(derive_seed(seed, "torch", sync.rank), device, threads):
+        trained = sync.wrap(network.to(device))
+        step_once = _Optimiser(trained, spec, settings, _class_weights(class_counts, settings), device)
+        minibatches = _minibatches(
+            train, settings.minibatch_size // sync.world_size, derive_seed(seed, "minibatches", sync.rank)
+        )
+        chance = np.random.default_rng(derive_seed(seed, "augment", sync.rank))
+        trained.train()
+        for step in range(1, settings.max_steps + 1):
+            losses.append(step_once(next(minibatches), chance, step))
+            if on_progress is not None:
+                on_progress(step, settings.max_steps)
+            if step % settings.eval_every_steps and step != settings.max_steps:
+                continue
+            row: dict[str, Any] = {"step": step, "train_loss": float(torch.stack(losses).mean())}
+            losses.clear()
+            if val is not None:
+                row |= _validate(network, spec, val, settings, device, sync)
+                trained.train()
+            _check_finite(row)
+            history.append(row)
+            if judge.is_enough(network, row):
+                break
+    judge.restore_best(network)
+    network.eval()
+    return history
+
+
+class _Optimiser:
+    """One step of AdamW with a cosine schedule, augmentation and, on a GPU, mixed precision."""
+
+    def __init__(
+        self, module: nn.Module, spec: ModelSpec, settings: Train, class_weights: Tensor, device: torch.device
+    ) -> None:
+        self._module, self._spec, self._settings, self._device = module, spec, settings, device
+        self._class_weights = class_weights.to(device)
+        self._amp = settings.amp and device.type == "cuda"
+        half_range = self._amp and not torch.cuda.is_bf16_supported(including_emulation=False)
+        self._dtype = torch.float16 if half_range else torch.bfloat16
+        self._scaler = torch.amp.GradScaler(device.type, enabled=half_range)  # bfloat16 needs none
+        self._adamw = torch.optim.AdamW(
+            [parameter for parameter in module.parameters() if parameter.requires_grad],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+
+    def __call__(self, minibatch: LabelledImages, chance: np.random.Generator, step: int) -> Tensor:
+        """Learn from a minibatch and return its loss, on the device."""
+        self._set_learning_rate(step)
+        pixels = torch.tensor(minibatch.pixels, device=self._device)
+        images = normalise_images(_augment(pixels, self._settings, chance), self._spec)
+        labels = torch.tensor(minibatch.labels, device=self._device)
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._amp):
+            loss = _weighted_loss(self._module(images), labels, self._class_weights)
+        self._adamw.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch
+        self._scaler.step(self._adamw)
+        self._scaler.update()
+        return loss.detach()
+
+    def _set_learning_rate(self, step: int) -> None:
+        """From `learning_rate` at the first step along half a cosine towards 0 after the last."""
+        done = (step - 1) / self._settings.max_steps
+        for group in self._adamw.param_groups:
+            group["lr"] = self._settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+class _Judge:
+    """Keeps the weights of the lowest validation loss, and says when to stop waiting for a lower one."""
+
+    def __init__(self, patience: int, *, val_given: bool) -> None:
+        self._patience = patience
+        self._active = val_given and patience > 0
+        self._lowest = math.inf
+        self._waited = 0
+        self._weights: dict[str, Tensor] | None = None
+
+    def is_enough(self, network: Network, row: dict[str, Any]) -> bool:
+        if not self._active:
+            return False
+        if row["val_loss"] < self._lowest:
+            self._lowest, self._waited = row["val_loss"], 0
+            self._weights = {name: value.cpu().clone() for name, value in network.state_dict().items()}
+        else:
+            self._waited += 1
+        return self._waited >= self._patience
+
+    def restore_best(self, network: Network) -> None:
+        if self._weights is not None:
+            network.load_state_dict(self._weights)
+
+
+def _check_images_and_labels(images: LabelledImages, spec: ModelSpec, *, at_least: int) -> None:
+    if len(images) < at_least:
+        raise LabelError(
+            "there are too few labelled images to train on",
+            expected=f"at least {at_least}, for each worker",
+            found=str(len(images)),
+            next_step="label more images, or train with fewer workers (train.num_workers)",
+        )
+    check_images(images.pixels, spec)
+    low, high = images.labels.min(), images.labels.max()
+    if low < 0 or high >= len(spec.classes):
+        raise LabelError(
+            "a label is not among the model's classes",
+            expected=f"class indices from 0 to {len(spec.classes) - 1}",
+            found=f"{low} to {high}",
+            next_step="check the pool's classes against the labels",
+        )
+
+
+def _class_weights(counts: npt.NDArray[np.int64], settings: Train) -> Tensor:
+    """(C,) weights with mean 1 over the counted images; balanced: each class present has the same sum."""
+    if settings.class_weights == "none":
+        return torch.ones(len(counts))
+    present = counts > 0
+    weights = np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0.0)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _weighted_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """The mean over images of `weight[label] * cross_entropy`.
+
+    Not divided by the minibatch's sum of weights: so the mean over minibatches, and over workers, is the mean
+    over images.
+    """
+    return (F.cross_entropy(logits.float(), labels, reduction="none") * class_weights[labels]).mean()
+
+
+def _minibatches(images: LabelledImages, size: int, seed: int) -> Iterator[LabelledImages]:
+    """Minibatches for ever: every epoch in a new order, and what is left of one begins the next's first.
+
+    All have the same size: at least 2, which BatchNorm needs, and at most the number of images.
+    """
+    generator = np.random.default_rng(seed)
+    size = min(max(size, 2), len(images))
+    waiting = np.empty(0, dtype=np.int64)
+    while True:
+        if len(waiting) < size:
+            waiting = np.concatenate([waiting, generator.permutation(len(images))])
+        rows, waiting = waiting[:size], waiting[size:]
+        yield LabelledImages(images.pixels[rows], images.labels[rows])
+
+
+def _augment(pixels: Tensor, settings: Train, chance: np.random.Generator) -> Tensor:
+    """Flip half of the images horizontally; shift each by up to `MAX_SHIFT`, repeating the border's pixels.
+
+    Args:
+        pixels: (n, s, s, channels).
+        settings: Says which of the two.
+        chance: Draws for each image.
+
+    Returns:
+        (n, s, s, channels).
+    """
+    if settings.augment == "none":
+        return pixels
+    count, size = pixels.shape[:2]
+    reach = int(size * MAX_SHIFT) if settings.augment == "flip_shift" else 0
+    shifts = torch.tensor(chance.integers(-reach, reach + 1, size=(2, count, 1)), device=pixels.device)
+    flips = torch.tensor(chance.random((count, 1)) < 0.5, device=pixels.device)
+    places = torch.arange(size, device=pixels.device)
+    rows = (places + shifts[0]).clamp(0, size - 1)
+    columns = (torch.where(flips, size - 1 - places, places) + shifts[1]).clamp(0, size - 1)
+    each = torch.arange(count, device=pixels.device)[:, None, None]
+    return pixels[each, rows[:, :, None], columns[:, None, :]]
+
+
+def _check_finite(row: dict[str, Any]) -> None:
+    if not all(math.isfinite(value) for value in row.values()):
+        raise StageError(
+            "the training diverged",
+            expected="finite losses",
+            found=", ".join(f"{name} {value:g}" for name, value in row.items() if name != "step"),
+            where=f"at or shortly before step {row['step']}",
+            next_step="lower train.learning_rate, or set train.amp=false",
+        )
+
+
+def _validate(
+    network: Network, spec: ModelSpec, val: LabelledImages, settings: Train, device: torch.device, sync: Sync
+) -> dict[str, float]:
+    """Worker 0's loss (each class weighted as in training, by its count in `val`) and balanced accuracy."""
+    loss, accuracy = 0.0, 0.0
+    if sync.rank == 0:
+        logits = _predict(network.eval(), spec, val.pixels, settings.minibatch_size, device)
+        counts = np.bincount(val.labels, minlength=len(spec.classes))
+        loss = float(_weighted_loss(logits, torch.tensor(val.labels), _class_weights(counts, settings)))
+        right = logits.argmax(dim=1).numpy() == val.labels
+        accuracy = float(np.mean([right[val.labels == c].mean() for c in np.flatnonzero(counts)]))
+    return {"val_loss": sync.broadcast(loss), "val_balanced_accuracy": sync.broadcast(accuracy)}
+
+
+@torch.no_grad()
+def _predict(
+    network: Network, spec: ModelSpec, pixels: npt.NDArray[np.uint8], size: int, device: torch.device
+) -> Tensor:
+    """Logits, (n, C), on the CPU."""
+    starts = range(0, len(pixels), size)
+    parts = [network(images_to_tensor(pixels[start : start + size], spec, device)).cpu() for start in starts]
+    return torch.cat(parts)
+
+
+@contextmanager
+def _reproducible(seed: int, device: torch.device, threads: int) -> Iterator[None]:
+    """Seed torch's own draws (dropout), fix threads and kernels, and put everything back afterwards."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
+    gpus = []
+    if device.type == "cuda":
+        gpus = [torch.cuda.current_device() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
+        torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            cudnn.deterministic, cudnn.benchmark = before[1], before[2]

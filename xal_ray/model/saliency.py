@@ -1,0 +1,186 @@
+"""Saliency maps of the predicted class, at the resolution of the target layer.
+
+Grad-CAM needs the gradient at the target layer only, so the backbone runs once and without a graph. Behind a
+global average pool and a linear layer that gradient is known: `dy_c / dA_kij = w_ck / (h w)`. Behind other
+heads it is taken by automatic differentiation of the head alone. Both are exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xal_ray.config import Saliency
+from xal_ray.model.network import Network
+
+SCORECAM_BATCH = 16  # masked images in one forward pass
+
+
+def saliency_maps(network: Network, images: Tensor, method: Saliency) -> tuple[Tensor, Tensor]:
+    """Logits and the maps of the predicted class, by any method.
+
+    Args:
+        network: The network; it is put into eval mode.
+        images: (n, 3, s, s) float32, on the network's device.
+        method: How maps are drawn.
+
+    Returns:
+        Logits (n, C), and maps (n, h, w) float32, finite where the network is, >= 0, not normalised.
+    """
+    if method == "gradcam":
+        return explain(network, images)
+    return explain_with_library(network, images, method)
+
+
+def explain(network: Network, images: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Exact Grad-CAM from a single forward pass: `relu(sum_k a_k A_k)`, `a_k = mean_ij dy_c / dA_kij`.
+
+    Not for use inside `torch.inference_mode`, whose tensors can't be differentiated.
+
+    Args:
+        network: The network; it is put into eval mode.
+        images: (n, 3, s, s) float32, on the network's device.
+        targets: (n,) int64 class indices; the predicted classes where None.
+
+    Returns:
+        Logits (n, C), and maps (n, h, w) float32, >= 0, not normalised.
+
+    Source:
+        Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
+        ICCV 2017, equations 1 and 2.
+    """
+    network.eval()
+    with torch.no_grad():
+        activation = network.features(images)
+    if network.linear_weight is not None:
+        with torch.no_grad():
+            logits = network.head(activation)
+            chosen = logits.argmax(dim=1) if targets is None else targets
+            height, width = activation.shape[2:]
+            weights = network.linear_weight[chosen] / (height * width)
+            return logits, _weighted_map(activation, weights)
+    logits, gradient = _head_gradient(network, activation, targets)
+    weights = network.spatial(gradient).mean(dim=(2, 3))
+    return logits, _weighted_map(network.spatial(activation), weights)
+
+
+def explain_with_library(network: Network, images: Tensor, method: Saliency) -> tuple[Tensor, Tensor]:
+    """Maps of the predicted class by pytorch-grad-cam, left at the target layer's resolution.
+
+    Arguments as for `saliency_maps`.
+
+    Returns:
+        Logits (n, C), and maps (n, h, w) float32, which the library has scaled to [0, 1].
+
+    Source:
+        The paper of each method is named in https://github.com/jacobgil/pytorch-grad-cam.
+    """
+    if method == "scorecam" and len(images) > 1:
+        # The library keeps the masks of all images at once: n * k maps of the images' size.
+        parts = [explain_with_library(network, image[None], method) for image in images]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    split = _SplitNetwork(network).eval()
+    with _library_class(method)(split, [split.tap], reshape_transform=network.spatial) as cam:
+        cam.get_target_width_height = lambda _: None  # no size: the map is not resized
+        maps = cam(images, targets=None)
+        logits = cam.outputs.detach()
+    network.zero_grad(set_to_none=True)  # the library's backward pass leaves gradients in the head
+    return logits, torch.from_numpy(maps).to(logits.device)
+
+
+class _SplitNetwork(nn.Module):
+    """The network with a graph from the target layer on, so that the library differentiates the head only.
+
+    It also makes a frozen backbone's activation differentiable.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.tap = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            activation = self.network.features(images)
+        return self.network.head(self.tap(activation.requires_grad_()))
+
+
+def _weighted_map(activation: Tensor, weights: Tensor) -> Tensor:
+    """`relu(sum_k weights_nk activation_nkij)`, (n, h, w)."""
+    return F.relu(torch.einsum("nk,nkhw->nhw", weights, activation)).float()
+
+
+def _head_gradient(network: Network, activation: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Logits, and the gradient of each image's target logit with respect to its own activation."""
+    with torch.enable_grad():
+        leaf = activation.detach().requires_grad_()
+        logits = network.head(leaf)
+        chosen = logits.argmax(dim=1) if targets is None else targets
+        # Images are independent behind the target layer: the sum's gradient holds each image's own.
+        (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), leaf)
+    return logits.detach(), gradient
+
+
+def _library_class(method: Saliency) -> Any:
+    # Imported here: the import takes seconds, and the default method does without.
+    import pytorch_grad_cam as library
+
+    class QuietScoreCAM(library.ScoreCAM):  # type: ignore[misc]  # the library is untyped
+        """The library's Score-CAM without its progress bars, and with memory for one minibatch of masks."""
+
+        def get_cam_weights(
+            self,
+            input_tensor: Tensor,
+            target_layer: Any,
+            targets: list[Any],
+            activations: npt.NDArray[np.float32],
+            grads: Any,
+        ) -> npt.NDArray[np.float32]:
+            return _scorecam_weights(self.model.network, input_tensor, targets, activations)
+
+    return {
+        "gradcam": library.GradCAM,
+        "gradcam++": library.GradCAMPlusPlus,
+        "hirescam": library.HiResCAM,
+        "xgradcam": library.XGradCAM,
+        "layercam": library.LayerCAM,
+        "eigencam": library.EigenCAM,
+        "eigengradcam": library.EigenGradCAM,
+        "scorecam": QuietScoreCAM,
+    }[method]
+
+
+@torch.no_grad()
+def _scorecam_weights(
+    network: Network, images: Tensor, targets: list[Any], activations: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """A channel's weight: the softmax over channels of the target logit of the image masked by the channel.
+
+    Args:
+        network: The network.
+        images: (n, 3, s, s).
+        targets: n functions, logits of an image → its target's logit.
+        activations: (n, k, h, w).
+
+    Returns:
+        (n, k), each row summing to 1.
+
+    Source:
+        Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR
+        Workshops 2020; without its baseline, as the library has it.
+    """
+    weights = []
+    for image, target, channels in zip(images, targets, torch.from_numpy(activations), strict=True):
+        scores = []
+        for some in channels.to(images.device).split(SCORECAM_BATCH):
+            masks = F.interpolate(some[None], size=image.shape[1:], mode="bilinear", align_corners=True)[0]
+            low, high = masks.amin(dim=(1, 2), keepdim=True), masks.amax(dim=(1, 2), keepdim=True)
+            masks = (masks - low) / (high - low + 1e-8)
+            scores += [target(logits) for logits in network(image * masks[:, None])]
+        weights.append(torch.softmax(torch.stack(scores), dim=0))
+    return torch.stack(weights).cpu().numpy()

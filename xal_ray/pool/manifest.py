@@ -1,0 +1,180 @@
+"""The manifest: what every source yields, a row an image, before a pixel is read."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xal_ray.errors import SourceError
+from xal_ray.pool.schema import ROI_STATES, SPLITS
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),  # an absolute local path, or `phantom:<index>`
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("label", pa.string()),  # null = unlabelled
+        pa.field("split", pa.string()),  # null = to be dealt by `assign_splits`
+        pa.field("mask_uri", pa.string()),
+        # x0, y0, x1, y1: pixel corners in the original's frame, half-open; empty = no box
+        pa.field("boxes", pa.list_(pa.list_(pa.float32(), 4)), nullable=False),
+        pa.field("roi_state", pa.string(), nullable=False),
+    ]
+)
+
+_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_BAD_ID_CHARACTER = re.compile(r"[^A-Za-z0-9._:/-]")
+
+Row = dict[str, Any]
+
+
+def manifest_of(rows: Sequence[Row]) -> pa.Table:
+    """Build a manifest from rows; a key that a row lacks is null."""
+    return pa.Table.from_pylist(list(rows), schema=MANIFEST_SCHEMA)
+
+
+def side_of(split: str) -> str:
+    """`train` for `pool` and `labeled`, which may share a group, else the split itself."""
+    return "train" if split in ("pool", "labeled") else split
+
+
+def classes_of(table: pa.Table, given: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes in the order of the probabilities.
+
+    Args:
+        table: A manifest.
+        given: `pool.classes`: then these, in this order. None: the labels found, sorted.
+
+    Raises:
+        SourceError: There are fewer than two classes, or one is given twice.
+    """
+    found = sorted(label for label in table["label"].unique().to_pylist() if label is not None)
+    classes = tuple(found if given is None else given)
+    if len(set(classes)) < len(classes):
+        raise SourceError("a class is given twice", found=", ".join(classes), where="pool.classes")
+    if len(classes) >= 2:
+        return classes
+    if not classes:
+        raise SourceError(
+            "no image has a label, so the classes are not known",
+            next_step="name the classes: --set 'pool.classes=[normal, lesion]'",
+        )
+    raise SourceError(
+        "there must be at least two classes",
+        found=f"'{classes[0]}' only",
+        next_step="check the label column or the class folders, or name all classes in pool.classes",
+    )
+
+
+def check_manifest(
+    table: pa.Table,
+    classes: Sequence[str] | None = None,
+    *,
+    where: str | None = None,
+    rows: Sequence[int] | None = None,
+) -> None:
+    """Check what later stages rely on.
+
+    Args:
+        table: A manifest (`MANIFEST_SCHEMA`).
+        classes: The legal labels; None leaves labels unchecked.
+        where: The source, for messages.
+        rows: The number by which the user knows each row; else rows count from 1.
+
+    Raises:
+        SourceError: There is no row; an id is malformed or stands twice; a split, label or ROI state is
+            unknown; an evaluated or labelled row has no label; or a group stands in two splits.
+    """
+    if not table.schema.equals(MANIFEST_SCHEMA):
+        raise ValueError(f"not a manifest: {table.schema}")
+    if table.num_rows == 0:
+        raise SourceError("the source holds no image", where=where)
+    numbers = rows if rows is not None else range(1, table.num_rows + 1)
+    _check_ids(table, numbers, where)
+    _check_words(table, classes, numbers, where)
+    _check_groups(table, numbers, where)
+
+
+def _check_ids(table: pa.Table, numbers: Sequence[int], where: str | None) -> None:
+    first_row: dict[str, int] = {}
+    for number, image_id in zip(numbers, table["image_id"].to_pylist(), strict=True):
+        if not _ID.fullmatch(image_id):
+            bad = _BAD_ID_CHARACTER.search(image_id)
+            found = repr(bad.group()) if bad else f"{len(image_id)} characters"
+            raise SourceError(
+                "an image_id is malformed",
+                expected="1 to 128 of the characters A-Z a-z 0-9 . _ : / -",
+                found=f"{found} in row {number}",
+                where=where,
+                next_step="rename the ids, or leave the column out: ids are then made from the paths",
+            )
+        if image_id in first_row:
+            raise SourceError(
+                "an image_id stands twice",
+                found=f"'{image_id}' in rows {first_row[image_id]} and {number}",
+                where=where,
+                next_step="give every image an id of its own; rows of one image may differ in their box only",
+            )
+        first_row[image_id] = number
+
+
+def _check_words(
+    table: pa.Table, classes: Sequence[str] | None, numbers: Sequence[int], where: str | None
+) -> None:
+    """Check splits, ROI states and labels against the words that are legal."""
+    legal: dict[str, tuple[Sequence[str], str]] = {
+        "split": (SPLITS, "an empty cell leaves the dealing to xal-ray"),
+        "roi_state": (ROI_STATES, "correct the source"),
+    }
+    if classes is not None:
+        legal["label"] = (classes, "correct the row, or name the class in pool.classes")
+    for column, (words, next_step) in legal.items():
+        known = pc.is_in(table[column], value_set=pa.array([*words, None], pa.string()))
+        position = _first_true(pc.invert(known))
+        if position is not None:
+            word = table[column][position].as_py()
+            near = difflib.get_close_matches(word, words, n=1)
+            raise SourceError(
+                f"a {column} is not known",
+                expected="one of " + ", ".join(words),
+                found=f"'{word}' in row {numbers[position]}",
+                where=where,
+                next_step=f"did you mean '{near[0]}'?" if near else next_step,
+            )
+    needs_label = pc.is_in(table["split"], value_set=pa.array(["labeled", "val", "test"]))
+    position = _first_true(pc.and_(needs_label, pc.is_null(table["label"])))
+    if position is not None:
+        raise SourceError(
+            f"an image without a label stands in the split '{table['split'][position].as_py()}'",
+            found=f"row {numbers[position]}",
+            where=where,
+            next_step="give it a label, move it to the split 'pool', or leave it out",
+        )
+
+
+def _check_groups(table: pa.Table, numbers: Sequence[int], where: str | None) -> None:
+    """Check that no group stands on two sides; group ids may point at patients, so they are not quoted."""
+    seen: dict[str, tuple[str, int]] = {}
+    for number, group, split in zip(
+        numbers, table["group_id"].to_pylist(), table["split"].to_pylist(), strict=True
+    ):
+        if split is None:
+            continue
+        first_split, first_row = seen.setdefault(group, (split, number))
+        if side_of(first_split) != side_of(split):
+            raise SourceError(
+                "a group stands in two splits: a model would be judged on patients that it was trained on",
+                found=f"row {first_row} is in '{first_split}', row {number} of the same group in '{split}'",
+                where=where,
+                next_step="move all images of a group to one split, or leave the split column out",
+            )
+
+
+def _first_true(mask: pa.ChunkedArray) -> int | None:
+    position = pc.index(pc.fill_null(mask, False), True).as_py()
+    return None if position < 0 else int(position)

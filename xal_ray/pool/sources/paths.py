@@ -1,0 +1,112 @@
+"""Paths of a source: what lies below its folder may be read, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from xal_ray.errors import SourceError
+
+_URI_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def image_id_of_path(relative: str) -> str:
+    """An id for an image that has none: it survives a move of the whole folder and reveals no name or class.
+
+    Args:
+        relative: The path below the source's root, with forward slashes.
+    """
+    return f"img-{hashlib.sha256(relative.encode()).hexdigest()[:16]}"
+
+
+class SourceRoot:
+    """The folder that a source may read from: paths that lead out of it are refused.
+
+    Args:
+        folder: The manifest's folder or the image folder; it may itself be a link.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder.resolve()
+        self._resolved_folders: dict[Path, Path] = {}
+
+    def locate(self, text: str, where: str) -> tuple[str, str]:
+        """Where a path of a manifest leads.
+
+        Args:
+            text: A path relative to the folder, or an absolute one into it.
+            where: File and row, for messages.
+
+        Returns:
+            The absolute path, and the path relative to the folder with forward slashes. The file need not
+            exist.
+
+        Raises:
+            SourceError: The path has a scheme (`https:`), or leads out of the folder by itself or by a link.
+        """
+        if _URI_SCHEME.match(text) or "\0" in text or "\\" in text:
+            raise SourceError(
+                "a path is not a plain local path",
+                expected="a path with forward slashes, relative to the manifest's folder",
+                where=where,
+                next_step="copy the images to a local folder and name them by their paths",
+            )
+        path = Path(os.path.normpath(self.path / PurePosixPath(text)))
+        if not self._holds(path):
+            path = self._resolve(path)  # an absolute path may reach the folder through a link
+        self.check_link(path, where)
+        return str(path), path.relative_to(self.path).as_posix()
+
+    def check_link(self, path: Path, where: str | None = None) -> None:
+        """Check that an absolute path below the folder still lies there when links are followed.
+
+        Raises:
+            SourceError: It does not.
+        """
+        if not self._holds(self._resolve(path)):
+            raise self._leads_out(where or str(path))
+
+    def _leads_out(self, where: str) -> SourceError:
+        return SourceError(
+            "a path leads out of the source's folder",
+            expected=f"a path below {self.path}, also when links are followed",
+            where=where,
+            next_step="put the manifest into a folder above all images, or copy the images below it",
+        )
+
+    def _holds(self, path: Path) -> bool:
+        return path != self.path and path.is_relative_to(self.path)
+
+    def _resolve(self, path: Path) -> Path:
+        """The path without links, asking the disk once a folder: manifests hold many rows of one folder."""
+        # os.path, because Path raises where a link loops or a name is too long; such files are just missing.
+        if os.path.islink(path):  # noqa: PTH114
+            return Path(os.path.realpath(path))
+        if path.parent not in self._resolved_folders:
+            self._resolved_folders[path.parent] = Path(os.path.realpath(path.parent))
+        return self._resolved_folders[path.parent] / path.name
+
+
+def check_some_exist(paths: Sequence[str], where: str) -> None:
+    """Refuse a source of which nothing is where it says; single missing files are the decoder's business.
+
+    Args:
+        paths: The first few absolute paths.
+        where: The source, for messages.
+
+    Raises:
+        SourceError: None of them exists.
+    """
+    if not any(os.path.exists(path) for path in paths):  # noqa: PTH110 (Path raises where a name is too long)
+        folders = Counter(str(Path(path).parent) for path in paths)
+        raise SourceError(
+            f"none of the first {len(paths)} images exists",
+            expected="paths relative to the manifest's folder",
+            found=f"no such files in {folders.most_common(1)[0][0]}",
+            where=where,
+            next_step="check the image column, or move the manifest beside the images",
+        )

@@ -1,0 +1,334 @@
+"""Reads a run folder into plain, typed values: what the report shows, and nothing else.
+
+Only rounds with a COMMITTED file count as finished; their metrics make the curves. The picks of an unfinished
+round are shown too, because they are what an annotator is waiting to see.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xal_ray.config import Config, load_config
+from xal_ray.errors import RunError
+from xal_ray.storage import read_json, read_table
+
+ALIGNMENT_KEYS = ("soft_dice", "iou", "pointing_game", "energy_in_roi", "lift")
+SPLIT_NAMES = ("val", "test")
+
+State = Literal["finished", "awaiting labels", "in progress"]
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class of one split; a metric is None where it is undefined (no such image)."""
+
+    name: str
+    recall: float | None
+    precision: float | None
+    f1: float | None
+    support: int
+    num_groups: int
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Means over the images that have an ROI; both mappings have the keys `ALIGNMENT_KEYS`."""
+
+    num_images: int
+    values: Mapping[str, float | None]
+    shuffled: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class SplitMetrics:
+    """What a round's model did on the validation or the test split. `ci95` is a bootstrap over groups."""
+
+    num_images: int
+    num_groups: int
+    accuracy: float | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    auroc: float | None
+    ece: float | None
+    ci95: Mapping[str, tuple[float, float]]
+    per_class: tuple[ClassMetrics, ...]
+    alignment: Alignment | None
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A selected image. What the model said of it is None for initial picks and failed rows.
+
+    Attributes:
+        saliency: (g, g) float32 in [0, 1].
+        uncertainty: The column that the run's strategy reads (`select.uncertainty`).
+    """
+
+    rank: int
+    image_id: str
+    utility: float | None
+    reason: str
+    label: str | None
+    predicted: str | None = None
+    probability: float | None = None
+    uncertainty: float | None = None
+    misalignment: float | None = None
+    error_code: str | None = None
+    saliency: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Picks:
+    """The head of a selection, how long it is, and for how many of it a label came in."""
+
+    shown: tuple[Pick, ...]
+    num_picks: int
+    num_labelled: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round's folder. `model` and `metrics` are empty, and `splits` too, while they are not written yet."""
+
+    index: int
+    path: Path
+    committed: bool
+    model: Mapping[str, Any]
+    num_labels: int | None
+    scoring: Mapping[str, int]
+    splits: Mapping[str, SplitMetrics]
+    picks: Picks | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. `versions` holds name and version of what the run was made with, where it is recorded."""
+
+    path: Path
+    config: Config
+    initial: Picks | None
+    rounds: tuple[Round, ...]
+    versions: Mapping[str, str]
+
+    @property
+    def committed(self) -> tuple[Round, ...]:
+        """The finished rounds, in order."""
+        return tuple(a_round for a_round in self.rounds if a_round.committed)
+
+    @property
+    def state(self) -> State:
+        """Where the run stands. A committed round that selects nothing closes the run."""
+        last = self.rounds[-1] if self.rounds else None
+        if last is not None and last.committed and last.picks is None:
+            return "finished"
+        picks = last.picks if last is not None else self.initial
+        waiting = picks is not None and picks.num_labelled < picks.num_picks
+        if waiting and self.config.labels.source == "export":
+            return "awaiting labels"
+        return "in progress"
+
+
+def read_run(path: Path, classes: Sequence[str], max_shown: int) -> Run:
+    """Read a run folder.
+
+    Args:
+        path: The folder.
+        classes: The pool's class names, in the order of probabilities.
+        max_shown: How many picks of a selection are read in full.
+
+    Raises:
+        RunError: There is no run here, or a file of it lacks what it should hold.
+        StorageError: A file can't be read.
+    """
+    config_path = path / "config.yaml"
+    if not config_path.is_file():
+        raise RunError(
+            "there is no run here",
+            expected="a folder with a config.yaml, made by `xal-ray run`",
+            where=str(path),
+            next_step="give the path of a run's folder, for example runs/NAME",
+        )
+    config = load_config(config_path)
+    folders = sorted(folder for folder in (path / "rounds").glob("[0-9]*") if folder.is_dir())
+    return Run(
+        path=path,
+        config=config,
+        initial=_read_picks(path / "initial", config, classes, max_shown),
+        rounds=tuple(_read_round(folder, config, classes, max_shown) for folder in folders),
+        versions=_read_versions(path / "ledger.jsonl"),
+    )
+
+
+def read_alignment_rows(a_round: Round) -> pa.Table:
+    """The per-image alignment of a round's holdout: `image_id` and `ALIGNMENT_KEYS`; empty without files."""
+    columns = ["image_id", *ALIGNMENT_KEYS]
+    tables = [read_table(shard, columns) for shard in sorted((a_round.path / "holdout").glob("*.parquet"))]
+    if not tables:
+        fields = [pa.field("image_id", pa.string()), *(pa.field(key, pa.float32()) for key in ALIGNMENT_KEYS)]
+        return pa.schema(fields).empty_table()
+    return pa.concat_tables(tables)
+
+
+def _read_round(folder: Path, config: Config, classes: Sequence[str], max_shown: int) -> Round:
+    committed = (folder / "COMMITTED").is_file()
+    model_path, metrics_path = folder / "model.json", folder / "metrics.json"
+    model = read_json(model_path) if committed or model_path.is_file() else {}
+    metrics = read_json(metrics_path) if committed or metrics_path.is_file() else {}
+    picks = _read_picks(folder, config, classes, max_shown)
+    with _complete(metrics_path):
+        found = metrics["splits"] if metrics else {}
+        return Round(
+            index=int(folder.name),
+            path=folder,
+            committed=committed,
+            model=model,
+            num_labels=int(metrics["num_labels"]) if metrics else None,
+            scoring=dict(metrics.get("scoring") or {}),
+            splits={name: _split(found[name]) for name in SPLIT_NAMES if found.get(name) is not None},
+            picks=picks,
+        )
+
+
+def _split(found: Mapping[str, Any]) -> SplitMetrics:
+    alignment = found["alignment"]
+    return SplitMetrics(
+        num_images=int(found["num_images"]),
+        num_groups=int(found["num_groups"]),
+        accuracy=_float(found["accuracy"]),
+        balanced_accuracy=_float(found["balanced_accuracy"]),
+        macro_f1=_float(found["macro_f1"]),
+        auroc=_float(found["auroc"]),
+        ece=_float(found["ece"]),
+        ci95={key: (float(pair[0]), float(pair[1])) for key, pair in (found["ci95"] or {}).items() if pair},
+        per_class=tuple(
+            ClassMetrics(
+                name=str(row["class"]),
+                recall=_float(row["recall"]),
+                precision=_float(row["precision"]),
+                f1=_float(row["f1"]),
+                support=int(row["support"]),
+                num_groups=int(row["num_groups"]),
+            )
+            for row in found["per_class"]
+        ),
+        alignment=Alignment(
+            num_images=int(alignment["num_images"]),
+            values={key: _float(alignment[key]) for key in ALIGNMENT_KEYS},
+            shuffled={key: _float(alignment["shuffled"][key]) for key in ALIGNMENT_KEYS},
+        )
+        if alignment
+        else None,
+    )
+
+
+def _read_picks(folder: Path, config: Config, classes: Sequence[str], max_shown: int) -> Picks | None:
+    """A folder's selection, with labels and the model's view where there are such; None without one."""
+    path = folder / "selection.parquet"
+    if not path.is_file():
+        return None
+    selection = read_table(path).sort_by("rank")
+    labels_path = folder / "labels.parquet"
+    labels = read_table(labels_path, ["image_id", "label"]).to_pylist() if labels_path.is_file() else []
+    label_of = {row["image_id"]: row["label"] for row in labels}
+    head = selection.slice(0, max_shown).to_pylist()
+    scores = _read_scores(folder / "scores", config, [row["image_id"] for row in head])
+    shown = tuple(
+        Pick(
+            rank=int(row["rank"]),
+            image_id=row["image_id"],
+            utility=_float(row["utility"]),
+            reason=row["reason"] or "",
+            label=label_of.get(row["image_id"]),
+            **_view(scores.get(row["image_id"]), config, classes, folder),
+        )
+        for row in head
+    )
+    return Picks(shown, selection.num_rows, num_labelled=len(labels))
+
+
+def _read_scores(folder: Path, config: Config, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The score rows of some images; shards are read one at a time, since a pool's scores may not fit."""
+    columns = ["image_id", "probs", "predicted", "misalignment", "saliency", "error_code"]
+    wanted = pa.array(image_ids, type=pa.string())
+    found: dict[str, dict[str, Any]] = {}
+    for shard in sorted(folder.glob("*.parquet")):
+        table = read_table(shard, [*columns, config.select.uncertainty])
+        rows = table.filter(pc.is_in(table["image_id"], value_set=wanted)).to_pylist()
+        found.update({row["image_id"]: row for row in rows})
+    return found
+
+
+def _view(
+    score: Mapping[str, Any] | None, config: Config, classes: Sequence[str], folder: Path
+) -> dict[str, Any]:
+    """What the model said of an image, as keywords of `Pick`; a failed row has nulls for what it lacks."""
+    if score is None:
+        return {}
+    predicted = score["predicted"]
+    return {
+        "error_code": score["error_code"],
+        "predicted": None if predicted is None else classes[predicted],
+        "probability": None if predicted is None else float(score["probs"][predicted]),
+        "uncertainty": _float(score[config.select.uncertainty]),
+        "misalignment": _float(score["misalignment"]),
+        "saliency": _grid(score["saliency"], folder),
+    }
+
+
+def _grid(values: Sequence[float] | None, folder: Path) -> npt.NDArray[np.float32] | None:
+    if not values:
+        return None
+    side = math.isqrt(len(values))
+    if side * side != len(values):
+        raise RunError(
+            "a saliency map is not square",
+            expected="a square number of values",
+            found=str(len(values)),
+            where=str(folder / "scores"),
+            next_step="remove the round's folder and resume the run",
+        )
+    return np.asarray(values, dtype=np.float32).reshape(side, side)
+
+
+def _read_versions(ledger: Path) -> dict[str, str]:
+    """The versions in the ledger's record of the run's start; none where it is missing or says nothing."""
+    if not ledger.is_file():
+        return {}
+    for line in ledger.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # A torn last line is the ledger's to mend, not the report's.
+        if isinstance(record, dict) and record.get("event") == "run_started":
+            versions = (record.get("data") or {}).get("versions") or {}
+            return {str(name): str(version) for name, version in sorted(versions.items())}
+    return {}
+
+
+def _float(value: float | None) -> float | None:
+    """The value, with null and NaN both as None."""
+    return None if value is None or math.isnan(value) else float(value)
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            "a file of the run lacks what it should hold",
+            found=f"{type(error).__name__}: {error}",
+            where=str(path),
+            next_step="was it written by another version of xal-ray? Remove the round's folder and resume",
+        ) from error

@@ -1,0 +1,156 @@
+"""Regions of interest: boxes and masks of one frame as covered area fractions on a coarse grid.
+
+A saliency map has few cells (7 x 7, say), and a lesion is often smaller than one of them. So a region is
+never binarised on the grid: a cell holds the exact fraction of its area that the region covers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xal_ray.errors import SourceError
+
+FloatArray = npt.NDArray[np.float32]
+
+FRAME_TOLERANCE_PX = 1.0  # annotation tools round corners outwards
+
+
+def boxes_to_grid(boxes: npt.ArrayLike, frame: tuple[int, int], grid: tuple[int, int]) -> FloatArray:
+    """The area fraction of every grid cell that the union of some boxes covers.
+
+    The boxes' own edges cut the frame into rectangles that are wholly inside or wholly outside the union
+    (coordinate compression), so the result is exact and overlaps count once.
+
+    Args:
+        boxes: (n, 4) finite x0, y0, x1, y1: pixel corners in the frame, half-open; n may be 0. What lies
+            outside the frame is cut off; an empty or inverted box covers nothing (see `check_boxes`).
+        frame: Height and width of the image that the boxes were drawn on, pixels.
+        grid: Rows and columns of the result.
+
+    Returns:
+        (rows, columns) float32 in [0, 1].
+
+    Raises:
+        ValueError: The boxes are not (n, 4) or not finite.
+    """
+    corners = _corners(boxes)
+    if not np.isfinite(corners).all():
+        raise ValueError("boxes must be finite; run check_boxes first")
+    height, width = frame
+    x0, x1 = np.clip(corners[:, [0, 2]], 0.0, width).T
+    y0, y1 = np.clip(corners[:, [1, 3]], 0.0, height).T
+    x_edges = np.unique(np.concatenate([[0.0, width], x0, x1]))
+    y_edges = np.unique(np.concatenate([[0.0, height], y0, y1]))
+
+    inside = np.zeros((len(y_edges) - 1, len(x_edges) - 1))
+    rows = np.searchsorted(y_edges, np.stack([y0, y1], axis=1))
+    columns = np.searchsorted(x_edges, np.stack([x0, x1], axis=1))
+    for (top, bottom), (left, right) in zip(rows, columns, strict=True):
+        inside[top:bottom, left:right] = 1.0
+    return _average(inside, y_edges, x_edges, grid)
+
+
+def mask_to_grid(mask: npt.NDArray[Any], grid: tuple[int, int]) -> FloatArray:
+    """Rescale masks by exact area averaging: pixels that a cell border cuts count in part on both sides.
+
+    The mean over the mask is kept. It works in either direction, and on grids as on masks.
+
+    Args:
+        mask: (h, w) or (n, h, w), bool or numbers in [0, 1].
+        grid: Rows and columns of the result.
+
+    Returns:
+        (rows, columns) or (n, rows, columns) float32 in [0, 1].
+
+    Raises:
+        ValueError: Another number of dimensions, no pixels, or values that are not in [0, 1].
+    """
+    if mask.ndim not in (2, 3) or 0 in mask.shape[-2:]:
+        raise ValueError(f"a mask must be (h, w) or (n, h, w) and not empty, found shape {mask.shape}")
+    # The comparison is written so that NaN fails it too.
+    if mask.size and not (mask.min() >= 0 and mask.max() <= 1):
+        raise ValueError(f"mask values must be in [0, 1], found {mask.min()} to {mask.max()}")
+    height, width = mask.shape[-2:]
+    # Up to this size float32 holds every partial sum of a binary mask exactly.
+    narrow = mask.dtype != np.float64 and height * width <= 2**24
+    values = mask.astype(np.float32 if narrow else np.float64)
+    return _average(values, np.arange(height + 1.0), np.arange(width + 1.0), grid)
+
+
+def check_boxes(boxes: npt.ArrayLike, frame: tuple[int, int], *, where: str | None = None) -> None:
+    """Refuse boxes that can't be what the annotator meant.
+
+    Args:
+        boxes: (n, 4) x0, y0, x1, y1: pixel corners in the frame, half-open.
+        frame: Height and width of the image that the boxes were drawn on, pixels.
+        where: The file and row the boxes come from, for the message.
+
+    Raises:
+        SourceError: A box is not finite, empty, inverted, or reaches more than 1 px out of the frame.
+        ValueError: The boxes are not (n, 4).
+    """
+    corners = _corners(boxes)
+    height, width = frame
+    limits = np.array([width, height], dtype=np.float64)
+    low, high = corners[:, :2], corners[:, 2:]
+    faults = {
+        "is not finite": ~np.isfinite(corners).all(axis=1),
+        "is empty or inverted": ~(low < high).all(axis=1),
+        "lies outside the frame": (low < -FRAME_TOLERANCE_PX).any(axis=1)
+        | (high > limits + FRAME_TOLERANCE_PX).any(axis=1)
+        # Within the tolerance, yet with nothing left once it is cut at the frame.
+        | (high <= 0.0).any(axis=1)
+        | (low >= limits).any(axis=1),
+    }
+    for fault, rows in faults.items():
+        if rows.any():
+            first = int(np.argmax(rows))
+            x0, y0, x1, y1 = corners[first]
+            raise SourceError(
+                f"box {first + 1} of {len(corners)} {fault}",
+                expected=f"0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}, pixels of the image itself",
+                found=f"x0={x0:g}, y0={y0:g}, x1={x1:g}, y1={y1:g}",
+                where=where,
+                next_step="correct the box; corners are x0, y0, x1, y1 (not width and height), in pixels",
+            )
+
+
+def _corners(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    corners = np.asarray(boxes, dtype=np.float64)
+    if corners.ndim != 2 or corners.shape[1] != 4:
+        raise ValueError(f"boxes must be (n, 4), found shape {corners.shape}")
+    return corners
+
+
+def _average(
+    values: npt.NDArray[Any],
+    y_edges: npt.NDArray[np.float64],
+    x_edges: npt.NDArray[np.float64],
+    grid: tuple[int, int],
+) -> FloatArray:
+    """Average piecewise constant values over the cells of a grid; edges in pixels, from 0 to the frame's end.
+
+    The division comes last, so that for whole pixels a full cell is 1 and an untouched one 0 exactly:
+    alignment measures tell "all" and "none" from "nearly".
+    """
+    rows = _overlaps(y_edges, grid[0]).astype(values.dtype)
+    columns = _overlaps(x_edges, grid[1]).astype(values.dtype)
+    averages = rows @ values @ columns.T / (y_edges[-1] * x_edges[-1])
+    clipped: FloatArray = np.clip(averages, 0.0, 1.0).astype(np.float32)
+    return clipped
+
+
+def _overlaps(edges: npt.NDArray[np.float64], num_cells: int) -> npt.NDArray[np.float64]:
+    """(num_cells, pieces): the length of each piece between two edges in each cell, in pixels / num_cells.
+
+    In that unit a cell is as long as the frame has pixels, and both kinds of borders are whole numbers.
+    """
+    pieces = edges * num_cells
+    borders = np.arange(num_cells + 1) * edges[-1]
+    starts = np.maximum(borders[:-1, None], pieces[None, :-1])
+    ends = np.minimum(borders[1:, None], pieces[None, 1:])
+    lengths: npt.NDArray[np.float64] = np.maximum(ends - starts, 0.0)
+    return lengths

@@ -1,0 +1,91 @@
+"""Scoring alone: one pass of a model over a pool, into a folder that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from xal_ray import config
+from xal_ray.engine.scoring import score
+from xal_ray.errors import ModelError, PoolError, RunError
+from xal_ray.model.network import load_model
+from xal_ray.pool.schema import SPLITS, open_pool, rows_of_splits
+from xal_ray.progress import Reporter
+from xal_ray.storage import read_json, write_json
+
+
+def score_pool(
+    model: Path,
+    pool_path: Path,
+    out: Path,
+    settings: config.Config,
+    reporter: Reporter,
+    *,
+    splits: Sequence[str] = ("pool",),
+    verbose: bool = False,
+) -> int:
+    """Score the rows of some splits into `out/scores/*.parquet`; run again, it keeps finished shards.
+
+    Args:
+        model: A model's folder or its .safetensors file.
+        pool_path: The packed pool.
+        out: The output folder; `score.json` in it says what the scores are of.
+        settings: Its sections score, roi and ray count.
+        reporter: Hears about progress.
+        splits: Of `pool`, `labeled`, `val`, `test`.
+        verbose: Let Ray speak.
+
+    Returns:
+        The number of rows scored.
+
+    Raises:
+        InputError: Model and pool do not fit each other, or the folder holds other scores.
+        StageError: The stage failed.
+    """
+    pool = open_pool(pool_path)
+    _, spec, card = load_model(model)
+    unknown = [name for name in splits if name not in SPLITS]
+    if unknown:
+        raise PoolError("there is no such split", expected=", ".join(SPLITS), found=unknown[0])
+    if (spec.classes, spec.image_size, spec.channels) != (pool.classes, pool.image_size, pool.channels):
+        raise ModelError(
+            "the model was trained on another kind of pool",
+            expected=f"classes {list(pool.classes)}, {pool.image_size} px, {pool.channels} channels",
+            found=f"classes {list(spec.classes)}, {spec.image_size} px, {spec.channels} channels",
+            where=str(model),
+            next_step="prepare the pool with the model's image_size, channels and classes",
+        )
+    binding = {
+        "model_id": card["model_id"],
+        "pool": pool.content_hash,
+        "splits": sorted(splits),
+        "score": settings.score.model_dump(mode="json"),
+        "roi": settings.roi.model_dump(mode="json"),
+    }
+    _bind(out, binding)
+    rows = rows_of_splits(pool.index(), *splits)
+    requests = {out / "scores": rows}
+    score(pool, model, requests, settings.score, settings.roi, settings.ray, reporter, verbose=verbose)
+    return int(rows.num_rows)
+
+
+def _bind(out: Path, binding: dict[str, object]) -> None:
+    """Bind the folder to what it is to hold, so that shards of another model are never mixed in."""
+    card = out / "score.json"
+    if card.exists():
+        found = read_json(card)
+        differing = [key for key in binding if found.get(key) != binding[key]]
+        if differing:
+            raise RunError(
+                "the output folder holds the scores of something else",
+                expected=f"{differing[0]}: {binding[differing[0]]}",
+                found=f"{differing[0]}: {found.get(differing[0])}",
+                where=str(out),
+                next_step="give another --out",
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(
+            "the output folder holds something else", where=str(out), next_step="give another --out"
+        )
+    else:
+        write_json(card, binding)
