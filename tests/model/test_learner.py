@@ -84,24 +84,23 @@ def test_same_arguments_same_bits_whatever_the_global_state(backbone: str) -> No
 
 
 def test_global_state_and_threads_are_put_back() -> None:
-    torch.manual_seed(5)
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    deterministic = torch.backends.cudnn.deterministic
     seen = []
-    fit(
-        make_network(),
-        SPEC,
-        make_images(8),
-        None,
-        QUICK,
-        seed=0,
-        device=CPU,
-        threads=2,
-        on_progress=lambda done, total: seen.append((done, total, torch.get_num_threads())),
-    )
-    assert seen == [(step, 4, 2) for step in (1, 2, 3, 4)]
+
+    def note(done: int, total: int) -> None:
+        seen.append((done, total, torch.get_num_threads()))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        torch.manual_seed(5)
+        state, deterministic = torch.get_rng_state(), torch.backends.cudnn.deterministic
+        network = make_network()
+        fit(network, SPEC, make_images(8), None, QUICK, seed=0, device=CPU, threads=1, on_progress=note)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(step, 4, 1) for step in (1, 2, 3, 4)]
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.get_num_threads() == threads
     assert torch.backends.cudnn.deterministic == deterministic
 
 
@@ -143,7 +142,6 @@ class Scripted:
 def fit_scripted(patience: int, losses: list[float], max_steps: int = 6) -> tuple[int, Network]:
     network = make_network()
     settings = Train(max_steps=max_steps, eval_every_steps=1, minibatch_size=4, patience=patience)
-    # The schedule depends on the budget: a constant one makes runs of different length comparable.
     history = fit(
         network,
         SPEC,
@@ -158,6 +156,7 @@ def fit_scripted(patience: int, losses: list[float], max_steps: int = 6) -> tupl
 
 
 def test_best_weights_are_kept_and_patience_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The schedule depends on the budget: a constant one makes runs of different length comparable.
     monkeypatch.setattr(learner._Optimiser, "_set_learning_rate", lambda *_: None)
     steps, best = fit_scripted(2, [3.0, 1.0, 2.0, 1.5, 0.1, 0.1])
     assert steps == 4
@@ -165,8 +164,7 @@ def test_best_weights_are_kept_and_patience_ends_the_wait(monkeypatch: pytest.Mo
     assert same(weights(best), weights(two_steps))
 
 
-def test_patience_zero_runs_to_the_end_and_keeps_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner._Optimiser, "_set_learning_rate", lambda *_: None)
+def test_patience_zero_runs_to_the_end_and_keeps_the_last() -> None:
     steps, last = fit_scripted(0, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     assert steps == 6
     _, increasing = fit_scripted(1, [6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
@@ -254,11 +252,11 @@ def test_errors_say_what_to_do() -> None:
     images = make_images(4)
     with pytest.raises(LabelError, match="too few"):
         fit(make_network(), SPEC, make_images(1), None, QUICK, seed=0, device=CPU)
+    wrong = LabelledImages(images.pixels, images.labels + 2)
     with pytest.raises(LabelError, match="not among"):
-        wrong = LabelledImages(images.pixels, images.labels + 2)
         fit(make_network(), SPEC, wrong, None, QUICK, seed=0, device=CPU)
+    cropped = LabelledImages(images.pixels[:, 1:], images.labels)
     with pytest.raises(ModelError, match="do not fit"):
-        cropped = LabelledImages(images.pixels[:, 1:], images.labels)
         fit(make_network(), SPEC, images, cropped, QUICK, seed=0, device=CPU)
 
 
@@ -295,7 +293,7 @@ def train_worker(rank: int, folder: Path) -> None:
     own = LabelledImages(whole.pixels[rank::2], whole.labels[rank::2])
     network = make_network()
     counts = np.bincount(whole.labels, minlength=3)
-    settings = Train(max_steps=6, eval_every_steps=1, minibatch_size=8, patience=2, learning_rate=0.01)
+    settings = Train(max_steps=4, eval_every_steps=1, minibatch_size=8, patience=2, learning_rate=0.01)
     history = fit(
         network,
         SPEC,

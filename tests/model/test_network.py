@@ -63,7 +63,9 @@ def test_cut_network_equals_the_whole_model(backbone: str) -> None:
 def test_closed_form_is_claimed_only_where_the_head_is_pool_and_linear(backbone: str) -> None:
     network = build_network(make_spec(backbone), "none", seed=1)
     weight = network.linear_weight
-    activation = torch.rand(2, network.classifier.in_features, 2, 2)
+    activation = torch.randn(
+        2, network.classifier.in_features, 2, 2, generator=torch.Generator().manual_seed(0)
+    )
     by_hand = activation.mean(dim=(2, 3)) @ network.classifier.weight.T + network.classifier.bias
     with torch.no_grad():
         same = torch.allclose(network.head(activation), by_hand, atol=1e-5)
@@ -71,12 +73,17 @@ def test_closed_form_is_claimed_only_where_the_head_is_pool_and_linear(backbone:
     assert (weight is not None) == (backbone not in ("densenet121", "convnext_tiny"))
 
 
-def test_vit_tokens_are_laid_out_row_by_row() -> None:
+def test_vit_patches_stay_where_they_are_in_the_image() -> None:
     network = build_network(make_spec("vit_b_16"), "none", seed=1)
-    tokens = torch.arange(17.0)[None, :, None].expand(1, 17, 5)
-    grid = network.spatial(tokens)
-    assert grid.shape == (1, 5, 4, 4)
-    assert grid[0, 0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
+    with torch.no_grad():
+        network.model.class_token.zero_()
+        network.model.encoder.pos_embedding.zero_()
+        images = torch.zeros(2, 3, 64, 64)
+        images[1, :, 16:32, 48:64] = 3.0  # the patch in row 1, column 3
+        grid = network.spatial(network.features(images))
+    assert grid.shape == (2, 768, 4, 4)
+    change = (grid[1] - grid[0]).abs().sum(dim=0)
+    assert divmod(int(change.argmax()), 4) == (1, 3)
 
 
 def test_seed_decides_the_weights_and_the_global_state_is_left_alone() -> None:

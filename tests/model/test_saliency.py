@@ -55,8 +55,13 @@ TARGETS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "densenet121": lambda model: model.features.denseblock4,
     "efficientnet_b0": lambda model: model.features[-1],
     "convnext_tiny": lambda model: model.features[-1],
-    "vit_b_16": lambda model: model.encoder.layers[-2],
+    "vit_b_16": lambda model: model.encoder.layers[-1].ln_1,
 }
+
+
+def lay_out(tokens: torch.Tensor) -> torch.Tensor:
+    """(n, 1 + 16, k) tokens of a 64-pixel image without the class token → (n, k, 4, 4)."""
+    return tokens[:, 1:].reshape(len(tokens), 4, 4, -1).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("backbone", TARGETS)
@@ -64,7 +69,7 @@ def test_equal_to_the_library_on_the_uncut_model(backbone: str) -> None:
     size = 64 if backbone == "vit_b_16" else 128
     network, images = make_network(backbone, size), make_images(4, size)
     logits, maps = explain(network, images)
-    reshape = network.spatial if backbone == "vit_b_16" else None
+    reshape = lay_out if backbone == "vit_b_16" else None
     with pytorch_grad_cam.GradCAM(
         network.model, [TARGETS[backbone](network.model)], reshape_transform=reshape
     ) as cam:
@@ -78,6 +83,8 @@ def test_equal_to_the_library_on_the_uncut_model(backbone: str) -> None:
 def test_lite_equals_plain_autograd() -> None:
     # The layer has no module of its own that the library could hook.
     network, images = make_network("efficientnet_lite0", 96), make_images(3, 96)
+    with torch.no_grad():
+        network.classifier.weight.abs_()  # or all maps of this random network are zero
     logits, maps = explain(network, images)
     activation = network.model.extract_features(images).detach().requires_grad_()
     pooled = activation.mean(dim=(2, 3))
@@ -114,9 +121,9 @@ def test_batch_composition_does_not_matter(backbone: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_grid_maps(method: str, capfd: pytest.CaptureFixture[str]) -> None:
-    network, images = make_network("resnet18", 96), make_images(3, 96)
+    network, images = make_network("resnet18", 64), make_images(2, 64)
     logits, maps = saliency_maps(network, images, method)
-    assert maps.shape == (3, 3, 3)
+    assert maps.shape == (2, 2, 2)
     assert maps.dtype == torch.float32
     assert torch.isfinite(maps).all()
     assert maps.amin() >= 0
@@ -143,24 +150,25 @@ def test_every_method_gives_grid_maps(method: str, capfd: pytest.CaptureFixture[
 )
 def test_each_method_is_the_library_s_own(method: str, library: type) -> None:
     size = 64
-    network, images = make_network("resnet18", size), make_images(2, size)
+    network, images = make_network("resnet18", size), make_images(1 if method == "scorecam" else 2, size)
     _, maps = explain_with_library(network, images, method)
     with library(network.model, [network.model.layer4[-1]]) as cam:
         reference = cam(images, targets=None)
     np.testing.assert_allclose(upsampled(maps, size), reference, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["gradcam", "hirescam", "scorecam"])
-def test_tokens_and_frozen_backbones_work_with_the_library(method: str) -> None:
-    spec = ModelSpec("vit_b_16", ("a", "b"), 32, 3)
-    network = build_network(spec, "none", seed=4)
-    images = make_images(2, 32)
-    _, before = explain_with_library(network, images, method)
+@pytest.mark.parametrize(
+    ("method", "library"), [("gradcam", pytorch_grad_cam.GradCAM), ("hirescam", pytorch_grad_cam.HiResCAM)]
+)
+def test_tokens_and_frozen_backbones_work_with_the_library(method: str, library: type) -> None:
+    network, images = make_network("vit_b_16", 64), make_images(2, 64)
+    layer = network.model.encoder.layers[-1].ln_1
+    with library(network.model, [layer], reshape_transform=lay_out) as cam:
+        reference = cam(images, targets=None)
     freeze_backbone(network)
-    _, after = explain_with_library(network, images, method)
-    assert before.shape == (2, 2, 2)
-    assert before.amax() > 0
-    assert torch.equal(before, after)
+    _, maps = explain_with_library(network, images, method)
+    assert maps.amax() > 0
+    np.testing.assert_allclose(upsampled(maps, 64), reference, rtol=0, atol=1e-4)
 
 
 def test_a_network_in_training_mode_is_explained_in_eval_mode() -> None:

@@ -59,10 +59,10 @@ def test_alignment_is_bounded_or_undefined_and_turns_with_the_image(pair):
 @settings(deadline=None)
 @given(hnp.arrays(np.float32, (2, 3, 3), elements=st.floats(-1e6, 1e6, width=32)))
 def test_minmax_spans_the_unit_interval_or_is_undefined(cams):
-    maps, undefined = alignment.minmax(cams)
-    assert np.isnan(maps[undefined]).all()
-    assert (maps[~undefined].min(axis=(1, 2)) == 0).all()
-    assert (maps[~undefined].max(axis=(1, 2)) == 1).all()
+    maps, defined = alignment.minmax(cams)
+    assert np.isnan(maps[~defined]).all()
+    assert (maps[defined].min(axis=(1, 2)) == 0).all()
+    assert (maps[defined].max(axis=(1, 2)) == 1).all()
     again, _ = alignment.minmax(cams * np.float32(4))
     np.testing.assert_array_equal(again, maps)
 

@@ -79,7 +79,6 @@ def write_pool(path: Path, recipe: Recipe) -> PoolReader:
     write_table(path / "parts" / "00000.parquet", pa.table(rows, schema=PART_SCHEMA), row_group_size=64)
     card = {
         "schema_version": SCHEMA_VERSION,
-        "name": "phantom pool",
         "classes": CLASSES,
         "image_size": size,
         "channels": 1,
@@ -89,6 +88,7 @@ def write_pool(path: Path, recipe: Recipe) -> PoolReader:
         "class_counts": {CLASSES[0]: NUM_TEST},
         "roi": {"present": len(ids), "absent_confirmed": 0, "not_annotated": 0},
         "num_quarantined": 7,
+        "duplicates_across_splits": 2,
         "source": {"kind": "table", "path": f"/data/{CANARY}/manifest.csv"},
         "content_hash": "c0ffee",
     }
@@ -174,7 +174,7 @@ def write_round(folder: Path, number: int, ids: list[str] | None, recipe: Recipe
         "num_labels": 4 * (number + 1),
         "model_id": f"model-{number}",
         "classes": CLASSES,
-        "scoring": {"num_scored": 36, "num_errors": 1, "num_without_roi": 0},
+        "scoring": {"num_scored": 36, "num_errors": 1, "num_undefined_maps": 2, "num_without_alignment": 5},
         "selected": None,
         "splits": {"val": None, "test": split_metrics(number, recipe)},
     }
@@ -296,10 +296,10 @@ def test_numbers_of_every_round_and_the_area(finished: str) -> None:
     for number in range(3):
         value, low, high = 0.4 + 0.1 * number, 0.3 + 0.1 * number, 0.5 + 0.1 * number
         assert f"{4 * (number + 1)} {value:.3f} {low:.2f}{DASH}{high:.2f} {0.5 + 0.1 * number:.3f}" in text
-        assert f"model-{number}" in text
+        assert f"{number} 36 1 2 5 layer4 model-{number}" in text
     # Trapezoids over 4, 8, 12 labels: (.45 * 4 + .55 * 4) / 8.
     assert "area 0.500" in text
-    assert "finished 3 rounds finished" in text
+    assert "finished 3 of 3 models trained and evaluated" in text
     assert "torch 9.8.7" in text
     assert "Seed 41" in text
     assert "c0ffee" in text
@@ -311,7 +311,8 @@ def test_request_names_the_roi_source_and_the_limits(finished: str) -> None:
     assert text.count("oracle ROI") >= 5
     assert "Not for clinical use." in text
     assert "One run is one seed." in text
-    assert "7 quarantined" in text
+    assert "7 quarantined; 2 stand in more than one split" in text
+    assert "pool (source: table)" in text
 
 
 def test_small_groups_are_suppressed(finished: str) -> None:
@@ -366,7 +367,7 @@ def test_mean_interval_is_not_fooled_by_copies() -> None:
 def test_cards_say_what_the_model_said(finished: str) -> None:
     text = visible_text(finished)
     # Rank 0 of round 0 is the odd id; its label is class 0, the prediction class 2.
-    said = f"label clear · predicted {CLASSES[2]} 0.70 (wrong)"
+    said = f"label clear predicted {CLASSES[2]} 0.70 (wrong)"
     assert f"1 {ODD_ID} {said} entropy 0.61 misalignment 0.73 utility 1.00 reason of rank 0" in text
     failed = "4 img003 label clear no map: undefined_map reason of rank 3"
     assert failed in text
@@ -404,7 +405,7 @@ def test_run_without_roi_compares_nothing(tmp_path: Path) -> None:
 def test_zero_rounds_still_make_a_page(tmp_path: Path, source: str, state: str) -> None:
     html = render(tmp_path, Recipe(num_rounds=0, labels=source))
     text = visible_text(html)
-    assert f"{state} 0 rounds finished" in text
+    assert f"{state} 0 of 3 models trained" in text
     assert "No round is finished yet" in text
     assert "Initial set 4 picks" in text
     assert html.count("data:image/jpeg") == 4
@@ -414,7 +415,7 @@ def test_zero_rounds_still_make_a_page(tmp_path: Path, source: str, state: str) 
 @pytest.mark.slow
 def test_unfinished_round_is_shown_but_not_on_the_curve(tmp_path: Path) -> None:
     text = visible_text(render(tmp_path, Recipe(num_rounds=2, labels="export"), last_committed=False))
-    assert "awaiting labels 1 round finished; 4 of 4 picks still need a label" in text
+    assert "awaiting labels 1 of 3 models trained and evaluated; 4 of 4 picks still need a label" in text
     assert "Round 1 4 picks awaiting labels" in text
     assert f"0.500 0.40{DASH}0.60" not in text  # round 1's balanced accuracy
 

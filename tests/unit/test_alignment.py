@@ -95,9 +95,9 @@ def test_shapes_must_agree_and_inputs_stay_as_they_are(measure):
 
 def test_minmax_normalises_each_map_on_its_own():
     cams = np.random.default_rng(3).normal(size=(5, 4, 4)) * np.array([1e-8, 1, 10, 1e4, 1])[:, None, None]
-    maps, undefined = alignment.minmax(cams.astype(np.float32))
+    maps, defined = alignment.minmax(cams.astype(np.float32))
     assert maps.dtype == np.float32
-    assert not undefined.any()
+    assert defined.all()
     for cam, scaled in zip(cams, maps, strict=True):
         np.testing.assert_allclose(scaled, (cam - cam.min()) / (cam.max() - cam.min()), atol=1e-6)
         assert (scaled.min(), scaled.max()) == (0.0, 1.0)
@@ -112,8 +112,8 @@ def test_minmax_marks_constant_and_broken_maps():
     cams[4, 0, 0] = np.inf
     cams[5] = np.float32(0.1)
     cams[5, 1, 1] = np.nextafter(np.float32(0.1), np.float32(1))  # noise, not a peak
-    maps, undefined = alignment.minmax(cams)
-    np.testing.assert_array_equal(undefined, [False, True, True, True, True, True])
+    maps, defined = alignment.minmax(cams)
+    np.testing.assert_array_equal(defined, [True, False, False, False, False, False])
     assert np.isnan(maps[1:]).all()
     np.testing.assert_array_equal(maps[0].argmax(), before[0].argmax())
     assert np.isnan(cams[3, 0, 0])

@@ -26,8 +26,8 @@ def minmax(cams: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray
         cams: (n, gh, gw), any range.
 
     Returns:
-        (n, gh, gw) float32 in [0, 1], and (n,) bool: true where the map is undefined, since it is constant
-        or not finite. An undefined map is NaN throughout.
+        (n, gh, gw) float32 in [0, 1], and (n,) bool: true where the map is defined, false where it is
+        constant or not finite. An undefined map is NaN throughout.
 
     Raises:
         ValueError: Not (n, gh, gw), or no cells.
@@ -38,9 +38,9 @@ def minmax(cams: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray
     low = values.min(axis=CELLS, keepdims=True)
     span = values.max(axis=CELLS, keepdims=True) - low
     size = np.abs(values).max(axis=CELLS)
-    undefined = ~finite | (span[:, 0, 0] <= CONSTANT_TOLERANCE * size)
-    span[undefined] = np.nan
-    return ((values - low) / span).astype(np.float32), undefined
+    defined = finite & (span[:, 0, 0] > CONSTANT_TOLERANCE * size)
+    span[~defined] = np.nan
+    return ((values - low) / span).astype(np.float32), defined
 
 
 def soft_dice(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> FloatArray:

@@ -154,8 +154,6 @@ def _dataset(
         compute=ray.data.ActorPoolStrategy(size=min(resources.num_actors, len(shards))),
         num_cpus=resources.cpus_per_actor,
         num_gpus=resources.gpus_per_actor or None,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
 
 

@@ -108,7 +108,7 @@ class Network(nn.Module):
         self.frozen = False
 
     def features(self, images: Tensor) -> Tensor:
-        """The target layer's activation for (n, 3, s, s) images: (n, k, h, w), or tokens (n, 1 + h w, k)."""
+        """The target layer's activation for (n, 3, s, s) images: (n, k, h, w), or tokens (n, 2 + h w, k)."""
         activation: Tensor = self.target_layer(self._architecture.features(self.model, images))
         return activation
 
@@ -121,12 +121,12 @@ class Network(nn.Module):
         return self.head(self.features(images))
 
     def spatial(self, activation: Tensor) -> Tensor:
-        """An activation (or its gradient) as (n, k, h, w): tokens are laid out, without the class token."""
+        """An activation (or its gradient) as (n, k, h, w): tokens are laid out, without the class's two."""
         if activation.ndim == 4:
             return activation
         count, tokens, width = activation.shape
-        side = round((tokens - 1) ** 0.5)
-        return activation[:, 1:].transpose(1, 2).reshape(count, width, side, side)
+        side = round((tokens - 2) ** 0.5)
+        return activation[:, 2:].transpose(1, 2).reshape(count, width, side, side)
 
     @property
     def classifier(self) -> nn.Linear:
@@ -457,16 +457,21 @@ def _convnext_head(model: Any, activation: Tensor) -> Tensor:
 def _vit_features(model: Any, images: Tensor) -> Tensor:
     patches = model._process_input(images)
     tokens = torch.cat([model.class_token.expand(len(images), -1, -1), patches], dim=1)
-    encoder = model.encoder
-    # Behind the last block only the class token is read: a patch's gradient is zero there. One block before,
-    # the class token still attends to the patches.
-    activation: Tensor = encoder.layers[:-1](encoder.dropout(tokens + encoder.pos_embedding))
-    return activation
+    tokens = model.encoder.dropout(tokens + model.encoder.pos_embedding)
+    tokens = model.encoder.layers[:-1](tokens)
+    # The last block's normed tokens, as is the custom. Behind that block only the class token is read, and a
+    # patch's gradient is zero; before its LayerNorm, which ignores scale, gradient times activation is zero.
+    # The class token's own residual goes in front: the block adds to it.
+    return torch.cat([tokens[:, :1], model.encoder.layers[-1].ln_1(tokens)], dim=1)
 
 
 def _vit_head(model: Any, activation: Tensor) -> Tensor:
-    tokens = model.encoder.ln(model.encoder.layers[-1](activation))
-    logits: Tensor = model.heads(tokens[:, 0])
+    """The rest of the last block, for the class token alone: no other token is read."""
+    block, residual, normed = model.encoder.layers[-1], activation[:, :1], activation[:, 1:]
+    attended, _ = block.self_attention(normed[:, :1], normed, normed, need_weights=False)
+    token = residual + block.dropout(attended)
+    token = token + block.mlp(block.ln_2(token))
+    logits: Tensor = model.heads(model.encoder.ln(token)[:, 0])
     return logits
 
 
@@ -495,7 +500,7 @@ _ARCHITECTURES: dict[Backbone, _Architecture] = {
         "features.7", "classifier.2", _plain_features, _convnext_head, pooled_linear=False
     ),
     "vit_b_16": _Architecture(
-        "encoder.layers.encoder_layer_10", "heads.head", _vit_features, _vit_head, pooled_linear=False
+        "encoder.layers.encoder_layer_11.ln_1", "heads.head", _vit_features, _vit_head, pooled_linear=False
     ),
     "efficientnet_lite0": _Architecture(
         "_swish after _conv_head", "_fc", _lite_features, _lite_head, pooled_linear=True

@@ -90,4 +90,4 @@ def build_card(
 
 def count_values(column: pa.ChunkedArray) -> dict[str, int]:
     """How often each value stands in a column."""
-    return {entry["values"]: entry["counts"] for entry in pc.valuecount_values(column).to_pylist()}
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}

@@ -59,7 +59,13 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a panel. `points` are (x, y); `band` is (x, low, high), empty without one."""
+    """One line of a panel.
+
+    Attributes:
+        points: (x, y) of each.
+        band: (x, low, high) of each; empty without an interval.
+        filled: Draw the band as an area, else as bars: two areas in one panel would hide each other.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -67,6 +73,7 @@ class Line:
     marker: str = "o"
     dashed: bool = False
     band: Sequence[tuple[float, float, float]] = ()
+    filled: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Panel:
 
 
 def learning_curve(rounds: Sequence[Round], num_classes: int) -> str | None:
-    """Balanced accuracy (with its 95 % band) and accuracy against number of labels.
+    """Balanced accuracy and accuracy, with 95 % intervals over groups, against number of labels.
 
     Returns:
         A data URI; None where no split has enough groups.
@@ -211,8 +218,10 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         x, y = zip(*line.points, strict=True)
         if line.band:
             band_x, low, high = zip(*line.band, strict=True)
-            axes.fill_between(band_x, low, high, color=line.colour, alpha=0.13, linewidth=0)
-            axes.vlines(band_x, low, high, color=line.colour, alpha=0.35, linewidth=1)
+            if line.filled:
+                axes.fill_between(band_x, low, high, color=line.colour, alpha=0.15, linewidth=0)
+            else:
+                axes.vlines(band_x, low, high, color=line.colour, alpha=0.5, linewidth=1)
         axes.plot(
             x,
             y,
@@ -245,11 +254,11 @@ def _metric_line(rounds: Sequence[Round], split: str, key: str) -> Line:
         if value is None:
             continue
         points.append((num_labels, value))
-        if key == "balanced_accuracy" and key in metrics.ci95:
+        if key in metrics.ci95:
             band.append((num_labels, *metrics.ci95[key]))
-    is_test = split == "test"
-    name = f"{split} (band: 95 % over groups)"
-    return Line(name, points, TEST_COLOUR if is_test else VAL_COLOUR, "o" if is_test else "s", band=band)
+    if split == "test":
+        return Line("test (band: 95 % over groups)", points, TEST_COLOUR, band=band)
+    return Line("val (bars: 95 % over groups)", points, VAL_COLOUR, "s", band=band, filled=False)
 
 
 def _alignment_lines(rounds: Sequence[Round], split: str, key: str) -> list[Line]:

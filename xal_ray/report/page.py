@@ -22,7 +22,7 @@ import yaml
 from xal_ray.config import Config
 from xal_ray.errors import RunError
 from xal_ray.evaluate import curve_area
-from xal_ray.pool.schema import PoolReader
+from xal_ray.pool.schema import ROI_STATES, SPLITS, PoolReader
 from xal_ray.report import figures, overlay
 from xal_ray.report.figures import MIN_GROUPS
 from xal_ray.report.reader import Pick, Picks, Round, Run, SplitMetrics, read_alignment_rows, read_run
@@ -142,6 +142,9 @@ def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
         "roi_words": ROI_WORDS[run.config.roi.source],
         "state_words": _state_words(run),
         "card": pool.card,
+        "pool_name": pool.path.resolve().name,
+        "splits": SPLITS,
+        "roi_states": ROI_STATES,
         "chance": 1 / len(pool.classes),
         "areas": {name: _area(run.committed, name) for name in ("test", "val")},
         "learning_figure": figures.learning_curve(run.committed, len(pool.classes)),
@@ -171,7 +174,7 @@ def describe_request(config: Config) -> list[tuple[str, str]]:
         ("Strategy", words.get(select.strategy, f"{select.strategy}, largest first")),
         ("Uncertainty", select.uncertainty.replace("_", " ")),
         ("Query size", f"{select.query_size} labels a round{per_group}"),
-        ("Budget", f"{config.num_rounds} rounds, {select.initial_labels} initial labels"),
+        ("Budget", f"{select.initial_labels} initial labels, then {config.num_rounds} rounds of picks"),
         ("Backbone", model.backbone + (", frozen" if model.freeze == "backbone" else "")),
         ("Weights", f"{_last_part(model.weights)} (start of a round: {config.train.init})"),
         ("Saliency", config.score.saliency),
@@ -275,7 +278,8 @@ def _area(committed: Sequence[Round], split: str) -> float | None:
 
 def _state_words(run: Run) -> str:
     count = len(run.committed)
-    done = f"{count} round{'' if count == 1 else 's'} finished"
+    # The round after the last picks trains and evaluates too: the labels that were paid for count.
+    done = f"{count} of {run.config.num_rounds + 1} models trained and evaluated"
     unfinished = [a_round for a_round in run.rounds if not a_round.committed]
     picks = unfinished[-1].picks if unfinished else run.initial if not run.rounds else None
     if run.state == "awaiting labels" and picks is not None:

@@ -36,7 +36,7 @@ _EDGE_WIDTH = 0.12  # of the half axis
 _OUTLINE_SAMPLES = 8  # along each side of a pixel
 # Upper and lower edge, left and right edge, as fractions of the image: an L of two bars.
 _DECOY_BARS = ((0.05, 0.12, 0.88, 0.90), (0.10, 0.12, 0.88, 0.94))
-_DECOY_BRIGHTNESS = 0.35
+_DECOY_BRIGHTNESS = 0.45
 
 Plane = npt.NDArray[np.float64]
 
