@@ -104,7 +104,10 @@ class Source(Section):
 
 
 class Splits(Section):
-    """How groups without a split of their own are dealt out. Fractions are of groups."""
+    """How groups without a split of their own are dealt out.
+
+    The fractions are of each class's images with `stratify`, else of groups.
+    """
 
     val: Fraction = 0.15
     test: Fraction = 0.2
@@ -162,6 +165,7 @@ class Train(Section):
     class_weights: Literal["none", "balanced"] = "balanced"
     augment: Literal["none", "flip", "flip_shift"] = "flip_shift"
     amp: bool = True
+    num_threads: PositiveInt = 2  # of torch on the processor; sums depend on it, so it belongs to the results
 
 
 class Score(Section):

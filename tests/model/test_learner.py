@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 SPEC = ModelSpec("resnet18", ("dark", "bright", "never"), 32, 1)
-QUICK = Train(max_steps=4, eval_every_steps=2, minibatch_size=6, learning_rate=1e-3)
+QUICK = Train(max_steps=4, eval_every_steps=2, minibatch_size=6, learning_rate=1e-3, num_threads=1)
 
 
 def make_images(count: int, seed: int = 0, classes: int = 2) -> LabelledImages:
@@ -86,8 +86,8 @@ def test_same_arguments_same_bits_whatever_the_global_state(backbone: str) -> No
 def test_global_state_and_threads_are_put_back() -> None:
     seen = []
 
-    def note(done: int, total: int) -> None:
-        seen.append((done, total, torch.get_num_threads()))
+    def note(steps: int) -> None:
+        seen.append((steps, torch.get_num_threads()))
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -95,11 +95,11 @@ def test_global_state_and_threads_are_put_back() -> None:
         torch.manual_seed(5)
         state, deterministic = torch.get_rng_state(), torch.backends.cudnn.deterministic
         network = make_network()
-        fit(network, SPEC, make_images(8), None, QUICK, seed=0, device=CPU, threads=1, on_progress=note)
+        fit(network, SPEC, make_images(8), None, QUICK, seed=0, device=CPU, on_progress=note)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert seen == [(step, 4, 1) for step in (1, 2, 3, 4)]
+    assert seen == [(1, QUICK.num_threads)] * 4
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.backends.cudnn.deterministic == deterministic
 

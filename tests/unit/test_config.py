@@ -76,7 +76,13 @@ def test_identity_ignores_names_places_and_resources_and_nothing_else():
     base = build_config({"name": "a"})
     same = build_config({"name": "b", "ray": {"num_actors": 7}, "pool": {"path": "elsewhere"}})
     assert base.identity() == same.identity()
-    for override in ("seed=1", "select.weight=0.1", "train.max_steps=3", "score.batch_size=8", "num_rounds=2"):
+    for override in (
+        "seed=1",
+        "select.weight=0.1",
+        "train.max_steps=3",
+        "score.batch_size=8",
+        "num_rounds=2",
+    ):
         assert build_config({"name": "a"}, [override]).identity() != base.identity(), override
 
 

@@ -22,10 +22,11 @@ from xal_ray.engine.shards import Resources, cut, run_shards
 from xal_ray.errors import InputError, PoolError, SourceError, StorageError
 from xal_ray.images import ImageError, decode_image, decode_mask, to_training_size
 from xal_ray.pool.card import build_card, count_values, open_prepared, plan_of
-from xal_ray.pool.manifest import check_manifest, classes_of
+from xal_ray.pool.manifest import classes_of
 from xal_ray.pool.schema import (
     INDEX_SCHEMA,
     LABEL_SCHEMA,
+    ORIGIN_SCHEMA,
     PART_SCHEMA,
     QUARANTINE_SCHEMA,
     ROW_GROUP_SIZE,
@@ -41,7 +42,7 @@ from xal_ray.storage import digest, disk_errors, read_json, read_shards, sha256_
 # What the folder of a growing pool is bound to: a part made under other settings must not be reused.
 _PLAN = "plan.json"
 # A part's index rows and quarantine rows wait in these folders until they are merged.
-_ROWS, _REFUSED = "rows", "refused"
+_ROWS, _ORIGINS, _REFUSED = "rows", "origins", "refused"
 
 
 def prepare(
@@ -75,8 +76,6 @@ def prepare(
             next_step="give another --out (or pool.path), or remove the folder",
         )
     manifest = assign_splits(read_source(settings), settings.splits).sort_by("image_id")
-    check_manifest(manifest, settings.classes)
-    _check_labels(manifest)
     classes = classes_of(manifest, settings.classes)
     partial = _open_partial(settings, manifest, out)
     try:
@@ -133,6 +132,7 @@ class PackShard:
             row_group_size=ROW_GROUP_SIZE,
         )
         write_table(self.folder / _REFUSED / path.name, _table(refused, QUARANTINE_SCHEMA))
+        write_table(self.folder / _ORIGINS / path.name, _table(packed, ORIGIN_SCHEMA))
         write_table(path, _table(packed, INDEX_SCHEMA))
 
 
@@ -192,10 +192,11 @@ def _finish(
     _check_errors(quarantine, manifest.num_rows, settings.limits)
     hidden = index.filter(pc.and_(pc.equal(index["split"], "pool"), pc.is_valid(index["label"])))
     write_table(partial / "hidden_labels.parquet", hidden.select(LABEL_SCHEMA.names).cast(LABEL_SCHEMA))
+    write_table(partial / "origins.parquet", read_shards(partial / _ORIGINS, ORIGIN_SCHEMA))
     write_table(partial / "quarantine.parquet", quarantine)
     write_table(partial / "index.parquet", _without_hidden_labels(index))
     card = build_card(settings, index, quarantine, classes)
-    for folder in (_ROWS, _REFUSED):
+    for folder in (_ROWS, _ORIGINS, _REFUSED):
         shutil.rmtree(partial / folder)
     (partial / _PLAN).unlink()
     write_json(partial / "card.json", card)
@@ -210,20 +211,6 @@ def _without_hidden_labels(index: pa.Table) -> pa.Table:
     """The index as the loop may see it: without the labels of the unlabelled rows."""
     visible = pc.if_else(pc.equal(index["split"], "pool"), pa.scalar(None, pa.string()), index["label"])
     return index.set_column(index.schema.get_field_index("label"), INDEX_SCHEMA.field("label"), visible)
-
-
-def _check_labels(manifest: pa.Table) -> None:
-    needs = pc.and_(
-        pc.is_in(manifest["split"], pa.array(["labeled", "val", "test"])), pc.is_null(manifest["label"])
-    )
-    without = manifest.filter(needs)
-    if without.num_rows:
-        raise SourceError(
-            "an image outside the pool split has no label",
-            expected="a label in every row of the splits labeled, val and test",
-            found=f"{without.num_rows} without, the first: {without['image_id'][0].as_py()}",
-            next_step="fill in the labels, or put these rows into split 'pool'",
-        )
 
 
 def _check_errors(quarantine: pa.Table, total: int, limits: config.Limits) -> None:

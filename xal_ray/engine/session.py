@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from xal_ray import config
 from xal_ray.errors import ConfigError
@@ -36,7 +39,7 @@ def start(resources: config.Ray, *, verbose: bool = False) -> None:
     import ray.data
 
     if not ray.is_initialized():
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _native_stderr_closed(not verbose):
             warnings.simplefilter("ignore")  # Ray's own deprecations are not the user's business
             ray.init(
                 address="local",
@@ -52,6 +55,24 @@ def start(resources: config.Ray, *, verbose: bool = False) -> None:
     if not verbose:
         for logger in _LOGGERS:
             logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _native_stderr_closed(closed: bool) -> Iterator[None]:
+    """Keep what Ray's C++ code says while it starts from the user's terminal."""
+    if not closed:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def stop() -> None:

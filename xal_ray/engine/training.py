@@ -24,9 +24,6 @@ from xal_ray.progress import Reporter
 from xal_ray.seeds import derive_seed
 from xal_ray.storage import write_bytes
 
-# One thread, always: sums over several threads come out in another order, and 0 and 1 workers would differ.
-_THREADS = 1
-
 
 @dataclass(frozen=True)
 class TrainRequest:
@@ -72,7 +69,7 @@ def train(
     if request.settings.num_workers == 0:
         images = _load(request.pool, request.train)
         with reporter.bar("training", request.settings.max_steps, "steps") as advance:
-            _fit_and_save(request, images, out, on_progress=lambda done, _: advance(done))
+            _fit_and_save(request, images, out, on_progress=advance)
     else:
         _train_on_workers(request, out, resources, reporter, verbose=verbose)
 
@@ -91,7 +88,6 @@ def _fit_and_save(
         request.settings,
         seed=derive_seed(request.seed, request.round_number, "train"),
         device=device,
-        threads=_THREADS,
         sync=sync,
         on_progress=on_progress,
         class_counts=np.bincount(labels, minlength=len(spec.classes)),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from xal_ray.pool.schema import PoolReader
-from xal_ray.storage import disk_errors, write_bytes
+from xal_ray.storage import disk_errors, read_table, write_bytes
 
 COLUMNS = ("rank", "image_id", "file", "utility", "reason", "label")
 # A cell that begins with one of these is a formula to a spreadsheet.
@@ -42,17 +42,19 @@ def export_selection(folder: Path, pool: PoolReader, selection: pa.Table) -> Pat
     index = pool.index()
     index = index.filter(pc.is_in(index["image_id"], selection["image_id"].combine_chunks()))
     rows = {row["image_id"]: row for row in index.to_pylist()}
+    origins = read_table(pool.path / "origins.parquet")
+    uris = dict(zip(origins["image_id"].to_pylist(), origins["uri"].to_pylist(), strict=True))
     lines = []
     for pick in selection.to_pylist():
-        file = _export_image(folder, pool, rows[pick["image_id"]], pick["rank"])
+        file = _export_image(folder, pool, rows[pick["image_id"]], uris[pick["image_id"]], pick["rank"])
         lines.append({**pick, "utility": f"{pick['utility']:.6g}", "file": file, "label": ""})
     write_bytes(table, _csv(lines).encode())
     return table
 
 
-def _export_image(folder: Path, pool: PoolReader, row: dict[str, object], rank: int) -> str:
+def _export_image(folder: Path, pool: PoolReader, row: dict[str, object], uri: str, rank: int) -> str:
     safe_id = re.sub(r"[^A-Za-z0-9._-]", "_", str(row["image_id"]))[:80]
-    original = Path(str(row["uri"]))
+    original = Path(uri)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if original.is_file():

@@ -31,11 +31,11 @@ class LabelledImages:
     """Images with their classes.
 
     Attributes:
-        pixels: (n, s, s, channels) uint8.
+        pixels: (n, s, s, channels) uint8; inside `fit` also activations, float32.
         labels: (n,) int64 class indices.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[Any]
     labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -86,10 +86,9 @@ def fit(
     *,
     seed: int,
     device: torch.device,
-    threads: int = 1,
     sync: Sync | None = None,
     class_counts: npt.NDArray[np.int64] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a network in place, for a budget of optimiser steps.
 
@@ -106,10 +105,9 @@ def fit(
         settings: Budget, optimiser, augmentation. `minibatch_size` counts over all workers.
         seed: Of minibatches, augmentation and dropout; the global random state stays as it is.
         device: Where to train.
-        threads: CPU threads for the duration.
         sync: The other workers; None: there are none.
         class_counts: (C,) labelled images of each class over all workers; None: counted from `train`.
-        on_progress: Called after each step with (steps done, steps in the budget).
+        on_progress: Called after each step with the number of steps that it adds, 1.
 
     Returns:
         A row for each evaluation: `step`, `train_loss` (the mean since the row before) and, with a validation
@@ -130,8 +128,14 @@ def fit(
     judge = _Judge(settings.patience, val_given=val is not None)
     history: list[dict[str, Any]] = []
     losses: list[Tensor] = []
-    with _reproducible(derive_seed(seed, "torch", sync.rank), device, threads):
-        trained = sync.wrap(network.to(device))
+    with _reproducible(derive_seed(seed, "torch", sync.rank), device, settings.num_threads):
+        trainable: nn.Module = network.to(device)
+        if network.frozen and settings.augment == "none":
+            # The backbone's answer to an image never changes: ask once, and train the head on it.
+            trainable = _Head(network)
+            train = _activations(network, spec, train, settings, device)
+            val = _activations(network, spec, val, settings, device) if val is not None else None
+        trained = sync.wrap(trainable)
         step_once = _Optimiser(trained, spec, settings, _class_weights(class_counts, settings), device)
         minibatches = _minibatches(
             train, settings.minibatch_size // sync.world_size, derive_seed(seed, "minibatches", sync.rank)
@@ -141,13 +145,13 @@ def fit(
         for step in range(1, settings.max_steps + 1):
             losses.append(step_once(next(minibatches), chance, step))
             if on_progress is not None:
-                on_progress(step, settings.max_steps)
+                on_progress(1)
             if step % settings.eval_every_steps and step != settings.max_steps:
                 continue
             row: dict[str, Any] = {"step": step, "train_loss": float(torch.stack(losses).mean())}
             losses.clear()
             if val is not None:
-                row |= _validate(network, spec, val, settings, device, sync)
+                row |= _validate(trainable, spec, val, settings, device, sync)
                 trained.train()
             _check_finite(row)
             history.append(row)
@@ -179,11 +183,12 @@ class _Optimiser:
     def __call__(self, minibatch: LabelledImages, chance: np.random.Generator, step: int) -> Tensor:
         """Learn from a minibatch and return its loss, on the device."""
         self._set_learning_rate(step)
-        pixels = torch.tensor(minibatch.pixels, device=self._device)
-        images = normalise_images(_augment(pixels, self._settings, chance), self._spec)
+        inputs = torch.tensor(minibatch.pixels, device=self._device)
+        if inputs.dtype == torch.uint8:  # else they are activations
+            inputs = normalise_images(_augment(inputs, self._settings, chance), self._spec)
         labels = torch.tensor(minibatch.labels, device=self._device)
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._amp):
-            loss = _weighted_loss(self._module(images), labels, self._class_weights)
+            loss = _weighted_loss(self._module(inputs), labels, self._class_weights)
         self._adamw.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch
         self._scaler.step(self._adamw)
@@ -309,13 +314,36 @@ def _check_finite(row: dict[str, Any]) -> None:
         )
 
 
+class _Head(nn.Module):
+    """A network from its target layer on."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self._network = network
+
+    def forward(self, activation: Tensor) -> Tensor:
+        return self._network.head(activation)
+
+    def train(self, mode: bool = True) -> _Head:
+        self._network.train(mode)
+        return self
+
+
+def _activations(
+    network: Network, spec: ModelSpec, images: LabelledImages, settings: Train, device: torch.device
+) -> LabelledImages:
+    """The target layer's activations in the place of the pixels, float32."""
+    activations = _predict(network.features, spec, images.pixels, settings, device)
+    return LabelledImages(activations.numpy(), images.labels)
+
+
 def _validate(
-    network: Network, spec: ModelSpec, val: LabelledImages, settings: Train, device: torch.device, sync: Sync
+    module: nn.Module, spec: ModelSpec, val: LabelledImages, settings: Train, device: torch.device, sync: Sync
 ) -> dict[str, float]:
     """Worker 0's loss (each class weighted as in training, by its count in `val`) and balanced accuracy."""
     loss, accuracy = 0.0, 0.0
     if sync.rank == 0:
-        logits = _predict(network.eval(), spec, val.pixels, settings.minibatch_size, device)
+        logits = _predict(module.eval(), spec, val.pixels, settings, device)
         counts = np.bincount(val.labels, minlength=len(spec.classes))
         loss = float(_weighted_loss(logits, torch.tensor(val.labels), _class_weights(counts, settings)))
         right = logits.argmax(dim=1).numpy() == val.labels
@@ -325,11 +353,19 @@ def _validate(
 
 @torch.no_grad()
 def _predict(
-    network: Network, spec: ModelSpec, pixels: npt.NDArray[np.uint8], size: int, device: torch.device
+    function: Callable[[Tensor], Tensor],
+    spec: ModelSpec,
+    pixels: npt.NDArray[Any],
+    settings: Train,
+    device: torch.device,
 ) -> Tensor:
-    """Logits, (n, C), on the CPU."""
-    starts = range(0, len(pixels), size)
-    parts = [network(images_to_tensor(pixels[start : start + size], spec, device)).cpu() for start in starts]
+    """What a function makes of images (uint8) or activations (float32), by minibatches, on the CPU."""
+    parts = []
+    for start in range(0, len(pixels), settings.minibatch_size):
+        batch = pixels[start : start + settings.minibatch_size]
+        is_image = batch.dtype == np.uint8
+        inputs = images_to_tensor(batch, spec, device) if is_image else torch.tensor(batch, device=device)
+        parts.append(function(inputs).cpu())
     return torch.cat(parts)
 
 

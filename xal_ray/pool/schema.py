@@ -4,6 +4,7 @@ POOL/
   card.json              counts, classes, exclusions, hashes, how it was made; written last
   index.parquet          a row an image, without pixels
   parts/00000.parquet    pixels and ROIs, `rows_per_part` images each
+  origins.parquet        where each image came from; apart, since a folder's name may be a label
   hidden_labels.parquet  labels of the unlabelled rows, where known; only `labels/oracle.py` opens it
   quarantine.parquet     rows left out, each with a reason
 """
@@ -36,13 +37,15 @@ INDEX_SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("label", pa.string()),  # null where split is "pool", whatever is known
         pa.field("roi_state", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),  # of the original, pixels
         pa.field("height", pa.int32(), nullable=False),
         pa.field("content_sha256", pa.string(), nullable=False),  # of pixels and ROI as packed
         pa.field("part", pa.int32(), nullable=False),
         pa.field("row", pa.int32(), nullable=False),  # within the part
     ]
+)
+ORIGIN_SCHEMA = pa.schema(
+    [pa.field("image_id", pa.string(), nullable=False), pa.field("uri", pa.string(), nullable=False)]
 )
 PART_SCHEMA = pa.schema(
     [

@@ -78,12 +78,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; `chance` draws a dotted horizontal line there."""
+    """One pair of axes.
+
+    Attributes:
+        chance: Where to draw a dotted horizontal line.
+        y_covers: Values that the y axis shows at least, so that noise near nought does not look like a trend.
+    """
 
     title: str
     x_label: str
     lines: Sequence[Line]
     chance: float | None = None
+    y_covers: tuple[float, float] | None = None
 
 
 def learning_curve(rounds: Sequence[Round], num_classes: int) -> str | None:
@@ -117,7 +123,7 @@ def alignment_curve(rounds: Sequence[Round], split: str) -> str | None:
         "lift": "Lift",
     }
     panels = [
-        Panel(title, "number of labels", _alignment_lines(rounds, split, key))
+        Panel(title, "number of labels", _alignment_lines(rounds, split, key), y_covers=(0.0, 0.25))
         for key, title in titles.items()
     ]
     return draw(panels, columns=4, panel_height_in=2.3)
@@ -234,8 +240,12 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         )
     if panel.chance is not None:
         axes.axhline(panel.chance, color=MUTED, linewidth=1, linestyle=":", label="chance")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.margins(x=0.05, y=0.12)
+    if panel.y_covers is not None:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, panel.y_covers[0]), max(high, panel.y_covers[1]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _legend_entries(cells: Sequence[Any]) -> tuple[list[Any], list[str]]:

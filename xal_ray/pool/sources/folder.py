@@ -110,7 +110,7 @@ def _list_images(root: SourceRoot) -> list[PurePosixPath]:
         for name in names:
             path = Path(folder) / name
             if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                root.check_link(path)
+                root.check_link(str(path))
                 found.append(PurePosixPath(path.relative_to(root.path)))
     return sorted(found)
 

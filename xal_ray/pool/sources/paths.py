@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from xal_ray.errors import SourceError
 
@@ -32,7 +32,10 @@ class SourceRoot:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.resolve()
-        self._resolved_folders: dict[Path, Path] = {}
+        # Text and os.path below, not Path: manifests may hold a million rows, and where a
+        # link loops or a name is too long, Path raises although the file is just missing.
+        self._prefix = f"{self.path}/".replace("//", "/")
+        self._resolved_folders: dict[str, str] = {}
 
     def locate(self, text: str, where: str) -> tuple[str, str]:
         """Where a path of a manifest leads.
@@ -55,20 +58,20 @@ class SourceRoot:
                 where=where,
                 next_step="copy the images to a local folder and name them by their paths",
             )
-        path = Path(os.path.normpath(self.path / PurePosixPath(text)))
-        if not self._holds(path):
+        path = os.path.normpath(text if text.startswith("/") else self._prefix + text)
+        if not path.startswith(self._prefix):
             path = self._resolve(path)  # an absolute path may reach the folder through a link
         self.check_link(path, where)
-        return str(path), path.relative_to(self.path).as_posix()
+        return path, path.removeprefix(self._prefix)
 
-    def check_link(self, path: Path, where: str | None = None) -> None:
-        """Check that an absolute path below the folder still lies there when links are followed.
+    def check_link(self, path: str, where: str | None = None) -> None:
+        """Check that an absolute path lies in the folder when links are followed.
 
         Raises:
             SourceError: It does not.
         """
-        if not self._holds(self._resolve(path)):
-            raise self._leads_out(where or str(path))
+        if not self._resolve(path).startswith(self._prefix):
+            raise self._leads_out(where or path)
 
     def _leads_out(self, where: str) -> SourceError:
         return SourceError(
@@ -78,17 +81,14 @@ class SourceRoot:
             next_step="put the manifest into a folder above all images, or copy the images below it",
         )
 
-    def _holds(self, path: Path) -> bool:
-        return path != self.path and path.is_relative_to(self.path)
-
-    def _resolve(self, path: Path) -> Path:
+    def _resolve(self, path: str) -> str:
         """The path without links, asking the disk once a folder: manifests hold many rows of one folder."""
-        # os.path, because Path raises where a link loops or a name is too long; such files are just missing.
         if os.path.islink(path):  # noqa: PTH114
-            return Path(os.path.realpath(path))
-        if path.parent not in self._resolved_folders:
-            self._resolved_folders[path.parent] = Path(os.path.realpath(path.parent))
-        return self._resolved_folders[path.parent] / path.name
+            return os.path.realpath(path)
+        folder, _, name = path.rpartition("/")
+        if folder not in self._resolved_folders:
+            self._resolved_folders[folder] = os.path.realpath(folder or "/")
+        return f"{self._resolved_folders[folder]}/{name}"
 
 
 def check_some_exist(paths: Sequence[str], where: str) -> None:
@@ -101,7 +101,7 @@ def check_some_exist(paths: Sequence[str], where: str) -> None:
     Raises:
         SourceError: None of them exists.
     """
-    if not any(os.path.exists(path) for path in paths):  # noqa: PTH110 (Path raises where a name is too long)
+    if not any(os.path.exists(path) for path in paths):  # noqa: PTH110
         folders = Counter(str(Path(path).parent) for path in paths)
         raise SourceError(
             f"none of the first {len(paths)} images exists",

@@ -1,0 +1,277 @@
+"""The table source: what a CSV or Parquet manifest may say, and every way in which it can be wrong."""
+
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from xal_ray.config import Columns, Source
+from xal_ray.errors import SourceError
+from xal_ray.pool.manifest import check_manifest, classes_of
+from xal_ray.pool.sources import table
+
+MRI = Path(__file__).parents[2] / "../shared/data/brain_tumor_t1ce/manifest.csv"
+
+
+def _read(folder: Path, text: str, *, group_by: str = "group_id", classes=None, images=("1.png",), **columns):
+    for name in images:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    path = folder / "manifest.csv"
+    path.write_text(text, encoding="utf-8")
+    return table.read(Source(path=path, columns=Columns(**columns)), group_by, classes)
+
+
+def _error(folder: Path, text: str, **arguments) -> str:
+    with pytest.raises(SourceError) as caught:
+        _read(folder, text, **arguments)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_full_row(tmp_path):
+    rows = _read(
+        tmp_path,
+        "image_id,image,mask,label,group_id,split,box_x0,box_y0,box_x1,box_y1,age\n"
+        "0001,1.png,m/1.png,cat,007,pool,1,2.5,3,4e0,50\n"
+        "0002,a/../2.png,, ,007,,,,,,51\n",
+    ).to_pylist()
+    root = tmp_path.resolve()
+    assert rows[0] == {
+        "image_id": "0001",
+        "uri": str(root / "1.png"),
+        "group_id": "007",
+        "label": "cat",
+        "split": "pool",
+        "mask_uri": str(root / "m/1.png"),
+        "boxes": [[1.0, 2.5, 3.0, 4.0]],
+        "roi_state": "present",
+    }
+    assert rows[1]["uri"] == str(root / "2.png")
+    assert (rows[1]["label"], rows[1]["split"], rows[1]["mask_uri"]) == (None, None, None)
+    assert (rows[1]["boxes"], rows[1]["roi_state"]) == ([], "not_annotated")
+
+
+def test_image_and_group_are_enough_and_ids_come_from_the_path(tmp_path):
+    (row,) = _read(tmp_path, "image,group_id\nx/../1.png,g\n").to_pylist()
+    assert row["image_id"] == "img-" + hashlib.sha256(b"1.png").hexdigest()[:16]
+    assert row["label"] is None
+
+
+def test_other_column_names_and_a_bom(tmp_path):
+    text = "\ufefffile,patient,finding\n1.png,p,yes\n"
+    (row,) = _read(tmp_path, text, image="file", group_id="patient", label="finding").to_pylist()
+    assert (row["group_id"], row["label"]) == ("p", "yes")
+
+
+def test_group_by_image_leaves_the_group_column_aside(tmp_path):
+    rows = _read(tmp_path, "image_id,image,group_id\na,1.png,g\nb,2.png,g\n", group_by="image").to_pylist()
+    assert [row["group_id"] for row in rows] == ["a", "b"]
+    rows = _read(tmp_path, "image_id,image\na,1.png\n", group_by="image").to_pylist()
+    assert rows[0]["group_id"] == "a"
+
+
+def test_parquet_and_tsv_say_the_same_as_csv(tmp_path):
+    text = (
+        "image_id,image,label,group_id,box_x0,box_y0,box_x1,box_y1\n7,1.png,1,12,1,2,3,4\n8,2.png,,13,,,,\n"
+    )
+    expected = _read(tmp_path, text)
+    columns = {
+        "image_id": [7, 8],
+        "image": ["1.png", "2.png"],
+        "label": pa.array(["1", None]).dictionary_encode(),
+        "group_id": pa.array([12, 13], pa.int16()),
+        "box_x0": [1.0, None],
+        "box_y0": [2, None],
+        "box_x1": pa.array([3, None], pa.float32()),
+        "box_y1": [4.0, None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    assert table.read(Source(path=tmp_path / "m.parquet"), "group_id").equals(expected)
+    (tmp_path / "m.tsv").write_text(text.replace(",", "\t"))
+    assert table.read(Source(path=tmp_path / "m.tsv"), "group_id").equals(expected)
+
+
+def test_rows_that_differ_in_their_box_only_are_one_image(tmp_path):
+    head = "image_id,image,label,group_id,box_x0,box_y0,box_x1,box_y1\n"
+    read = _read(tmp_path, head + "a,1.png,x,g,1,1,2,2\nb,2.png,y,h,,,,\na,1.png,x,g,5,5,9,9\n").to_pylist()
+    assert [row["image_id"] for row in read] == ["a", "b"]
+    assert read[0]["boxes"] == [[1, 1, 2, 2], [5, 5, 9, 9]]
+    for again, reason in (
+        ("a,1.png,z,g,5,5,9,9", "differ in label"),
+        ("a,3.png,x,g,5,5,9,9", "differ in uri"),
+        ("a,1.png,x,g,1,1,2,2", "without a further box"),
+        ("a,1.png,x,g,,,,", "without a further box"),
+    ):
+        message = _error(tmp_path, head + f"a,1.png,x,g,1,1,2,2\nb,2.png,y,h,,,,\n{again}\n")
+        assert "'a' in rows 2 and 4" in message
+        assert reason in message
+
+
+@pytest.mark.parametrize("box", ["1,1,2,", "1,1,x,2", "2,1,1,2", "1,1,1,2", "1,1,nan,2", "1,1,inf,2"])
+def test_malformed_boxes(tmp_path, box):
+    message = _error(tmp_path, f"image,group_id,box_x0,box_y0,box_x1,box_y1\n1.png,g,{box}\n")
+    assert "a box is malformed" in message
+    assert "row 2" in message
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../1.png",
+        "a/../../1.png",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "https://x.org/1.png",
+        "C:\\1.png",
+        ".",
+    ],
+)
+@pytest.mark.parametrize("column", ["image", "mask"])
+def test_paths_that_lead_out_are_refused(tmp_path, path, column):
+    cells = {"image": "1.png", "mask": "", column: path}
+    message = _error(tmp_path / "in", f"image,mask,group_id\n1.png,,g\n{cells['image']},{cells['mask']},g\n")
+    assert "row 3" in message
+    assert "leads out" in message or "not a plain local path" in message
+
+
+def test_links_that_lead_out_are_refused(tmp_path):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/1.png").touch()
+    (inside / "folder").symlink_to(tmp_path / "out")
+    (inside / "file.png").symlink_to(tmp_path / "out/1.png")
+    (inside / "loop.png").symlink_to(inside / "loop.png")
+    for path in ("folder/1.png", "file.png"):
+        assert "leads out" in _error(inside, f"image,group_id\n{path},g\n")
+    (inside / "same.png").symlink_to(inside / "1.png")
+    text = f"image,group_id\nsame.png,g\nloop.png,g\n{inside.resolve() / '1.png'},g\n{'x' * 300}.png,g\n"
+    assert _read(inside, text).num_rows == 4
+
+
+def test_an_absolute_path_may_reach_the_folder_through_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    rows = _read(tmp_path / "real", f"image,group_id\n{tmp_path / 'link' / '1.png'},g\n").to_pylist()
+    assert rows[0]["image_id"] == "img-" + hashlib.sha256(b"1.png").hexdigest()[:16]
+
+
+def test_a_missing_column_is_named_with_its_nearest_match(tmp_path):
+    message = _error(tmp_path, "image,Group_ID\n1.png,g\n")
+    assert "no column 'group_id'" in message
+    assert "image, Group_ID" in message
+    assert "pool.source.columns.group_id=Group_ID" in message
+    assert "pool.group_by=image" in message
+    assert "pool.source.columns.image=images" in _error(tmp_path, "images,group_id\n1.png,g\n")
+
+
+def test_a_column_that_was_named_must_be_there(tmp_path):
+    assert "no column 'outline'" in _error(tmp_path, "image,group_id\n1.png,g\n", mask="outline")
+
+
+def test_box_columns_come_in_fours(tmp_path):
+    assert "no column 'box_y1'" in _error(tmp_path, "image,group_id,box_x0,box_y0,box_x1\n1.png,g,1,1,2\n")
+
+
+@pytest.mark.parametrize("row", [",g,a", "1.png,,a", "1.png,g,"])
+def test_empty_cells_that_must_not_be(tmp_path, row):
+    message = _error(tmp_path, f"image,group_id,image_id\n1.png,g,first\n{row}\n")
+    assert "is empty" in message
+    assert "row 3" in message
+
+
+def test_rows_are_counted_as_in_the_file_even_behind_merged_boxes(tmp_path):
+    head = "image_id,image,group_id,split,box_x0,box_y0,box_x1,box_y1\n"
+    text = head + "a,1.png,g,pool,1,1,2,2\na,1.png,g,pool,3,3,4,4\nb,2.png,g,labelled,,,,\n"
+    message = _error(tmp_path, text)
+    assert "'labelled' in row 4" in message
+    assert "did you mean 'labeled'" in message
+
+
+def test_a_group_in_two_splits(tmp_path):
+    head = "image,label,group_id,split\n"
+    message = _error(tmp_path, head + "1.png,x,JaneDoe,pool\n2.png,x,other,val\n3.png,x,JaneDoe,test\n")
+    assert "row 2 is in 'pool', row 4 of the same group in 'test'" in message
+    assert "JaneDoe" not in message
+    assert _read(tmp_path, head + "1.png,x,g,pool\n2.png,x,g,labeled\n3.png,x,g,\n").num_rows == 3
+
+
+@pytest.mark.parametrize("split", ["labeled", "val", "test"])
+def test_splits_that_need_a_label(tmp_path, split):
+    assert f"stands in the split '{split}'" in _error(tmp_path, f"image,group_id,split\n1.png,g,{split}\n")
+
+
+@pytest.mark.parametrize(("image_id", "found"), [("a b", "' '"), ("é", "'é'"), ("x" * 129, "129 characters")])
+def test_malformed_ids(tmp_path, image_id, found):
+    message = _error(tmp_path, f"image_id,image,group_id\nok,1.png,g\n{image_id},2.png,g\n")
+    assert f"{found} in row 3" in message
+
+
+def test_labels_outside_the_classes(tmp_path):
+    text = "image,label,group_id\n1.png,cat,g\n2.png,dgo,h\n3.png,,i\n"
+    assert "'dgo' in row 3" in _error(tmp_path, text, classes=["cat", "dog"])
+    assert _read(tmp_path, text, classes=["dgo", "cat"]).num_rows == 3
+
+
+def test_classes():
+    def manifest(*labels):
+        return pa.table({"label": pa.array(labels, pa.string())})
+
+    assert classes_of(manifest("b", None, "a", "b"), None) == ("a", "b")
+    assert classes_of(manifest("b", "a"), ["c", "b", "a"]) == ("c", "b", "a")
+    assert classes_of(manifest(None), ["x", "y"]) == ("x", "y")
+    with pytest.raises(SourceError, match=r"name the classes: --set 'pool\.classes"):
+        classes_of(manifest(None, None), None)
+    with pytest.raises(SourceError, match="at least two classes"):
+        classes_of(manifest("a", None), None)
+    with pytest.raises(SourceError, match="given twice"):
+        classes_of(manifest(), ["a", "b", "a"])
+
+
+def test_nothing_is_where_the_manifest_says(tmp_path):
+    text = "image,group_id\n" + "".join(f"pics/{n}.png,g{n}\n" for n in range(25))
+    message = _error(tmp_path, text)
+    assert "none of the first 20 images exists" in message
+    assert str(tmp_path.resolve() / "pics") in message
+    assert _read(tmp_path, text, images=["pics/19.png"]).num_rows == 25
+
+
+def test_unreadable_manifests_quote_no_row(tmp_path):
+    assert "Expected 2 columns, got 3" in _error(tmp_path, "image,group_id\n1.png,g\n2.png,JaneDoe,x\n")
+    assert "JaneDoe" not in _error(tmp_path, "image,group_id\n1.png,g\n2.png,JaneDoe,x\n")
+    (tmp_path / "latin.csv").write_bytes("image,group_id\n1.png,M\xfcller\n".encode("latin-1"))
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 JaneDoe")
+    (tmp_path / "list.xlsx").touch()
+    for name, expected in (
+        ("latin.csv", "UTF-8"),
+        ("damaged.parquet", "Parquet"),
+        ("list.xlsx", ".csv, .tsv or"),
+    ):
+        with pytest.raises(SourceError, match=expected) as caught:
+            table.read(Source(path=tmp_path / name), "group_id")
+        assert "JaneDoe" not in str(caught.value)
+    with pytest.raises(SourceError, match="No such file"):
+        table.read(Source(path=tmp_path / "none.csv"), "group_id")
+
+
+def test_empty_manifests(tmp_path):
+    assert "holds no image" in _error(tmp_path, "image,group_id\n")
+    assert "no header" in _error(tmp_path, "")
+    assert "stands twice" in _error(tmp_path, "image,group_id,image\n1.png,g,2.png\n")
+
+
+@pytest.mark.real
+def test_the_mri_manifest():
+    if not MRI.exists():
+        pytest.skip("the MRI slices are not here: shared/data/brain_tumor_t1ce beside the repository")
+    rows = table.read(Source(path=MRI), "group_id")
+    check_manifest(rows, ["meningioma", "glioma", "pituitary"])
+    assert rows.num_rows == 3064
+    labels = rows["label"].to_pylist()
+    assert [labels.count(name) for name in ("meningioma", "glioma", "pituitary")] == [708, 1426, 930]
+    assert set(rows["roi_state"].to_pylist()) == {"present"}
+    assert all(Path(uri).exists() for column in ("uri", "mask_uri") for uri in rows[column].to_pylist())
+    assert rows["boxes"][0].as_py() == [pytest.approx([133.1, 88.3, 189.4, 126.7], rel=1e-6)]
