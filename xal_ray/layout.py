@@ -109,11 +109,6 @@ class RunLayout:
         return self.path / "report.html"
 
     @property
-    def lock(self) -> Path:
-        """Locked by the process that works on this run."""
-        return self.path / ".lock"
-
-    @property
     def initial(self) -> RoundLayout:
         """The initial labelled set."""
         return RoundLayout(self.path / "initial", INITIAL)

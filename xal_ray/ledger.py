@@ -9,8 +9,11 @@ Events: `run_started` (identity, pool, versions), `stage_finished` (seconds), `l
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +23,7 @@ from xal_ray.errors import RunError
 from xal_ray.storage import append_line, digest, disk_errors
 
 GENESIS = "0" * 64
+LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,28 @@ class Ledger:
             if record.event == "round_committed":
                 known.update(record.data["labels"])
         return known
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone; the lock goes with the process, however it ends.
+
+    Raises:
+        RunError: Another process works on this run.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / LOCK_NAME).open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                "another process is working on this run",
+                where=str(folder),
+                next_step="wait for it, or give another --out",
+            ) from None
+        yield
 
 
 def _read(path: Path) -> list[Record]:

@@ -11,8 +11,9 @@ import torch
 
 from xal_ray.acquire import alignment, uncertainty
 from xal_ray.config import Saliency
-from xal_ray.model.network import images_to_tensor, load_model
+from xal_ray.model.network import images_to_tensor
 from xal_ray.model.saliency import saliency_maps
+from xal_ray.model.weights import load_model
 from xal_ray.pool.schema import PixelRows
 from xal_ray.roi import mask_to_grid
 

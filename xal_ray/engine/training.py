@@ -17,8 +17,10 @@ import torch
 from xal_ray import config
 from xal_ray.engine.session import check_capacity, gpus, start
 from xal_ray.errors import StageError, XalRayError
-from xal_ray.model.learner import LabelledImages, fit
-from xal_ray.model.network import ModelSpec, Network, build_network, freeze_backbone, load_model, save_model
+from xal_ray.model.learner import fit
+from xal_ray.model.minibatches import LabelledImages
+from xal_ray.model.network import ModelSpec, Network, freeze_backbone
+from xal_ray.model.weights import build_network, load_model, save_model
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import Reporter
 from xal_ray.seeds import derive_seed
@@ -125,6 +127,7 @@ def _train_on_workers(
     workers = request.settings.num_workers
     gpus_each = gpus(resources.gpus_per_worker, workers)
     check_capacity("training", workers, resources.cpus_per_worker, gpus_each)
+    _build(request)  # what is wrong with the weights is said here: Ray would try again and again
     reporter.line(f"training on {workers} worker{'s' * (workers > 1)}: {request.train.num_rows} labels")
     # A folder of its own for every try: Ray Train resumes silently where it finds the name of an earlier one.
     storage = Path(tempfile.mkdtemp(prefix="xal-ray-train-"))

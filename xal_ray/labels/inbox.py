@@ -9,7 +9,7 @@ from xal_ray.config import load_config
 from xal_ray.errors import LabelError, RunError
 from xal_ray.labels.table import merge, read_labels
 from xal_ray.layout import RECEIVED_SCHEMA, RoundLayout, RunLayout
-from xal_ray.ledger import Ledger
+from xal_ray.ledger import Ledger, locked
 from xal_ray.pool.schema import open_pool
 from xal_ray.storage import read_table, sha256_file, write_table
 
@@ -33,16 +33,21 @@ def import_labels(run: Path, file: Path) -> Received:
     """Import labels into the round of a run that waits for them. Importing a file twice changes nothing.
 
     Args:
-        run: The run's folder; the caller holds its lock.
+        run: The run's folder.
         file: The labels (see `labels/table.py`).
 
     Raises:
-        RunError: There is no run here.
+        RunError: There is no run here, or another process works on it.
         LabelError: No round waits for labels, or a line does not fit; then nothing is imported.
     """
     layout = RunLayout(run)
     if not layout.ledger.is_file():
         raise RunError("there is no run here", expected="a folder with a ledger.jsonl", where=str(run))
+    with locked(run):
+        return _import(layout, file)
+
+
+def _import(layout: RunLayout, file: Path) -> Received:
     pool = open_pool(load_config(layout.config).pool_path())
     ledger = Ledger(layout.ledger)
     files = _waiting_round(layout, ledger, file)

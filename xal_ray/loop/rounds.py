@@ -15,6 +15,7 @@ from xal_ray.config import Config
 from xal_ray.errors import InputError
 from xal_ray.labels.export import export_selection
 from xal_ray.layout import RoundLayout, RunLayout
+from xal_ray.ledger import LOCK_NAME, locked
 from xal_ray.loop.commit import commit_round
 from xal_ray.loop.plan import check_budget, open_or_prepare
 from xal_ray.loop.stages import (
@@ -26,7 +27,7 @@ from xal_ray.loop.stages import (
     select_images,
     train_model,
 )
-from xal_ray.loop.state import Run, locked, open_run
+from xal_ray.loop.state import Run, open_run
 from xal_ray.progress import Reporter
 from xal_ray.report.page import build_report
 from xal_ray.storage import read_table
@@ -66,7 +67,7 @@ def run(config: Config, out: Path, reporter: Reporter, *, verbose: bool = False)
     try:
         pool = open_or_prepare(config, reporter, verbose=verbose)
         check_budget(config, pool)
-        with locked(layout):
+        with locked(layout.path):
             current = open_run(config, pool, layout, reporter, verbose)
             return _run_rounds(current)
     except InputError:
@@ -122,8 +123,10 @@ def _await(run: Run, files: RoundLayout) -> Outcome:
 
 def _remove_own(layout: RunLayout) -> None:
     """Remove what this call began, so that a corrected command can use the same folder."""
-    for path in (layout.config, layout.ledger, layout.lock):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(layout.initial.folder, ignore_errors=True)
+    if layout.ledger.exists():
+        layout.config.unlink()
+        layout.ledger.unlink()
+        shutil.rmtree(layout.initial.folder, ignore_errors=True)
+    (layout.path / LOCK_NAME).unlink(missing_ok=True)
     if layout.path.is_dir() and not any(layout.path.iterdir()):
         layout.path.rmdir()

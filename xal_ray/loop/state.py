@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import time
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ import yaml
 from xal_ray.config import Config, build_config, read_yaml
 from xal_ray.errors import ConfigError, RunError
 from xal_ray.layout import RoundLayout, RunLayout
-from xal_ray.ledger import Ledger
+from xal_ray.ledger import LOCK_NAME, Ledger
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
-from xal_ray.storage import digest, disk_errors, remove_leftovers, sha256_file, write_bytes
+from xal_ray.storage import digest, remove_leftovers, sha256_file, write_bytes
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "grad-cam")
 
@@ -92,28 +91,6 @@ class Run:
         self.ledger.append("stage_finished", round_number=files.number, stage=name, seconds=seconds)
 
 
-@contextmanager
-def locked(layout: RunLayout) -> Iterator[None]:
-    """Hold a run folder for this process; the lock goes with the process, however it ends.
-
-    Raises:
-        RunError: Another process works on this run.
-    """
-    with disk_errors(layout.lock):
-        layout.path.mkdir(parents=True, exist_ok=True)
-        stream = layout.lock.open("w")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                "another process is working on this run",
-                where=str(layout.path),
-                next_step="wait for it, or give another --out",
-            ) from None
-        yield
-
-
 def open_run(config: Config, pool: PoolReader, layout: RunLayout, reporter: Reporter, verbose: bool) -> Run:
     """Begin a run in a new folder, or take up the one that is there.
 
@@ -123,8 +100,9 @@ def open_run(config: Config, pool: PoolReader, layout: RunLayout, reporter: Repo
     ledger = Ledger(layout.ledger)
     run_id = identify(config, pool)
     if not ledger.records:
-        _refuse_strangers(layout)
-        write_bytes(layout.config, _as_yaml(config))
+        resolved = _as_yaml(config)
+        _refuse_strangers(layout, resolved)
+        write_bytes(layout.config, resolved)
         ledger.append(
             "run_started",
             run_id=run_id,
@@ -161,8 +139,13 @@ def _as_yaml(config: Config) -> bytes:
     return yaml.safe_dump(tree, sort_keys=False).encode()
 
 
-def _refuse_strangers(layout: RunLayout) -> None:
-    strangers = [path for path in layout.path.iterdir() if path not in (layout.lock, layout.config)]
+def _refuse_strangers(layout: RunLayout, resolved: bytes) -> None:
+    strangers = [
+        path for path in layout.path.iterdir() if path not in (layout.path / LOCK_NAME, layout.config)
+    ]
+    # A crash right after its beginning leaves a run with its configuration alone.
+    if layout.config.exists() and layout.config.read_bytes() != resolved:
+        strangers.append(layout.config)
     if strangers:
         raise RunError(
             "the output folder holds something else than a run",

@@ -19,28 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xal_ray.config import Train
-from xal_ray.errors import LabelError, StageError
-from xal_ray.model.network import ModelSpec, Network, check_images, images_to_tensor, normalise_images
+from xal_ray.errors import StageError
+from xal_ray.model.minibatches import LabelledImages, augment, check_images_and_labels, endless_minibatches
+from xal_ray.model.network import ModelSpec, Network, images_to_tensor, normalise_images
 from xal_ray.seeds import derive_seed
-
-MAX_SHIFT = 1 / 16  # of the image size
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images with their classes.
-
-    Attributes:
-        pixels: (n, s, s, channels) uint8; inside `fit` also activations, float32.
-        labels: (n,) int64 class indices.
-    """
-
-    pixels: npt.NDArray[Any]
-    labels: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.labels)
 
 
 class Sync(Protocol):
@@ -120,9 +102,9 @@ def fit(
     """
     sync = sync or Alone()
     val = val if val is not None and len(val) else None
-    _check_images_and_labels(train, spec, at_least=2)
+    check_images_and_labels(train, spec, at_least=2)
     if val is not None:
-        _check_images_and_labels(val, spec, at_least=1)
+        check_images_and_labels(val, spec, at_least=1)
     if class_counts is None:
         class_counts = np.bincount(train.labels, minlength=len(spec.classes))
     judge = _Judge(settings.patience, val_given=val is not None)
@@ -137,7 +119,7 @@ def fit(
             val = _activations(network, spec, val, settings, device) if val is not None else None
         trained = sync.wrap(trainable)
         step_once = _Optimiser(trained, spec, settings, _class_weights(class_counts, settings), device)
-        minibatches = _minibatches(
+        minibatches = endless_minibatches(
             train, settings.minibatch_size // sync.world_size, derive_seed(seed, "minibatches", sync.rank)
         )
         chance = np.random.default_rng(derive_seed(seed, "augment", sync.rank))
@@ -185,7 +167,7 @@ class _Optimiser:
         self._set_learning_rate(step)
         inputs = torch.tensor(minibatch.pixels, device=self._device)
         if inputs.dtype == torch.uint8:  # else they are activations
-            inputs = normalise_images(_augment(inputs, self._settings, chance), self._spec)
+            inputs = normalise_images(augment(inputs, self._settings, chance), self._spec)
         labels = torch.tensor(minibatch.labels, device=self._device)
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._amp):
             loss = _weighted_loss(self._module(inputs), labels, self._class_weights)
@@ -227,25 +209,6 @@ class _Judge:
             network.load_state_dict(self._weights)
 
 
-def _check_images_and_labels(images: LabelledImages, spec: ModelSpec, *, at_least: int) -> None:
-    if len(images) < at_least:
-        raise LabelError(
-            "there are too few labelled images to train on",
-            expected=f"at least {at_least}, for each worker",
-            found=str(len(images)),
-            next_step="label more images, or train with fewer workers (train.num_workers)",
-        )
-    check_images(images.pixels, spec)
-    low, high = images.labels.min(), images.labels.max()
-    if low < 0 or high >= len(spec.classes):
-        raise LabelError(
-            "a label is not among the model's classes",
-            expected=f"class indices from 0 to {len(spec.classes) - 1}",
-            found=f"{low} to {high}",
-            next_step="check the pool's classes against the labels",
-        )
-
-
 def _class_weights(counts: npt.NDArray[np.int64], settings: Train) -> Tensor:
     """(C,) weights with mean 1 over the counted images; balanced: each class present has the same sum."""
     if settings.class_weights == "none":
@@ -262,45 +225,6 @@ def _weighted_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Ten
     over images.
     """
     return (F.cross_entropy(logits.float(), labels, reduction="none") * class_weights[labels]).mean()
-
-
-def _minibatches(images: LabelledImages, size: int, seed: int) -> Iterator[LabelledImages]:
-    """Minibatches for ever: every epoch in a new order, and what is left of one begins the next's first.
-
-    All have the same size: at least 2, which BatchNorm needs, and at most the number of images.
-    """
-    generator = np.random.default_rng(seed)
-    size = min(max(size, 2), len(images))
-    waiting = np.empty(0, dtype=np.int64)
-    while True:
-        if len(waiting) < size:
-            waiting = np.concatenate([waiting, generator.permutation(len(images))])
-        rows, waiting = waiting[:size], waiting[size:]
-        yield LabelledImages(images.pixels[rows], images.labels[rows])
-
-
-def _augment(pixels: Tensor, settings: Train, chance: np.random.Generator) -> Tensor:
-    """Flip half of the images horizontally; shift each by up to `MAX_SHIFT`, repeating the border's pixels.
-
-    Args:
-        pixels: (n, s, s, channels).
-        settings: Says which of the two.
-        chance: Draws for each image.
-
-    Returns:
-        (n, s, s, channels).
-    """
-    if settings.augment == "none":
-        return pixels
-    count, size = pixels.shape[:2]
-    reach = int(size * MAX_SHIFT) if settings.augment == "flip_shift" else 0
-    shifts = torch.tensor(chance.integers(-reach, reach + 1, size=(2, count, 1)), device=pixels.device)
-    flips = torch.tensor(chance.random((count, 1)) < 0.5, device=pixels.device)
-    places = torch.arange(size, device=pixels.device)
-    rows = (places + shifts[0]).clamp(0, size - 1)
-    columns = (torch.where(flips, size - 1 - places, places) + shifts[1]).clamp(0, size - 1)
-    each = torch.arange(count, device=pixels.device)[:, None, None]
-    return pixels[each, rows[:, :, None], columns[:, None, :]]
 
 
 def _check_finite(row: dict[str, Any]) -> None:

@@ -1,0 +1,190 @@
+import os
+import signal
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from xal_ray import config
+from xal_ray.engine import scoring
+from xal_ray.engine.shards import Resources, Shard, run_shards
+from xal_ray.errors import ConfigError, ModelError, StageError
+from xal_ray.model.network import ModelSpec
+from xal_ray.model.weights import build_network, save_model
+from xal_ray.pool.schema import rows_of_splits
+from xal_ray.progress import QUIET
+from xal_ray.scorer import ALIGNMENT_COLUMNS, Scorer, score_schema
+from xal_ray.storage import read_shards, write_table
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+SETTINGS = config.Score(batch_size=8, rows_per_shard=16)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, phantom_pool):
+    folder = tmp_path_factory.mktemp("model")
+    spec = ModelSpec("resnet18", phantom_pool.classes, phantom_pool.image_size, phantom_pool.channels)
+    save_model(folder, build_network(spec, "none", seed=3), spec, {})
+    return folder
+
+
+def score(pool, model, folder, rows, ray_session, **changes):
+    scoring.score(
+        pool, model, {folder: rows}, SETTINGS, config.Roi(), ray_session.model_copy(update=changes), QUIET
+    )
+    return read_shards(folder, score_schema(len(pool.classes)))
+
+
+def test_rays_scores_equal_a_plain_loops_row_for_row(phantom_pool, model, tmp_path, ray_session):
+    rows = phantom_pool.index()
+    scores = score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
+    scorer = Scorer(model, saliency="gradcam", use_roi=True, batch_size=8)
+    plain = {}
+    for image_id in rows["image_id"].to_pylist():
+        one = rows.filter(pa.compute.equal(rows["image_id"], image_id))
+        plain[image_id] = scorer(phantom_pool.read_rows(one)).to_pylist()[0]
+    assert scores.num_rows == len(plain)
+    for row in scores.to_pylist():
+        expected = plain[row["image_id"]]
+        for name, value in row.items():
+            if isinstance(value, float | list):
+                np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+            else:
+                assert value == expected[name], name
+
+
+def test_the_same_batches_in_a_plain_loop_give_the_same_bits(phantom_pool, model, tmp_path, ray_session):
+    rows = phantom_pool.index()
+    scores = score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
+    scorer = Scorer(model, saliency="gradcam", use_roi=True, batch_size=8)
+    shards = [scorer(phantom_pool.read_rows(rows.slice(start, 16))) for start in range(0, rows.num_rows, 16)]
+    assert scores.equals(pa.concat_tables(shards))
+
+
+def test_the_number_of_actors_changes_no_byte(phantom_pool, model, tmp_path, ray_session):
+    rows = phantom_pool.index()
+    score(phantom_pool, model, tmp_path / "one", rows, ray_session, num_actors=1)
+    score(phantom_pool, model, tmp_path / "three", rows, ray_session, num_actors=3)
+    shards = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert shards == [f"{number:05d}.parquet" for number in range(5)]
+    for name in shards:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
+
+
+def test_only_requested_rows_are_scored_and_finished_shards_are_kept(
+    phantom_pool, model, tmp_path, ray_session
+):
+    rows = rows_of_splits(phantom_pool.index(), "pool")
+    first = score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
+    assert first["image_id"].to_pylist() == rows["image_id"].to_pylist()
+    assert rows.num_rows < phantom_pool.card["num_rows"]
+    stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
+    lost = tmp_path / "scores" / "00001.parquet"
+    content = lost.read_bytes()
+    lost.unlink()
+    score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
+    assert lost.read_bytes() == content
+    changed = {p.name for p in (tmp_path / "scores").iterdir() if p.stat().st_mtime_ns != stamps[p.name]}
+    assert changed == {"00001.parquet"}
+
+
+def test_values_are_in_their_ranges_and_null_without_a_roi(phantom_pool, model, tmp_path, ray_session):
+    rows = phantom_pool.index()
+    scores = score(phantom_pool, model, tmp_path / "scores", rows, ray_session).to_pylist()
+    has_roi = {row["image_id"]: row["roi_state"] == "present" for row in rows.to_pylist()}
+    for row in scores:
+        assert sum(row["probs"]) == pytest.approx(1, abs=1e-6)
+        for name in ("entropy", "margin", "least_confidence"):
+            assert 0 <= row[name] <= 1
+        assert row["logit_gap"] >= 0
+        assert row["predicted"] == int(np.argmax(row["probs"]))
+        if row["error_code"] is None:
+            assert 0 <= min(row["saliency"]) <= max(row["saliency"]) <= 1
+        if not has_roi[row["image_id"]]:
+            assert all(row[name] is None for name in ALIGNMENT_COLUMNS)
+        elif row["error_code"] is None:
+            assert row["misalignment"] == pytest.approx(1 - row["soft_dice"], abs=1e-6)
+    assert any(row["misalignment"] is not None for row in scores)
+
+
+def test_a_model_that_answers_nonsense_gets_error_codes_not_scores(phantom_pool, model, tmp_path):
+    scorer = Scorer(model, saliency="gradcam", use_roi=True)
+    with_nan = scorer.network.classifier
+    with_nan.bias.data[:] = float("nan")
+    table = scorer(phantom_pool.read_rows(phantom_pool.index().slice(0, 5)))
+    assert table["error_code"].to_pylist() == ["non_finite_output"] * 5
+    for name in ("probs", "predicted", "entropy", "misalignment", "saliency"):
+        assert table[name].null_count == 5, name
+
+
+def test_a_map_without_contrast_keeps_its_uncertainty_and_has_no_misalignment(phantom_pool, model):
+    scorer = Scorer(model, saliency="gradcam", use_roi=True)
+    scorer.network.classifier.weight.data[:] = 0.0
+    table = scorer(phantom_pool.read_rows(phantom_pool.index().slice(0, 5)))
+    assert table["error_code"].to_pylist() == ["undefined_map"] * 5
+    assert table["entropy"].null_count == 0
+    assert table["misalignment"].null_count == 5
+
+
+def test_too_many_rows_without_a_score_stop_the_stage(phantom_pool, tmp_path, ray_session):
+    spec = ModelSpec("resnet18", phantom_pool.classes, phantom_pool.image_size, phantom_pool.channels)
+    network = build_network(spec, "none", seed=3)
+    network.classifier.bias.data[:] = float("inf")
+    save_model(tmp_path / "model", network, spec, {})
+    with pytest.raises(StageError, match="no score"):
+        score(phantom_pool, tmp_path / "model", tmp_path / "scores", phantom_pool.index(), ray_session)
+
+
+def test_an_actors_own_error_reaches_the_caller_as_it_is(phantom_pool, tmp_path, ray_session):
+    with pytest.raises(ModelError, match=r"model\.json"):
+        score(phantom_pool, tmp_path / "nothing", tmp_path / "scores", phantom_pool.index(), ray_session)
+
+
+def writer():
+    """Work that writes a shard; told to, it dies once on the way. Local, so that it travels by value."""
+
+    class Write:
+        def __init__(self, die_at: str | None = None, sleep_s: float = 0.0) -> None:
+            self.die_at = die_at
+            self.sleep_s = sleep_s
+
+        def __call__(self, path, rows):
+            time.sleep(self.sleep_s)
+            tombstone = path.parent / "died"
+            if path.name == self.die_at and not tombstone.exists():
+                tombstone.write_text("")
+                os.kill(os.getpid(), signal.SIGKILL)
+            write_table(path, rows)
+
+    return Write
+
+
+def shards_of(tmp_path, count=6):
+    return [Shard(tmp_path / f"{n:05d}.parquet", pa.table({"n": [n, n + 100]})) for n in range(count)]
+
+
+@pytest.mark.fault
+def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, ray_session):
+    resources = Resources(num_actors=2, cpus_per_actor=0.5, stall_timeout_s=120)
+    run_shards("writing", shards_of(tmp_path), writer(), {"die_at": "00003.parquet"}, resources, QUIET)
+    assert (tmp_path / "died").exists()
+    table = read_shards(tmp_path, pa.schema([("n", pa.int64())]))
+    assert sorted(table["n"].to_pylist()) == sorted([*range(6), *range(100, 106)])
+
+
+def test_a_stage_that_stands_still_is_named(tmp_path, ray_session):
+    resources = Resources(num_actors=1, cpus_per_actor=0.5, stall_timeout_s=0.5)
+    with pytest.raises(StageError, match=r"stood still for 0\.5 s") as caught:
+        run_shards("writing", shards_of(tmp_path, 1), writer(), {"sleep_s": 3.0}, resources, QUIET)
+    assert "ray.num_cpus" in str(caught.value)
+
+
+def test_what_could_never_be_scheduled_is_refused_at_once(tmp_path, ray_session):
+    resources = Resources(num_actors=6, cpus_per_actor=1.0)
+    with pytest.raises(ConfigError, match="starve"):
+        run_shards("writing", shards_of(tmp_path), writer(), {}, resources, QUIET)
+    resources = Resources(num_actors=1, cpus_per_actor=0.5, gpus_per_actor=64.0)
+    with pytest.raises(ConfigError, match="GPUs"):
+        run_shards("writing", shards_of(tmp_path), writer(), {}, resources, QUIET)

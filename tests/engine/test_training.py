@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from xal_ray import config
+from xal_ray.engine.training import TrainRequest, train
+from xal_ray.errors import ConfigError, ModelError
+from xal_ray.pool.schema import rows_of_splits
+from xal_ray.progress import QUIET
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+
+@pytest.fixture(scope="module")
+def labelled(phantom_pool):
+    def of(split):
+        rows = rows_of_splits(phantom_pool.index(), split)
+        numbers = np.array([phantom_pool.classes.index(label) for label in rows["label"].to_pylist()])
+        return rows.select(["image_id", "part", "row"]).append_column("label", pa.array(numbers, pa.int64()))
+
+    return of("test"), of("val")
+
+
+def request(phantom_pool, labelled, model=None, previous=None, **train_changes):
+    rows, val = labelled
+    settings = config.Train(
+        **{"max_steps": 4, "eval_every_steps": 2, "minibatch_size": 8, "num_threads": 1, **train_changes}
+    )
+    return TrainRequest(phantom_pool, rows, val, model or config.Model(), settings, previous, 0, 11)
+
+
+def test_no_worker_and_one_worker_give_the_same_files(phantom_pool, labelled, tmp_path, ray_session):
+    train(request(phantom_pool, labelled), tmp_path / "0", ray_session, QUIET)
+    train(request(phantom_pool, labelled, num_workers=1), tmp_path / "1", ray_session, QUIET)
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
+    card = json.loads((tmp_path / "0" / "model.json").read_text())
+    assert card["num_labels"] == labelled[0].num_rows
+    assert [row["step"] for row in card["history"]] == [2, 4]
+
+
+def test_two_workers_train_one_model(phantom_pool, labelled, tmp_path, ray_session):
+    train(request(phantom_pool, labelled, num_workers=2), tmp_path, ray_session, QUIET)
+    card = json.loads((tmp_path / "model.json").read_text())
+    assert [row["step"] for row in card["history"]] == [2, 4]
+    assert all(np.isfinite(row["val_loss"]) for row in card["history"])
+
+
+def test_init_previous_goes_on_from_the_last_model(phantom_pool, labelled, tmp_path, ray_session):
+    train(request(phantom_pool, labelled), tmp_path / "first", ray_session, QUIET)
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0, "max_steps": 1}
+    again = request(phantom_pool, labelled, previous=tmp_path / "first", init="previous", **still)
+    train(again, tmp_path / "second", ray_session, QUIET)
+    fresh = request(phantom_pool, labelled, previous=tmp_path / "first", **still)
+    train(fresh, tmp_path / "fresh", ray_session, QUIET)
+    losses = [
+        json.loads((tmp_path / name / "model.json").read_text())["history"] for name in ("second", "fresh")
+    ]
+    assert losses[0][0]["train_loss"] != losses[1][0]["train_loss"]
+
+    from safetensors.numpy import load_file
+
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    for name, value in first.items():
+        if "running" not in name and "num_batches" not in name:
+            np.testing.assert_allclose(second[name], value, atol=1e-6)
+
+
+def test_weights_that_can_not_be_had_are_explained_through_ray_train_too(
+    phantom_pool, labelled, tmp_path, ray_session
+):
+    for workers in (0, 1):
+        model = config.Model(weights=str(tmp_path / "none.pth"))
+        with pytest.raises(ModelError, match=r"none\.pth"):
+            train(
+                request(phantom_pool, labelled, model, num_workers=workers),
+                tmp_path / "x",
+                ray_session,
+                QUIET,
+            )
+    assert not (tmp_path / "x" / "model.json").exists()
+
+
+def test_more_workers_than_there_are_processors_are_refused(phantom_pool, labelled, tmp_path, ray_session):
+    with pytest.raises(ConfigError, match="starve"):
+        train(request(phantom_pool, labelled, num_workers=64), tmp_path, ray_session, QUIET)

