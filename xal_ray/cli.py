@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,11 +17,27 @@ from xal_ray.errors import XalRayError
 from xal_ray.progress import Reporter
 
 app = typer.Typer(
-    help="Explainable active learning on images, on Ray: which images should be labelled next?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xal-ray {importlib.metadata.version('xal-ray')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Explainable active learning on images, on Ray: which images should be labelled next?"""
+
+
 labels_app = typer.Typer(help="Labels that people made.", no_args_is_help=True)
 app.add_typer(labels_app, name="labels")
 
@@ -34,10 +51,18 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback wit
 
 @app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(help="A manifest (CSV, Parquet), an image folder, or 'phantom'.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A manifest (CSV, TSV, Parquet), an image folder (with --set pool.group_by=image), or 'phantom'."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The pool's folder.")],
     config: Annotated[
-        Path | None, typer.Option("--config", help="A run's YAML; its section 'pool' says how to prepare.")
+        Path | None,
+        typer.Option(
+            "--config", help="A run's YAML: its section 'pool' says how; SOURCE replaces its source."
+        ),
     ] = None,
     overrides: SetOption = None,
     verbose: VerboseOption = False,
@@ -66,7 +91,9 @@ def run(
 ) -> None:
     """Run the loop: train, score, select, label, commit, round after round.
 
-    The same command takes up a run that was stopped, at whatever moment; a finished run is left alone.
+    The pool is prepared on first use. The same command takes up a run that was stopped, at whatever moment;
+    a finished run is left alone. With labels.source=export it stops at AWAITING_LABELS (exit code 0) whenever
+    people have to label.
     """
     with _errors_shown(debug):
         settings = load_config(config, overrides or [])
@@ -94,17 +121,23 @@ def run(
 
 @app.command()
 def score(
-    model: Annotated[Path, typer.Option("--model", help="A model's folder (a run's rounds/NNN).")],
+    model: Annotated[
+        Path, typer.Option("--model", help="A model's folder (RUN/rounds/NNN) or its .safetensors file.")
+    ],
     pool: Annotated[Path, typer.Option("--pool", help="A packed pool.")],
-    out: Annotated[Path, typer.Option("--out", help="Where scores/*.parquet go.")],
+    out: Annotated[Path, typer.Option("--out", help="The scores go to OUT/scores/*.parquet.")],
     split: Annotated[
-        list[str] | None, typer.Option("--split", help="pool, labeled, val or test. Repeatable.")
+        list[str] | None,
+        typer.Option("--split", help="pool (the default), labeled, val or test. Repeatable."),
     ] = None,
     overrides: SetOption = None,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Score a pool once with a trained model. The same command goes on from finished shards."""
+    """Score a pool once with a trained model. A command that was stopped goes on when it is given again.
+
+    Of the --set keys, only those of score, roi and ray count.
+    """
     with _errors_shown(debug):
         from xal_ray.single_pass import score_pool
 
@@ -119,7 +152,7 @@ def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     debug: DebugOption = False,
 ) -> None:
-    """Build a run's report again."""
+    """Build RUN/report.html again from what the run left."""
     with _errors_shown(debug):
         from xal_ray.layout import RunLayout
         from xal_ray.pool.schema import open_pool
@@ -132,7 +165,12 @@ def report(
 @labels_app.command("import")
 def import_(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
-    file: Annotated[Path, typer.Argument(help="CSV: image_id, label, optionally mask or box_x0 .. box_y1.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV: image_id, label, optionally mask or box_x0 .. box_y1. RUN/*/to_label/selection.csv, say."
+        ),
+    ],
     debug: DebugOption = False,
 ) -> None:
     """Import labels into the round that waits for them. Importing twice changes nothing."""
@@ -150,15 +188,18 @@ def doctor(
     folder: Annotated[Path, typer.Option("--folder", help="Where runs would be written.")] = Path(),
     debug: DebugOption = False,
 ) -> None:
-    """Say what this machine can do: versions, GPUs, disk, decoders, and whether Ray starts."""
+    """Say what this machine can do: versions, GPUs, disk, decoders, and whether Ray starts.
+
+    The exit code is 1 where something is missing without which nothing runs.
+    """
     with _errors_shown(debug):
         from xal_ray.doctor import examine
 
-        healthy = True
+        states = set()
         for finding in examine(folder):
-            healthy &= finding.ok
-            typer.echo(f"{'ok' if finding.ok else '!!'}  {finding.topic:<42}{finding.text}")
-        if not healthy:
+            states.add(finding.state)
+            typer.echo(f"{finding.state:<9}{finding.topic:<46}{finding.text}")
+        if "missing" in states:
             raise typer.Exit(1)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import features
 
@@ -22,10 +23,10 @@ from xal_ray.errors import XalRayError
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "grad-cam", "pyarrow", "numpy", "pandas")
 _PILLOW_CODECS = {"PNG": "zlib", "JPEG": "jpg", "TIFF (compressed)": "libtiff", "WebP": "webp"}
 _EXTRAS = {
-    "DICOM": ("pydicom", "dicom"),
-    "NIfTI": ("nibabel", "nifti"),
-    "efficientnet_lite0 with ImageNet weights": ("efficientnet_lite_pytorch", "lite"),
-    "S3": ("s3fs", "s3"),
+    "backbone efficientnet_lite0": ("efficientnet_lite_pytorch", "lite"),
+    "packages for DICOM (no source reads it yet)": ("pydicom", "dicom"),
+    "packages for NIfTI (no source reads it yet)": ("nibabel", "nifti"),
+    "packages for S3 (not used yet)": ("s3fs", "s3"),
 }
 
 
@@ -36,12 +37,12 @@ class Finding:
     Attributes:
         topic: What was looked at.
         text: What was found.
-        ok: False where something is missing or unsafe.
+        state: `warning` where something is unsafe or short, `missing` where runs can't work without it.
     """
 
     topic: str
     text: str
-    ok: bool = True
+    state: Literal["ok", "warning", "missing"] = "ok"
 
 
 def examine(folder: Path, *, with_ray: bool = True) -> Iterator[Finding]:
@@ -62,10 +63,12 @@ def examine(folder: Path, *, with_ray: bool = True) -> Iterator[Finding]:
     yield _gpus()
     for name, codec in _PILLOW_CODECS.items():
         found = features.check(codec)
-        yield Finding(f"decoder {name}", "yes" if found else "not in this Pillow", bool(found))
+        yield Finding(
+            f"decoder {name}", "yes" if found else "not in this Pillow", "ok" if found else "warning"
+        )
     for name, (module, extra) in _EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
-        hint = "yes" if found else f"not installed (optional): pip install 'xal-ray[{extra}]'"
+        hint = "installed" if found else f"not installed; the optional extra '{extra}' holds it"
         yield Finding(name, hint)
     yield from _auth_token()
     if with_ray:
@@ -76,14 +79,16 @@ def _version(package: str) -> Finding:
     try:
         return Finding(package, importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(package, "not installed", ok=False)
+        return Finding(package, "not installed", "missing")
 
 
 def _disk(topic: str, folder: Path, enough_bytes: float) -> Finding:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    return Finding(topic, f"{free / 1e9:.1f} GB free at {folder}", ok=free >= enough_bytes)
+    return Finding(
+        topic, f"{free / 1e9:.1f} GB free at {folder}", "ok" if free >= enough_bytes else "warning"
+    )
 
 
 def _gpus() -> Finding:
@@ -99,7 +104,7 @@ def _auth_token() -> Iterator[Finding]:
     token = Path.home() / ".ray" / "auth_token"
     if token.exists() and token.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         text = "others on this machine can read ~/.ray/auth_token: chmod 600 ~/.ray/auth_token"
-        yield Finding("Ray's token", text, ok=False)
+        yield Finding("Ray's token", text, "warning")
 
 
 def _ray() -> Finding:
@@ -107,7 +112,7 @@ def _ray() -> Finding:
     try:
         start(config.Ray())
     except (XalRayError, OSError, RuntimeError, ValueError) as error:
-        return Finding("Ray starts", f"no: {error}", ok=False)
+        return Finding("Ray starts", f"no: {error}", "missing")
     finally:
         stop()
     return Finding("Ray starts", f"yes, in {time.monotonic() - begin:.1f} s")

@@ -33,8 +33,8 @@ SMALL = {
     "train.eval_every_steps": 10,
     "select.initial_labels": 12,
     "select.query_size": 6,
-    "ray.object_store_mb": 200,
 }
+LIGHT = {"ray.num_actors": 1, "ray.object_store_mb": 200}
 
 
 def blocks(language, text=README):
@@ -162,9 +162,8 @@ def shrunk(words):
     last_round = f"rounds/{SMALL['num_rounds']:03d}"
     words = [re.sub(r"^configs/", f"{ROOT}/configs/", word) for word in words[1:]]
     words = [re.sub(r"rounds/\d+", last_round, word) for word in words]
-    if words[0] == "run":
-        words += [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
-    return words
+    changes = {"run": SMALL | LIGHT, "score": LIGHT}.get(words[0], {})
+    return words + [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
 
 
 def call(words, folder):

@@ -25,8 +25,10 @@ SETTINGS = config.Score(batch_size=8, rows_per_shard=16)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, phantom_pool):
     folder = tmp_path_factory.mktemp("model")
-    spec = ModelSpec("resnet18", phantom_pool.classes, phantom_pool.image_size, phantom_pool.channels)
-    save_model(folder, build_network(spec, "none", seed=3), spec, {})
+    spec = ModelSpec(
+        "efficientnet_lite0", phantom_pool.classes, phantom_pool.image_size, phantom_pool.channels
+    )
+    save_model(folder, build_network(spec, "imagenet", seed=3), spec, {})
     return folder
 
 
@@ -129,8 +131,10 @@ def test_a_map_without_contrast_keeps_its_uncertainty_and_has_no_misalignment(ph
 
 
 def test_too_many_rows_without_a_score_stop_the_stage(phantom_pool, tmp_path, ray_session):
-    spec = ModelSpec("resnet18", phantom_pool.classes, phantom_pool.image_size, phantom_pool.channels)
-    network = build_network(spec, "none", seed=3)
+    spec = ModelSpec(
+        "efficientnet_lite0", phantom_pool.classes, phantom_pool.image_size, phantom_pool.channels
+    )
+    network = build_network(spec, "imagenet", seed=3)
     network.classifier.bias.data[:] = float("inf")
     save_model(tmp_path / "model", network, spec, {})
     with pytest.raises(StageError, match="no score"):

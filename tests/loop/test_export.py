@@ -67,6 +67,7 @@ def test_two_rounds_with_labels_imported_between_them(unlabelled_folder, tmp_pat
         "num_rounds": 2,
         "pool": {"path": str(tmp_path / "pool")},
         "roi": {"source": "none"},
+        "model": {"backbone": "efficientnet_lite0", "weights": "imagenet"},
         "train": {"max_steps": 6, "eval_every_steps": 3, "minibatch_size": 8, "num_threads": 1},
         "score": {"batch_size": 8},
         "select": {"strategy": "entropy", "initial_labels": 8, "query_size": 4},

@@ -38,6 +38,7 @@ def finished(phantom_pool, tmp_path_factory, ray_session):
         "name": "tiny",
         "num_rounds": 2,
         "pool": {"path": str(phantom_pool.path)},
+        "model": {"backbone": "efficientnet_lite0", "weights": "imagenet"},
         "train": {"max_steps": 4, "eval_every_steps": 2, "minibatch_size": 8, "num_threads": 1},
         "score": {"batch_size": 8, "rows_per_shard": 16},
         "select": {"initial_labels": 12, "query_size": 6},

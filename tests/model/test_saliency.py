@@ -28,7 +28,8 @@ def make_network(backbone: str, size: int) -> Network:
         pytest.importorskip("efficientnet_lite_pytorch")
     network = build_network(ModelSpec(backbone, tuple("abcdef"), size, 3), "none", seed=4)
     network.train()
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(4)  # of the stochastic depth
         for seed in range(3):
             network(make_images(4, size, seed) * 1.5 + 0.3)
     return network.eval()
@@ -68,7 +69,8 @@ def lay_out(tokens: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("backbone", TARGETS)
 def test_equal_to_the_library_on_the_uncut_model(backbone: str) -> None:
     size = 64 if backbone == "vit_b_16" else 128
-    network, images = make_network(backbone, size), make_images(4, size)
+    # In float64: a random network's maps are nearly flat, and min-max normalisation magnifies rounding.
+    network, images = make_network(backbone, size).double(), make_images(4, size).double()
     logits, maps = explain(network, images)
     reshape = lay_out if backbone == "vit_b_16" else None
     with pytorch_grad_cam.GradCAM(

@@ -7,6 +7,7 @@ never half a pool; a killed prepare goes on from its finished parts.
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def prepare(
     except StorageError:
         raise  # the finished parts are good: the same command goes on with them
     except InputError:
-        shutil.rmtree(partial, ignore_errors=True)
+        _discard(partial)
         raise
     with disk_errors(out):
         if out.exists():
@@ -181,6 +182,15 @@ def _decode(row: dict[str, Any], settings: config.Pool) -> _Decoded:
         check_boxes(boxes, frame, where=f"image_id {row['image_id']}")
         return _Decoded(image, boxes_to_grid(boxes, frame, (size, size)))
     return _Decoded(image, None)
+
+
+def _discard(partial: Path) -> None:
+    """Remove the growing pool; an actor that is being ended may still finish a file in it."""
+    for _ in range(10):
+        shutil.rmtree(partial, ignore_errors=True)
+        time.sleep(0.1)
+        if not partial.exists():
+            return
 
 
 def _finish(

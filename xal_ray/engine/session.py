@@ -39,7 +39,7 @@ def start(resources: config.Ray, *, verbose: bool = False) -> None:
     import ray.data
 
     if not ray.is_initialized():
-        with warnings.catch_warnings(), _native_stderr_closed(not verbose):
+        with warnings.catch_warnings(), _native_stderr_closed(not verbose), _private_files():
             warnings.simplefilter("ignore")  # Ray's own deprecations are not the user's business
             ray.init(
                 address="local",
@@ -73,6 +73,16 @@ def _native_stderr_closed(closed: bool) -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """Ray writes its authentication token with the umask: nobody else shall read it."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def stop() -> None:

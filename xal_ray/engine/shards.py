@@ -112,6 +112,7 @@ def _receipts(
 ) -> Iterator[int]:
     """Yield the number of rows of each finished shard, watching over the time between two."""
     answers: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
+    given_up = threading.Event()
 
     def consume() -> None:
         try:
@@ -120,11 +121,14 @@ def _receipts(
             )
             for batch in batches:
                 answers.put(batch)
+                if given_up.is_set():
+                    break  # which ends the actors
             answers.put(None)
         except BaseException as error:
             answers.put(error)  # the caller's thread raises it
 
-    threading.Thread(target=consume, name=f"xal-ray {stage}", daemon=True).start()
+    consumer = threading.Thread(target=consume, name=f"xal-ray {stage}", daemon=True)
+    consumer.start()
     while True:
         try:
             answer = answers.get(timeout=resources.stall_timeout_s)
@@ -136,6 +140,8 @@ def _receipts(
             raise _ray_failed(stage, answer) from answer
         for rows, error in zip(answer["rows"].to_pylist(), answer["error"].to_pylist(), strict=True):
             if error is not None:
+                given_up.set()
+                consumer.join(resources.stall_timeout_s)
                 raise pickle.loads(error)  # noqa: S301 - made by our own actor a moment ago
             yield rows
 

@@ -17,12 +17,11 @@ from xal_ray.labels.export import export_selection
 from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.ledger import LOCK_NAME, locked
 from xal_ray.loop.commit import commit_round
+from xal_ray.loop.labelling import label_images, missing_labels
 from xal_ray.loop.plan import check_budget, open_or_prepare
 from xal_ray.loop.stages import (
     draw_initial_set,
     evaluate_model,
-    label_images,
-    missing_labels,
     score_images,
     select_images,
     train_model,
