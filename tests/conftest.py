@@ -48,13 +48,23 @@ def phantom_pool(tmp_path_factory, ray_session, phantom_settings):
     return prepare(phantom_settings, tmp_path_factory.mktemp("pools") / "phantom", ray_session, QUIET)
 
 
+@pytest.fixture(scope="session")
+def tiny_run_of():
+    """Gives the configuration tree of a run on a pool that takes seconds."""
+    return _tiny_run
+
+
 @pytest.fixture
 def tiny_run(phantom_pool):
     """The configuration tree of a run on `phantom_pool` that takes seconds."""
+    return _tiny_run(phantom_pool)
+
+
+def _tiny_run(pool):
     return {
         "name": "tiny",
         "num_rounds": 2,
-        "pool": {"path": str(phantom_pool.path)},
+        "pool": {"path": str(pool.path)},
         "model": {"backbone": "efficientnet_lite0", "weights": "imagenet"},  # starts in half the time
         "train": {"max_steps": 4, "eval_every_steps": 2, "minibatch_size": 8, "num_threads": 1},
         "score": {"batch_size": 8, "rows_per_shard": 16},

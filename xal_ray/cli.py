@@ -168,7 +168,7 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV: image_id, label, optionally mask or box_x0 .. box_y1. RUN/*/to_label/selection.csv, say."
+            help="CSV: image_id, label, optionally mask or box_x0 .. box_y1 (a filled in selection.csv)."
         ),
     ],
     debug: DebugOption = False,

@@ -227,4 +227,4 @@ def test_the_quickstart_as_a_user_types_it(tmp_path):
 
     answer = call(doctor, tmp_path)
     assert answer.returncode in (0, 1), answer  # 1 where the machine is short of memory or disk
-    assert re.search(r"^ok  Ray starts +yes", answer.stdout, re.MULTILINE), answer
+    assert re.search(r"^ok +Ray starts +yes", answer.stdout, re.MULTILINE), answer

@@ -31,20 +31,10 @@ def outputs(path):
 
 
 @pytest.fixture(scope="module")
-def finished(phantom_pool, tmp_path_factory, ray_session):
+def finished(phantom_pool, tmp_path_factory, tiny_run_of):
     """A finished run of two rounds and its configuration. Read only."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    tree = {
-        "name": "tiny",
-        "num_rounds": 2,
-        "pool": {"path": str(phantom_pool.path)},
-        "model": {"backbone": "efficientnet_lite0", "weights": "imagenet"},
-        "train": {"max_steps": 4, "eval_every_steps": 2, "minibatch_size": 8, "num_threads": 1},
-        "score": {"batch_size": 8, "rows_per_shard": 16},
-        "select": {"initial_labels": 12, "query_size": 6},
-        "ray": ray_session.model_dump(),
-    }
-    config = build_config(tree)
+    config = build_config(tiny_run_of(phantom_pool))
     assert run(config, out, QUIET).status == "finished"
     return config, RunLayout(out)
 
