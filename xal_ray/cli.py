@@ -54,7 +54,7 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="A manifest (CSV, TSV, Parquet), an image folder (with --set pool.group_by=image), or 'phantom'."
+            help="A manifest (CSV, TSV, Parquet), an image folder (--set pool.group_by=image), or 'phantom'."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The pool's folder.")],
