@@ -116,3 +116,8 @@ class RunLayout:
     def round(self, number: int) -> RoundLayout:
         """Round `number`, from 0."""
         return RoundLayout(self.path / "rounds" / f"{number:03d}", number)
+
+    def rounds(self) -> list[RoundLayout]:
+        """The rounds that have begun, in their order, without the initial set."""
+        names = sorted(folder.name for folder in (self.path / "rounds").glob("[0-9]*") if folder.is_dir())
+        return [self.round(int(name)) for name in names]

@@ -172,6 +172,18 @@ def test_a_pool_that_is_there_is_opened_and_other_settings_are_refused(
     assert "pool.image_size" in str(caught.value)
 
 
+def test_a_manifest_that_has_changed_since_is_noticed(images, tmp_path, ray_session):
+    pool = prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+    manifest = images / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join(lines[:-1]))
+    with pytest.raises(PoolError, match="manifest has changed"):
+        prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+    shutil.rmtree(images)  # a packed pool stands alone
+    again = prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+    assert again.content_hash == pool.content_hash
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(phantom_settings, tmp_path, ray_session):
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "thesis.txt").write_text("dear")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from xal_ray import config
-from xal_ray.engine import scoring
+from xal_ray.engine import scoring, session
 from xal_ray.engine.shards import Resources, Shard, run_shards
 from xal_ray.errors import ConfigError, ModelError, StageError
 from xal_ray.model.network import ModelSpec
@@ -192,3 +192,16 @@ def test_what_could_never_be_scheduled_is_refused_at_once(tmp_path, ray_session)
     resources = Resources(num_actors=1, cpus_per_actor=0.5, gpus_per_actor=64.0)
     with pytest.raises(ConfigError, match="GPUs"):
         run_shards("writing", shards_of(tmp_path), writer(), {}, resources, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("declared", "num", "actor", "worker"),
+    [(0, 2, 0.0, 0.0), (1, 2, 0.5, 0.0), (2, 2, 1.0, 1.0), (8, 2, 1.0, 1.0)],
+)
+def test_auto_uses_the_gpus_that_the_cluster_declares(monkeypatch, declared, num, actor, worker):
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(declared)})
+    assert session.gpus_per_actor("auto", num) == actor
+    assert session.gpus_per_worker("auto", num) == worker
+    assert session.gpus_per_actor(0.25, num) == session.gpus_per_worker(0.25, num) == 0.25

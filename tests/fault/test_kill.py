@@ -57,8 +57,8 @@ def write_config(tree, tmp_path):
 
 def test_killed_at_many_moments_the_run_ends_with_the_same_bytes(one_round, uninterrupted, tmp_path):
     chance = random.Random(7)
-    # At the second sync or later, so that each attempt leaves something durable; the last is not killed.
-    kills = [chance.choice((2, 3, 4, 5)) for _ in range(7)]
+    # Before there is a ledger; then at the second sync or later, so that each attempt leaves something.
+    kills = [1, 2, 3] + [chance.choice((2, 3, 4, 5)) for _ in range(6)]
     command = [sys.executable, str(DRIVER), str(write_config(one_round, tmp_path)), str(tmp_path / "killed")]
     done = subprocess.run([*command, ",".join(map(str, kills))], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray import config
-from xal_ray.engine.session import gpus, start
+from xal_ray.engine.session import gpus_per_actor, start
 from xal_ray.engine.shards import Resources, cut, run_shards
 from xal_ray.errors import StageError
 from xal_ray.pool.schema import PoolReader
@@ -78,7 +78,7 @@ def score(
         actors = Resources(
             resources.num_actors,
             resources.cpus_per_actor,
-            gpus(resources.gpus_per_actor, resources.num_actors),
+            gpus_per_actor(resources.gpus_per_actor, resources.num_actors),
             resources.stall_timeout_s,
         )
         run_shards("scoring", shards, ScoreShard, {"pool": pool, "scorer": scorer}, actors, reporter)

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from xal_ray import config
 from xal_ray.errors import ConfigError
 
-# Read by Ray's processes when they start. The Train settings halve the fixed cost of a `fit()`.
+# Read by Ray's processes when they start. An actor that asked for no GPU must see none; the Train settings
+# halve the fixed cost of a `fit()`.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
@@ -93,13 +94,20 @@ def stop() -> None:
         ray.shutdown()
 
 
-def gpus(wish: float | str, how_many: int = 1) -> float:
-    """Resolve `auto`: one GPU an actor or worker where the cluster declares enough of them, else none."""
+def gpus_per_actor(wish: float | str, num_actors: int) -> float:
+    """Resolve `auto`: one GPU an actor, or an equal part of those that the cluster declares."""
+    return float(wish) if wish != "auto" else min(1.0, _declared_gpus() / num_actors)
+
+
+def gpus_per_worker(wish: float | str, num_workers: int) -> float:
+    """Resolve `auto`: one GPU a worker, or none where there are fewer: workers can't share one."""
+    return float(wish) if wish != "auto" else float(_declared_gpus() >= num_workers)
+
+
+def _declared_gpus() -> float:
     import ray
 
-    if wish != "auto":
-        return float(wish)
-    return 1.0 if ray.cluster_resources().get("GPU", 0.0) >= how_many else 0.0
+    return float(ray.cluster_resources().get("GPU", 0.0))
 
 
 def check_capacity(stage: str, num: int, cpus: float, gpus_each: float) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 from xal_ray import config
-from xal_ray.engine.session import check_capacity, gpus, start
+from xal_ray.engine.session import check_capacity, gpus_per_worker, start
 from xal_ray.errors import StageError, XalRayError
 from xal_ray.model.learner import fit
 from xal_ray.model.minibatches import LabelledImages
@@ -125,7 +125,7 @@ def _train_on_workers(
     from ray.train.torch import TorchTrainer
 
     workers = request.settings.num_workers
-    gpus_each = gpus(resources.gpus_per_worker, workers)
+    gpus_each = gpus_per_worker(resources.gpus_per_worker, workers)
     check_capacity("training", workers, resources.cpus_per_worker, gpus_each)
     _build(request)  # what is wrong with the weights is said here: Ray would try again and again
     reporter.line(f"training on {workers} worker{'s' * (workers > 1)}: {request.train.num_rows} labels")

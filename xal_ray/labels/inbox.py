@@ -68,10 +68,9 @@ def _import(layout: RunLayout, file: Path) -> Received:
 
 def _waiting_round(layout: RunLayout, ledger: Ledger, file: Path) -> RoundLayout:
     """The round that is exported and not committed; else the one that this very file went into."""
-    rounds = [layout.initial]
-    while layout.round(len(rounds) - 1).folder.exists():
-        rounds.append(layout.round(len(rounds) - 1))
-    exported = [files for files in rounds if (files.to_label / "selection.csv").exists()]
+    exported = [
+        files for files in [layout.initial, *layout.rounds()] if (files.to_label / "selection.csv").exists()
+    ]
     if not exported:
         raise LabelError(
             "no round of this run waits for labels",

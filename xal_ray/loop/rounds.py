@@ -62,17 +62,16 @@ def run(config: Config, out: Path, reporter: Reporter, *, verbose: bool = False)
         StageError: A stage failed; the same call goes on from there.
     """
     layout = RunLayout(out)
-    is_new = not layout.ledger.exists()
-    try:
-        pool = open_or_prepare(config, reporter, verbose=verbose)
-        check_budget(config, pool)
-        with locked(layout.path):
-            current = open_run(config, pool, layout, reporter, verbose)
-            return _run_rounds(current)
-    except InputError:
-        if is_new and not layout.initial.committed.exists() and not layout.initial.to_label.exists():
-            _remove_own(layout)
-        raise
+    pool = open_or_prepare(config, reporter, verbose=verbose)
+    check_budget(config, pool)
+    with locked(layout.path):
+        is_new = not layout.ledger.exists()
+        try:
+            return _run_rounds(open_run(config, pool, layout, reporter, verbose))
+        except InputError:
+            if is_new and not layout.initial.committed.exists() and not layout.initial.to_label.exists():
+                _remove_own(layout)
+            raise
 
 
 def _run_rounds(run: Run) -> Outcome:

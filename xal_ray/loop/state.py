@@ -22,7 +22,7 @@ from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.ledger import LOCK_NAME, Ledger
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
-from xal_ray.storage import digest, remove_leftovers, sha256_file, write_bytes
+from xal_ray.storage import TEMPORARY_SUFFIX, digest, remove_leftovers, sha256_file, write_bytes
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "grad-cam")
 
@@ -140,12 +140,13 @@ def _as_yaml(config: Config) -> bytes:
 
 
 def _refuse_strangers(layout: RunLayout, resolved: bytes) -> None:
-    strangers = [
-        path for path in layout.path.iterdir() if path not in (layout.path / LOCK_NAME, layout.config)
-    ]
-    # A crash right after its beginning leaves a run with its configuration alone.
-    if layout.config.exists() and layout.config.read_bytes() != resolved:
-        strangers.append(layout.config)
+    # A crash right at its beginning leaves a run with its configuration and an empty ledger at most.
+    own = {layout.path / LOCK_NAME, *layout.path.glob(f".{layout.config.name}.*{TEMPORARY_SUFFIX}")}
+    if layout.config.exists() and layout.config.read_bytes() == resolved:
+        own.add(layout.config)
+    if layout.ledger.exists() and not layout.ledger.stat().st_size:
+        own.add(layout.ledger)
+    strangers = [path for path in layout.path.iterdir() if path not in own]
     if strangers:
         raise RunError(
             "the output folder holds something else than a run",

@@ -11,20 +11,28 @@ import pyarrow.compute as pc
 from xal_ray import config
 from xal_ray.errors import PoolError
 from xal_ray.pool.schema import SCHEMA_VERSION, PoolReader, open_pool
-from xal_ray.storage import digest
+from xal_ray.storage import digest, sha256_file
 
 
 def open_prepared(settings: config.Pool, path: Path) -> PoolReader:
-    """Open a pool and check that it was made with these settings, where they name a source.
+    """Open a pool and check that it was made with these settings, and from their manifest as it is now.
 
     Raises:
-        PoolError: It was made with others.
+        PoolError: It was made with others, or from another manifest.
     """
     pool = open_pool(path)
+    source = settings.source
+    is_gone = source.path is not None and not source.path.exists()
+    if source.kind is None and (source.path is None or is_gone):
+        return pool  # a packed pool stands alone
+    if not is_gone and pool.card["source"]["manifest_sha256"] != _manifest_hash(source):
+        raise PoolError(
+            "the manifest has changed since the pool was prepared from it",
+            where=f"{path}, made from {source.path}",
+            next_step="give another pool.path for the new manifest, or remove the folder to prepare it again",
+        )
     made = pool.card["settings"]
     wanted = plan_of(settings)
-    if settings.source.kind is None and settings.source.path is None:
-        return pool
     differing = [key for key in wanted if made.get(key) != wanted[key]]
     if differing:
         key = differing[0]
@@ -82,10 +90,19 @@ def build_card(
         "exclusions": count_values(quarantine["error_code"]),
         "duplicates_across_splits": pc.sum(pc.greater(splits_of_content["split_count_distinct"], 1)).as_py()
         or 0,
-        "source": {"kind": source.resolved_kind(), "path": source.path and source.path.name},
+        "source": {
+            "kind": source.resolved_kind(),
+            "path": source.path and source.path.name,
+            "manifest_sha256": _manifest_hash(source),
+        },
         "settings": plan_of(settings),
         "content_hash": digest({"classes": list(classes), "rows": content}),
     }
+
+
+def _manifest_hash(source: config.Source) -> str | None:
+    """Of a table's file; a folder or a generator has none."""
+    return sha256_file(source.path) if source.path is not None and source.path.is_file() else None
 
 
 def count_values(column: pa.ChunkedArray) -> dict[str, int]:

@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 
 from xal_ray.config import Config, load_config
 from xal_ray.errors import RunError
-from xal_ray.storage import read_json, read_table
+from xal_ray.layout import RoundLayout, RunLayout
+from xal_ray.storage import read_json, read_shards, read_table
 
 ALIGNMENT_KEYS = ("soft_dice", "iou", "pointing_game", "energy_in_roi", "lift")
 SPLIT_NAMES = ("val", "test")
@@ -102,7 +103,7 @@ class Round:
     """A round's folder. `model` and `metrics` are empty, and `splits` too, while they are not written yet."""
 
     index: int
-    path: Path
+    files: RoundLayout
     committed: bool
     model: Mapping[str, Any]
     num_labels: int | None
@@ -151,46 +152,41 @@ def read_run(path: Path, classes: Sequence[str], max_shown: int) -> Run:
         RunError: There is no run here, or a file of it lacks what it should hold.
         StorageError: A file can't be read.
     """
-    config_path = path / "config.yaml"
-    if not config_path.is_file():
+    layout = RunLayout(path)
+    if not layout.config.is_file():
         raise RunError(
             "there is no run here",
             expected="a folder with a config.yaml, made by `xal-ray run`",
             where=str(path),
             next_step="give the path of a run's folder, for example runs/NAME",
         )
-    config = load_config(config_path)
-    folders = sorted(folder for folder in (path / "rounds").glob("[0-9]*") if folder.is_dir())
+    config = load_config(layout.config)
     return Run(
         path=path,
         config=config,
-        initial=_read_picks(path / "initial", config, classes, max_shown),
-        rounds=tuple(_read_round(folder, config, classes, max_shown) for folder in folders),
-        versions=_read_versions(path / "ledger.jsonl"),
+        initial=_read_picks(layout.initial, config, classes, max_shown),
+        rounds=tuple(_read_round(files, config, classes, max_shown) for files in layout.rounds()),
+        versions=_read_versions(layout.ledger),
     )
 
 
 def read_alignment_rows(a_round: Round) -> pa.Table:
     """The per-image alignment of a round's holdout: `image_id` and `ALIGNMENT_KEYS`; empty without files."""
     columns = ["image_id", *ALIGNMENT_KEYS]
-    tables = [read_table(shard, columns) for shard in sorted((a_round.path / "holdout").glob("*.parquet"))]
-    if not tables:
-        fields = [pa.field("image_id", pa.string()), *(pa.field(key, pa.float32()) for key in ALIGNMENT_KEYS)]
-        return pa.schema(fields).empty_table()
-    return pa.concat_tables(tables)
+    fields = [pa.field("image_id", pa.string()), *(pa.field(key, pa.float32()) for key in ALIGNMENT_KEYS)]
+    return read_shards(a_round.files.holdout, pa.schema(fields), columns)
 
 
-def _read_round(folder: Path, config: Config, classes: Sequence[str], max_shown: int) -> Round:
-    committed = (folder / "COMMITTED").is_file()
-    model_path, metrics_path = folder / "model.json", folder / "metrics.json"
-    model = read_json(model_path) if committed or model_path.is_file() else {}
-    metrics = read_json(metrics_path) if committed or metrics_path.is_file() else {}
-    picks = _read_picks(folder, config, classes, max_shown)
-    with _complete(metrics_path):
+def _read_round(files: RoundLayout, config: Config, classes: Sequence[str], max_shown: int) -> Round:
+    committed = files.committed.is_file()
+    model = read_json(files.model_card) if committed or files.model_card.is_file() else {}
+    metrics = read_json(files.metrics) if committed or files.metrics.is_file() else {}
+    picks = _read_picks(files, config, classes, max_shown)
+    with _complete(files.metrics):
         found = metrics["splits"] if metrics else {}
         return Round(
-            index=int(folder.name),
-            path=folder,
+            index=files.number,
+            files=files,
             committed=committed,
             model=model,
             num_labels=int(metrics["num_labels"]) if metrics else None,
@@ -232,17 +228,16 @@ def _split(found: Mapping[str, Any]) -> SplitMetrics:
     )
 
 
-def _read_picks(folder: Path, config: Config, classes: Sequence[str], max_shown: int) -> Picks | None:
+def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_shown: int) -> Picks | None:
     """A folder's selection, with labels and the model's view where there are such; None without one."""
-    path = folder / "selection.parquet"
-    if not path.is_file():
+    if not files.selection.is_file():
         return None
-    selection = read_table(path).sort_by("rank")
-    labels_path = folder / "labels.parquet"
-    labels = read_table(labels_path, ["image_id", "label"]).to_pylist() if labels_path.is_file() else []
+    selection = read_table(files.selection).sort_by("rank")
+    received = files.labels.is_file()
+    labels = read_table(files.labels, ["image_id", "label"]).to_pylist() if received else []
     label_of = {row["image_id"]: row["label"] for row in labels}
     head = selection.slice(0, max_shown).to_pylist()
-    scores = _read_scores(folder / "scores", config, [row["image_id"] for row in head])
+    scores = _read_scores(files.scores, config, [row["image_id"] for row in head])
     shown = tuple(
         Pick(
             rank=int(row["rank"]),
@@ -250,7 +245,7 @@ def _read_picks(folder: Path, config: Config, classes: Sequence[str], max_shown:
             utility=_float(row["utility"]),
             reason=row["reason"] or "",
             label=label_of.get(row["image_id"]),
-            **_view(scores.get(row["image_id"]), config, classes, folder),
+            **_view(scores.get(row["image_id"]), config, classes, files),
         )
         for row in head
     )
@@ -270,7 +265,7 @@ def _read_scores(folder: Path, config: Config, image_ids: Sequence[str]) -> dict
 
 
 def _view(
-    score: Mapping[str, Any] | None, config: Config, classes: Sequence[str], folder: Path
+    score: Mapping[str, Any] | None, config: Config, classes: Sequence[str], files: RoundLayout
 ) -> dict[str, Any]:
     """What the model said of an image, as keywords of `Pick`; a failed row has nulls for what it lacks."""
     if score is None:
@@ -282,11 +277,11 @@ def _view(
         "probability": None if predicted is None else float(score["probs"][predicted]),
         "uncertainty": _float(score[config.select.uncertainty]),
         "misalignment": _float(score["misalignment"]),
-        "saliency": _grid(score["saliency"], folder),
+        "saliency": _grid(score["saliency"], files),
     }
 
 
-def _grid(values: Sequence[float] | None, folder: Path) -> npt.NDArray[np.float32] | None:
+def _grid(values: Sequence[float] | None, files: RoundLayout) -> npt.NDArray[np.float32] | None:
     if not values:
         return None
     side = math.isqrt(len(values))
@@ -295,7 +290,7 @@ def _grid(values: Sequence[float] | None, folder: Path) -> npt.NDArray[np.float3
             "a saliency map is not square",
             expected="a square number of values",
             found=str(len(values)),
-            where=str(folder / "scores"),
+            where=str(files.scores),
             next_step="remove the round's folder and resume the run",
         )
     return np.asarray(values, dtype=np.float32).reshape(side, side)
