@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pytest
 
 from xal_ray.config import build_config
-from xal_ray.errors import ConfigError, LabelError, PoolError, RunError
+from xal_ray.errors import ConfigError, LabelError, ModelError, PoolError, RunError
 from xal_ray.layout import INITIAL, RECEIVED_SCHEMA, SELECTION_SCHEMA, RunLayout
 from xal_ray.ledger import LOCK_NAME, Ledger, locked
 from xal_ray.loop import describe, run
@@ -216,7 +216,7 @@ def test_a_run_in_use_is_refused(finished):
         ("select.initial_labels=0", ConfigError, "nothing to begin with"),
         ("select.initial_labels=1", LabelError, "has no example in the initial set"),
         ("pool.path=nowhere", ConfigError, "no source"),
-        ("model.weights=nowhere.pth", ConfigError, "weights are not there"),
+        ("model.weights=nowhere.pth", ModelError, "nowhere.pth"),
     ],
 )
 def test_what_can_not_work_is_refused_and_leaves_nothing(tiny_run, tmp_path, override, error, message):

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from xal_ray import config
 from xal_ray.errors import ConfigError
 
-# Read by Ray's processes when they start. An actor that asked for no GPU must see none; the Train settings
-# halve the fixed cost of a `fit()`.
+# Read by Ray when it is imported and by its processes. Without auto-connect, a thread that outlives a stopped
+# Ray can't start another; an actor that asked for no GPU must see none; the settings of Train halve the fixed
+# cost of a `fit()`.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",

@@ -7,6 +7,8 @@ from pathlib import Path
 from xal_ray.config import ROI_STRATEGIES, Config
 from xal_ray.engine.prepare import prepare
 from xal_ray.errors import ConfigError
+from xal_ray.model.network import ModelSpec
+from xal_ray.model.weights import build_network
 from xal_ray.pool.card import open_prepared
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import Reporter
@@ -56,6 +58,17 @@ def check_budget(config: Config, pool: PoolReader) -> None:
             where=str(pool.path),
             next_step="set roi.source=none, and select.strategy to one that needs no ROI (margin, say)",
         )
+
+
+def check_model(config: Config, pool: PoolReader) -> None:
+    """Build the network once, so that weights that can't be had are known before a run has begun.
+
+    Raises:
+        ModelError: The weights can't be had, do not fit, or the image size does not suit the backbone.
+    """
+    spec = ModelSpec(config.model.backbone, pool.classes, pool.image_size, pool.channels)
+    weights = "none" if config.train.init == "scratch" else config.model.weights
+    build_network(spec, weights, config.seed)
 
 
 def describe(config: Config, out: Path) -> list[str]:

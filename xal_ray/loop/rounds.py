@@ -18,7 +18,7 @@ from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.ledger import LOCK_NAME, locked
 from xal_ray.loop.commit import commit_round
 from xal_ray.loop.labelling import label_images, missing_labels
-from xal_ray.loop.plan import check_budget, open_or_prepare
+from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
 from xal_ray.loop.stages import (
     draw_initial_set,
     evaluate_model,
@@ -67,6 +67,8 @@ def run(config: Config, out: Path, reporter: Reporter, *, verbose: bool = False)
     with locked(layout.path):
         is_new = not layout.ledger.exists()
         try:
+            if is_new:
+                check_model(config, pool)
             return _run_rounds(open_run(config, pool, layout, reporter, verbose))
         except InputError:
             if is_new and not layout.initial.committed.exists() and not layout.initial.to_label.exists():

@@ -236,7 +236,8 @@ def _wanted_columns(columns: Columns, header: list[str], group_by: str, path: Pa
 
 
 def _missing_column(name: str, column: str, header: list[str], path: Path) -> SourceError:
-    by_lower_case = {found.lower(): found for found in header}
+    taken = set(Columns().model_dump().values())  # a column that has its use already is no candidate
+    by_lower_case = {found.lower(): found for found in header if found not in taken}
     near = difflib.get_close_matches(column.lower(), by_lower_case, n=1, cutoff=0.5)
     key = f"pool.source.columns.{name}"
     next_step = f"--set {key}={by_lower_case[near[0]] if near else 'COLUMN'}"
