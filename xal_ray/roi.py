@@ -80,6 +80,32 @@ def mask_to_grid(mask: npt.NDArray[Any], grid: tuple[int, int]) -> FloatArray:
     return _average(values, np.arange(height + 1.0), np.arange(width + 1.0), grid)
 
 
+def check_mask(mask: npt.NDArray[Any], frame: tuple[int, int], *, where: str | None = None) -> None:
+    """Refuse a mask that was not drawn on its image.
+
+    Args:
+        mask: (h, w).
+        frame: Height and width of the image, pixels.
+        where: The file and row the mask comes from, for the message.
+
+    Raises:
+        SourceError: The sizes differ.
+    """
+    if mask.shape != frame:
+        raise SourceError(
+            "a mask has another size than its image",
+            expected=f"{frame[1]}x{frame[0]} pixels",
+            found=f"{mask.shape[1]}x{mask.shape[0]} pixels",
+            where=where,
+            next_step="check that the mask belongs to the image, or leave its cell empty",
+        )
+
+
+def pack_coverage(coverage: npt.NDArray[Any]) -> bytes:
+    """Coverage in [0, 1] as it is stored: uint8, 0 to 255, row-major."""
+    return np.round(coverage * 255).astype(np.uint8).tobytes()
+
+
 def check_boxes(boxes: npt.ArrayLike, frame: tuple[int, int], *, where: str | None = None) -> None:
     """Refuse boxes that can't be what the annotator meant.
 

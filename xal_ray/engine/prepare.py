@@ -37,7 +37,7 @@ from xal_ray.pool.schema import (
 from xal_ray.pool.sources import phantom, read_source
 from xal_ray.pool.splits import assign_splits
 from xal_ray.progress import Reporter
-from xal_ray.roi import boxes_to_grid, check_boxes, mask_to_grid
+from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, pack_coverage
 from xal_ray.storage import digest, disk_errors, read_json, read_shards, sha256_bytes, write_json, write_table
 
 # What the folder of a growing pool is bound to: a part made under other settings must not be reused.
@@ -142,7 +142,7 @@ def _pack(row: dict[str, Any], settings: config.Pool) -> dict[str, Any]:
     size = settings.image_size
     decoded = _decode(row, settings)
     pixels = to_training_size(decoded.image, size, settings.channels).tobytes()
-    roi = None if decoded.roi is None else np.round(decoded.roi * 255).astype(np.uint8).tobytes()
+    roi = None if decoded.roi is None else pack_coverage(decoded.roi)
     height, width = decoded.image.shape[:2]
     return {
         **row,
@@ -168,14 +168,7 @@ def _decode(row: dict[str, Any], settings: config.Pool) -> _Decoded:
     frame = image.shape[:2]
     if row["mask_uri"]:
         mask = decode_mask(Path(row["mask_uri"]), settings.limits)
-        if mask.shape != frame:
-            raise SourceError(
-                "a mask has another size than its image",
-                expected=f"{frame[1]}x{frame[0]} pixels",
-                found=f"{mask.shape[1]}x{mask.shape[0]} pixels",
-                where=f"image_id {row['image_id']}, mask {row['mask_uri']}",
-                next_step="check that the mask belongs to the image, or leave its cell empty",
-            )
+        check_mask(mask, frame, where=f"image_id {row['image_id']}, mask {row['mask_uri']}")
         return _Decoded(image, mask_to_grid(mask.astype(np.float32), (size, size)))
     if row["boxes"]:
         boxes = np.asarray(row["boxes"], dtype=np.float64)

@@ -16,7 +16,7 @@ from xal_ray.errors import InputError, LabelError
 from xal_ray.images import ImageError, decode_mask
 from xal_ray.layout import RECEIVED_SCHEMA
 from xal_ray.pool.schema import PoolReader
-from xal_ray.roi import boxes_to_grid, check_boxes, mask_to_grid
+from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, pack_coverage
 
 _BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
 
@@ -123,13 +123,7 @@ def _roi(
     try:
         if mask_name:
             mask = decode_mask(_beside(path, mask_name, where), config.Limits())
-            if mask.shape != frame:
-                raise LabelError(
-                    "a mask has another size than its image",
-                    expected=f"{frame[1]}x{frame[0]} pixels",
-                    found=f"{mask.shape[1]}x{mask.shape[0]} pixels",
-                    where=where,
-                )
+            check_mask(mask, frame, where=where)
             coverage = mask_to_grid(mask.astype(np.float32), grid)
         elif any(corners):
             box = np.array([[_number(text, where) for text in corners]])
@@ -149,7 +143,7 @@ def _roi(
             where=where,
             next_step=error.details["next"],
         ) from error
-    return np.round(coverage * 255).astype(np.uint8).tobytes()
+    return pack_coverage(coverage)
 
 
 def _beside(path: Path, name: str, where: str) -> Path:

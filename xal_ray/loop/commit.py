@@ -52,12 +52,13 @@ def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
     names = [row["image_id"] for row in picks]
     index = run.index.filter(pc.is_in(run.index["image_id"], pa.array(names, pa.string())))
     rows = {row["image_id"]: row for row in index.to_pylist()}
+    card: dict[str, Any] = {}
     scores: dict[str, dict[str, Any]] = {}
     if files.model_card.exists():
+        card = read_json(files.model_card)
         table = read_shards(files.scores, score_schema(len(run.pool.classes)), SELECT_COLUMNS)
         picked = table.filter(pc.is_in(table["image_id"], pa.array(names, pa.string())))
         scores = {row["image_id"]: row for row in picked.to_pylist()}
-    card = read_json(files.model_card) if files.model_card.exists() else {}
     return {
         "strategy": run.config.select.strategy if files.number != INITIAL else "random",
         "select": run.config.select.model_dump(mode="json"),
