@@ -18,6 +18,10 @@ def _noise(*shape: int, top: int = 256, dtype: type = np.uint8) -> np.ndarray:
     return np.random.default_rng(7).integers(0, top, shape).astype(dtype)
 
 
+def _pixels(path: Path, limits: Limits = LIMITS) -> np.ndarray:
+    return decode_image(path, limits).pixels
+
+
 def _refused(path: Path, limits: Limits = LIMITS) -> ImageError:
     with pytest.raises(ImageError) as caught:
         decode_image(path, limits)
@@ -30,7 +34,7 @@ def test_lossless_files_give_their_pixels(tmp_path, suffix, shape):
     pixels = _noise(*shape)
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(pixels).save(path, **({"lossless": True} if suffix == "webp" else {}))
-    decoded = decode_image(path, LIMITS)
+    decoded = _pixels(path)
     if suffix == "webp" and len(shape) == 2:  # WebP knows no grey
         decoded = decoded[:, :, 0]
     assert decoded.dtype == np.uint8
@@ -40,14 +44,14 @@ def test_lossless_files_give_their_pixels(tmp_path, suffix, shape):
 def test_jpeg_is_near_its_pixels(tmp_path):
     ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
     Image.fromarray(ramp).save(tmp_path / "a.jpg", quality=95)
-    assert np.abs(decode_image(tmp_path / "a.jpg", LIMITS).astype(int) - ramp).max() <= 4
+    assert np.abs(_pixels(tmp_path / "a.jpg").astype(int) - ramp).max() <= 4
 
 
 def test_every_suffix_of_a_folder_source_is_decoded(tmp_path):
     for suffix in SUFFIXES:
         path = tmp_path / f"a{suffix}"
         Image.fromarray(_noise(4, 4, 3)).save(path)
-        assert decode_image(path, LIMITS).shape == (4, 4, 3)
+        assert _pixels(path).shape == (4, 4, 3)
     assert FORMATS == ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 
@@ -56,7 +60,7 @@ def test_16_bits_are_divided_not_saturated(tmp_path, suffix):
     deep = np.array([[0, 128, 255, 256], [257, 4095, 40000, 65535]], dtype=np.uint16)
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(deep).save(path)
-    np.testing.assert_array_equal(decode_image(path, LIMITS), np.round(deep / 65535 * 255).astype(np.uint8))
+    np.testing.assert_array_equal(_pixels(path), np.round(deep / 65535 * 255).astype(np.uint8))
 
 
 def test_16_bit_tiff_with_white_as_zero_is_inverted(tmp_path):
@@ -71,7 +75,7 @@ def test_16_bit_tiff_with_white_as_zero_is_inverted(tmp_path):
             assert data.count(entry + b"\x01") == 1
             (tmp_path / "a.tif").write_bytes(data.replace(entry + b"\x01", entry + b"\x00"))
     expected = np.round((65535 - deep.astype(int)) / 65535 * 255)
-    np.testing.assert_array_equal(decode_image(tmp_path / "a.tif", LIMITS), expected)
+    np.testing.assert_array_equal(_pixels(tmp_path / "a.tif"), expected)
 
 
 def test_32_bit_and_float_pixels_are_refused(tmp_path):
@@ -84,33 +88,33 @@ def test_32_bit_and_float_pixels_are_refused(tmp_path):
 def test_1_bit_and_palette_and_cmyk(tmp_path):
     bits = np.array([[0, 255, 0], [255, 255, 0]], dtype=np.uint8)
     Image.fromarray(bits).convert("1").save(tmp_path / "bits.png")
-    np.testing.assert_array_equal(decode_image(tmp_path / "bits.png", LIMITS), bits)
+    np.testing.assert_array_equal(_pixels(tmp_path / "bits.png"), bits)
 
     palette = Image.fromarray(np.array([[0, 1], [2, 1]], dtype=np.uint8), mode="P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.save(tmp_path / "colours.png")
     colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]])
-    np.testing.assert_array_equal(decode_image(tmp_path / "colours.png", LIMITS), colours)
+    np.testing.assert_array_equal(_pixels(tmp_path / "colours.png"), colours)
 
     palette.putpalette([10, 10, 10, 200, 200, 200, 90, 90, 90])
     palette.save(tmp_path / "greys.png")
-    np.testing.assert_array_equal(decode_image(tmp_path / "greys.png", LIMITS), [[10, 200], [90, 200]])
+    np.testing.assert_array_equal(_pixels(tmp_path / "greys.png"), [[10, 200], [90, 200]])
 
     ink = np.zeros((4, 4, 4), dtype=np.uint8)
     ink[:, :, 0] = 255  # cyan only
     Image.fromarray(ink, mode="CMYK").save(tmp_path / "ink.tif")
-    np.testing.assert_array_equal(decode_image(tmp_path / "ink.tif", LIMITS)[0, 0], [0, 255, 255])
+    np.testing.assert_array_equal(_pixels(tmp_path / "ink.tif")[0, 0], [0, 255, 255])
 
 
 def test_transparency_lies_over_black(tmp_path):
     pixels = np.array([[[200, 100, 50, 255], [200, 100, 50, 0]]], dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(decode_image(tmp_path / "a.png", LIMITS), [[[200, 100, 50], [0, 0, 0]]])
+    np.testing.assert_array_equal(_pixels(tmp_path / "a.png"), [[[200, 100, 50], [0, 0, 0]]])
     grey = np.array([[[200, 255], [200, 0]]], dtype=np.uint8)
     Image.fromarray(grey, mode="LA").save(tmp_path / "b.png")
-    np.testing.assert_array_equal(decode_image(tmp_path / "b.png", LIMITS), [[200, 0]])
+    np.testing.assert_array_equal(_pixels(tmp_path / "b.png"), [[200, 0]])
     Image.fromarray(np.array([[7, 9]], dtype=np.uint8)).save(tmp_path / "c.png", transparency=7)
-    np.testing.assert_array_equal(decode_image(tmp_path / "c.png", LIMITS), [[0, 9]])
+    np.testing.assert_array_equal(_pixels(tmp_path / "c.png"), [[0, 9]])
 
 
 def test_exif_orientation_is_applied_to_image_and_mask(tmp_path):
@@ -118,7 +122,7 @@ def test_exif_orientation_is_applied_to_image_and_mask(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it turned clockwise by 90 degrees
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(decode_image(tmp_path / "a.png", LIMITS), np.rot90(pixels, -1))
+    np.testing.assert_array_equal(_pixels(tmp_path / "a.png"), np.rot90(pixels, -1))
     np.testing.assert_array_equal(decode_mask(tmp_path / "a.png", LIMITS), np.rot90(pixels, -1) > 0)
 
 
@@ -128,11 +132,11 @@ def test_a_truncated_file_is_never_half_an_image(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(_noise(30, 40, 3)).save(path)
     data = path.read_bytes()
-    whole = decode_image(path, LIMITS)
+    whole = _pixels(path)
     for num_bytes in np.linspace(1, len(data) - 1, 60).astype(int):
         path.write_bytes(data[:num_bytes])
         try:
-            decoded = decode_image(path, LIMITS)
+            decoded = _pixels(path)
         except ImageError:
             continue
         # Only bytes behind the pixels are missing.
@@ -146,7 +150,7 @@ def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.fromarray(_noise(10, 10)).save(path)
     assert _refused(path, Limits(max_file_bytes=path.stat().st_size - 1)).code == "file_too_large"
-    assert decode_image(path, Limits(max_file_bytes=path.stat().st_size, max_pixels=100)).shape == (10, 10)
+    assert _pixels(path, Limits(max_file_bytes=path.stat().st_size, max_pixels=100)).shape == (10, 10)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("pixels were decoded"))
     error = _refused(path, Limits(max_pixels=99))
     assert error.code == "too_many_pixels"
@@ -225,8 +229,20 @@ def test_the_fringes_of_a_jpeg_mask_are_outside(tmp_path):
     mask = np.zeros((64, 64), dtype=np.uint8)
     mask[19:45, 21:43] = 255
     Image.fromarray(mask).save(tmp_path / "a.jpg", quality=60)
-    assert (decode_image(tmp_path / "a.jpg", LIMITS)[mask == 0] > 0).any()
+    assert (_pixels(tmp_path / "a.jpg")[mask == 0] > 0).any()
     np.testing.assert_array_equal(decode_mask(tmp_path / "a.jpg", LIMITS), mask > 0)
+
+
+def test_the_fringes_of_lossy_masks_in_other_modes_are_outside_too(tmp_path):
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[19:45, 21:43] = 255
+    picture = Image.fromarray(mask).convert("RGB")
+    picture.convert("CMYK").save(tmp_path / "ink.jpg", quality=60)
+    picture.putalpha(Image.fromarray(np.full((64, 64), 255, dtype=np.uint8) - mask // 255))
+    picture.save(tmp_path / "alpha.webp", quality=20)
+    for name in ("ink.jpg", "alpha.webp"):
+        assert ((_pixels(tmp_path / name) > 0).any(axis=2) & (mask == 0)).any(), name
+        np.testing.assert_array_equal(decode_mask(tmp_path / name, LIMITS), mask > 0, err_msg=name)
 
 
 def test_training_size_keeps_the_mean_of_a_fine_pattern():
