@@ -10,16 +10,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xal_ray.acquire.fullsize import Regions, fine_cells
 from xal_ray.evaluate import alignment_metrics, classification_metrics, group_bootstrap
 
 
-def assess(scores: pa.Table, rows: pa.Table, classes: tuple[str, ...], seed: int) -> dict[str, Any] | None:
+def assess(
+    scores: pa.Table, rows: pa.Table, classes: tuple[str, ...], image_size: int, seed: int
+) -> dict[str, Any] | None:
     """Metrics of one split.
 
     Args:
         scores: A score table that covers the split, among others.
         rows: The split's index rows, labelled.
         classes: The class names.
+        image_size: Height and width of the packed images, pixels.
         seed: Of the shuffled twin and of the resampling.
 
     Returns:
@@ -48,20 +52,24 @@ def assess(scores: pa.Table, rows: pa.Table, classes: tuple[str, ...], seed: int
         "num_groups": len(set(groups)),
         "ci95": group_bootstrap(probs, labels, groups, seed=seed),
         "per_class": per_class,
-        "alignment": _alignment(scored, seed),
+        "alignment": _alignment(scored, image_size, seed),
     }
 
 
-def _alignment(scored: pa.Table, seed: int) -> dict[str, Any] | None:
-    aligned = scored.filter(pc.and_(pc.is_valid(scored["saliency"]), pc.is_valid(scored["roi_grid"])))
+def _alignment(scored: pa.Table, image_size: int, seed: int) -> dict[str, Any] | None:
+    aligned = scored.filter(pc.and_(pc.is_valid(scored["saliency"]), pc.is_valid(scored["roi_fine"])))
     if not aligned.num_rows:
         return None
     length = len(aligned["saliency"][0])
     side = round(length**0.5)
     shape = (aligned.num_rows, side, side)
-    cams = _matrix(aligned["saliency"], length).reshape(shape)
-    rois = _matrix(aligned["roi_grid"], length).reshape(shape)
-    return alignment_metrics(cams, rois, seed)
+    fine = np.frombuffer(b"".join(aligned["roi_fine"].to_pylist()), dtype=np.uint8)
+    regions = Regions(
+        _matrix(aligned["roi_adjoint"], length).reshape(shape).astype(np.float32),
+        fine.reshape(-1, fine_cells(side), fine_cells(side)),
+        (image_size, image_size),
+    )
+    return alignment_metrics(_matrix(aligned["saliency"], length).reshape(shape), regions, seed)
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.float64]:

@@ -25,8 +25,8 @@ Backbone = Literal[
 Saliency = Literal[
     "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigencam", "eigengradcam", "scorecam"
 ]
-Strategy = Literal["random", "entropy", "margin", "least_confidence", "misalignment", "dual"]
-Uncertainty = Literal["entropy", "margin", "least_confidence"]
+Strategy = Literal["random", "entropy", "margin", "least_confidence", "bald", "misalignment", "dual"]
+Uncertainty = Literal["entropy", "margin", "least_confidence", "bald"]
 Normalise = Literal["none", "minmax", "rank"]
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -172,8 +172,15 @@ class Score(Section):
     """How images are scored."""
 
     saliency: Saliency = "gradcam"
-    batch_size: PositiveInt = 32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    tie_tolerance: Annotated[float, Field(ge=0.0)] = 0.02  # bf16 rows nearer to a tie are done in fp32
+    compile: bool = False
+    batch_size: PositiveInt | Literal["auto"] = "auto"
     rows_per_shard: Annotated[int, Field(ge=1, le=65536)] = 512
+    mc_samples: NaturalInt = 0  # dropout samples of the head, for `bald`; 0 = none
+    mc_dropout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    subsample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    runners_up: NaturalInt = 0  # of the last selection, scored again whatever the sample
     max_error_fraction: Fraction = 0.01
 
 
@@ -206,10 +213,12 @@ class Ray(Section):
 
     num_cpus: PositiveInt = 6
     object_store_mb: Annotated[int, Field(ge=80)] = 400
-    num_actors: PositiveInt = 2
+    num_actors: PositiveInt | Literal["auto"] = "auto"
     cpus_per_actor: PositiveFloat = 0.5
     gpus_per_actor: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     threads_per_actor: PositiveInt = 1
+    num_decoders: PositiveInt | Literal["auto"] = "auto"
+    cpus_per_decoder: PositiveFloat = 0.5
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     stall_timeout_s: PositiveFloat = 600.0
@@ -240,6 +249,27 @@ class Config(Section):
                 f"select.strategy={self.select.strategy} needs regions of interest, but roi.source is none; "
                 "set roi.source=oracle, or a strategy that needs none: "
                 + ", ".join(name for name in STRATEGIES if name not in ROI_STRATEGIES)
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bf16_is_for_gradcam(self) -> Config:
+        if self.score.precision == "bf16" and self.score.saliency != "gradcam":
+            raise ValueError(
+                f"score.saliency={self.score.saliency} runs in fp32; set score.precision=auto or fp32, "
+                "or score.saliency=gradcam"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bald_needs_samples(self) -> Config:
+        asks = self.select.strategy == "bald" or (
+            self.select.uncertainty == "bald" and self.select.strategy in ROI_STRATEGIES
+        )
+        if asks and self.score.mc_samples < 2:
+            raise ValueError(
+                "bald needs dropout samples of the head, but score.mc_samples is "
+                f"{self.score.mc_samples}; set score.mc_samples=50"
             )
         return self
 

@@ -5,14 +5,14 @@ Everything here answers in plain floats that JSON can hold; what is undefined is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from xal_ray.acquire import alignment
+from xal_ray.acquire.fullsize import Regions, measure
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -20,13 +20,7 @@ IntArray = npt.NDArray[np.int64]
 NUM_ECE_BINS = 15
 INTERVAL_PERCENT = (2.5, 97.5)
 
-ALIGNMENT_MEASURES: dict[str, Callable[[npt.NDArray[Any], npt.NDArray[Any]], FloatArray]] = {
-    "soft_dice": alignment.soft_dice,
-    "iou": alignment.iou,
-    "pointing_game": alignment.pointing_game,
-    "energy_in_roi": alignment.energy_in_roi,
-    "lift": alignment.lift,
-}
+ALIGNMENT_MEASURES = ("soft_dice", "hard_dice", "iou", "pointing_game", "energy_in_roi", "lift")
 
 
 def classification_metrics(probs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, Any]:
@@ -95,32 +89,31 @@ def _expected_calibration_error(confidence: FloatArray, correct: npt.NDArray[np.
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def alignment_metrics(cams: npt.NDArray[Any], rois: npt.NDArray[Any], seed: int) -> dict[str, Any] | None:
+def alignment_metrics(cams: npt.NDArray[Any], regions: Regions, seed: int) -> dict[str, Any] | None:
     """Mean agreement of maps with ROIs, and the same with the ROIs shuffled among the images as a control.
 
     What a measure keeps under shuffling comes from where lesions usually are, not from looking at this one.
 
     Args:
         cams: (n, gh, gw) in [0, 1]; undefined maps are NaN.
-        rois: (n, gh, gw) covered area fractions in [0, 1].
+        regions: The ROIs of the same n images.
         seed: Of the shuffling; no image keeps its own ROI.
 
     Returns:
-        `num_images` (those with a defined map and an ROI that is not empty), the means of `soft_dice`, `iou`,
-        `pointing_game`, `energy_in_roi` and `lift`, and under `shuffled` the same five; None where fewer than
-        two images remain.
-
-    Raises:
-        ValueError: The shapes differ or are not (n, gh, gw).
+        `num_images` (those with a defined map and an ROI that is not empty), the means of
+        `ALIGNMENT_MEASURES`, and under `shuffled` the same again; None where fewer than two images remain.
     """
-    defined = np.isfinite(alignment.soft_dice(cams, rois))
-    maps, regions = cams[defined], rois[defined]
-    if len(maps) < 2:
+    defined = np.flatnonzero(np.isfinite(measure(cams, regions)["soft_dice"]))
+    if len(defined) < 2:
         return None
-    others = regions[_derangement(len(regions), seed)]
-    means = {name: _mean(measure(maps, regions)) for name, measure in ALIGNMENT_MEASURES.items()}
-    shuffled = {name: _mean(measure(maps, others)) for name, measure in ALIGNMENT_MEASURES.items()}
-    return {"num_images": len(maps), **means, "shuffled": shuffled}
+    maps, own = cams[defined], regions.take(defined)
+    others = own.take(_derangement(len(defined), seed))
+    found, twin = measure(maps, own), measure(maps, others)
+    return {
+        "num_images": len(defined),
+        **{name: _mean(found[name]) for name in ALIGNMENT_MEASURES},
+        "shuffled": {name: _mean(twin[name]) for name in ALIGNMENT_MEASURES},
+    }
 
 
 def _derangement(count: int, seed: int) -> npt.NDArray[np.intp]:

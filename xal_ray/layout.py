@@ -4,7 +4,8 @@ runs/<name>/
   config.yaml, ledger.jsonl, report.html
   initial/            selection.parquet, labels.parquet, COMMITTED
   rounds/000/         model.safetensors, model.json, scores/, holdout/, metrics.json,
-                      selection.parquet, labels.parquet, COMMITTED
+                      selection.parquet, labels.parquet, COMMITTED,
+                      runners_up.parquet and subsample.json where only a part is scored
   rounds/000/to_label selection.csv and the picked images, for a run that exports
 """
 
@@ -25,6 +26,7 @@ SELECTION_SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
+RUNNERS_UP_SCHEMA = pa.schema([pa.field("image_id", pa.string(), nullable=False)])
 RECEIVED_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -70,6 +72,16 @@ class RoundLayout:
     def selection(self) -> Path:
         """The ranked picks (`SELECTION_SCHEMA`)."""
         return self.folder / "selection.parquet"
+
+    @property
+    def runners_up(self) -> Path:
+        """Who came after the picks, best first (`RUNNERS_UP_SCHEMA`); with `score.runners_up`."""
+        return self.folder / "runners_up.parquet"
+
+    @property
+    def subsample(self) -> Path:
+        """What scoring a part of the pool did to the picks; with `score.subsample` below 1."""
+        return self.folder / "subsample.json"
 
     @property
     def labels(self) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from xal_ray.acquire import alignment, uncertainty
-from xal_ray.config import Saliency
-from xal_ray.model.network import images_to_tensor
-from xal_ray.model.saliency import saliency_maps
+from xal_ray import config
+from xal_ray.acquire import alignment, fullsize, uncertainty
+from xal_ray.model.inference import Explainer, Outputs
 from xal_ray.model.weights import load_model
 from xal_ray.pool.schema import PixelRows
-from xal_ray.roi import mask_to_grid
+from xal_ray.seeds import derive_seed
 
-ALIGNMENT_COLUMNS = ("soft_dice", "misalignment", "iou", "pointing_game", "energy_in_roi", "lift")
+BATCHES_AT_ONCE = 8
+ALIGNMENT_COLUMNS = fullsize.MEASURES
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,7 +29,8 @@ def score_schema(num_classes: int) -> pa.Schema:
 
     Every requested id has one row. A row's values are finite, or null with the reason in `error_code`:
     `non_finite_output` (no probabilities) or `undefined_map` (probabilities, but no map to align).
-    Alignment columns are also null, without an error, where the image has no ROI.
+    Alignment columns are also null, without an error, where the image has no ROI; `bald` where no dropout
+    samples were asked for.
     """
     value = pa.float32()
     return pa.schema(
@@ -38,110 +41,204 @@ def score_schema(num_classes: int) -> pa.Schema:
             pa.field("entropy", value),  # H(p) / ln C, in [0, 1]
             pa.field("margin", value),  # 1 - (p1 - p2), in [0, 1]
             pa.field("least_confidence", value),  # (1 - p1) C / (C - 1), in [0, 1]
+            pa.field("bald", value),  # (H(mean p) - mean H(p)) / ln C over dropout samples, in [0, 1]
             pa.field("logit_gap", value),  # largest minus second largest logit
             *(pa.field(name, value) for name in ALIGNMENT_COLUMNS),
             pa.field("roi_area", value),  # fraction of the image
             pa.field("saliency", pa.list_(value)),  # the map's grid, row-major, min-max normalised
-            pa.field("roi_grid", pa.list_(value)),  # ROI coverage on the same grid
+            pa.field("roi_adjoint", pa.list_(value)),  # the ROI as `fullsize.Regions` has it, on that grid
+            pa.field("roi_fine", pa.binary()),  # coverage 0..255 on a finer grid, likewise
             pa.field("model_id", pa.string(), nullable=False),
             pa.field("error_code", pa.string()),
         ]
     )
 
 
+@dataclass(frozen=True)
+class _Raw:
+    """What the network said of some images, in memory."""
+
+    logits: npt.NDArray[np.float64]  # (n, C)
+    maps: Floats  # (n, gh, gw)
+    bald: npt.NDArray[np.float64]  # (n,); NaN without samples
+    near_tie: npt.NDArray[np.bool_]  # (n,)
+
+
 class Scorer:
-    """A model, loaded once, that turns batches of images into score tables.
+    """A model, loaded once, that turns images into score tables.
 
     Args:
         model: A model's folder, or its .safetensors file.
-        saliency: The saliency method.
+        settings: Saliency method, precision, batch size, dropout samples.
         use_roi: Whether alignment may be computed at all (`roi.source`).
-        batch_size: Images in one forward pass.
         threads: Torch's threads; one by default, so that a result does not depend on how many there are.
+
+    Attributes:
+        batch_size: Images in one forward pass.
+        rows_at_once: Images that are held in memory together.
+        precision: `fp32` or `bf16`: what the backbone runs in.
 
     Raises:
         ModelError: The model can't be loaded.
     """
 
-    def __init__(
-        self, model: Path, *, saliency: Saliency, use_roi: bool, batch_size: int = 32, threads: int = 1
-    ) -> None:
+    def __init__(self, model: Path, settings: config.Score, *, use_roi: bool, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network, self.spec, card = load_model(model)
-        self.network = network.to(self.device).eval()
+        self.network, self.spec, card = load_model(model)
         self.model_id: str = card["model_id"]
-        self.saliency: Saliency = saliency
+        self.settings = settings
         self.use_roi = use_roi
-        self.batch_size = batch_size
+        self.batch_size = _batch_size(settings.batch_size, self.device)
+        self.rows_at_once = BATCHES_AT_ONCE * self.batch_size
+        self.explainer = Explainer(
+            self.network,
+            self.spec,
+            self.device,
+            saliency=settings.saliency,
+            precision=settings.precision,
+            compile_for=self.batch_size if settings.compile else 0,
+            dropout_masks=self._dropout_masks(),
+        )
+        self.precision = self.explainer.precision
 
-    def __call__(self, rows: PixelRows) -> pa.Table:
-        """Score images in batches of `batch_size`, in their order."""
-        tables = [
-            self._score_batch(rows, slice(start, start + self.batch_size))
-            for start in range(0, len(rows.image_ids), self.batch_size)
-        ]
-        schema = score_schema(len(self.spec.classes))
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+    def __call__(self, pieces: PixelRows | Iterable[PixelRows]) -> pa.Table:
+        """Score images in batches of `batch_size`, in their order.
 
-    def _score_batch(self, rows: PixelRows, batch: slice) -> pa.Table:
-        images = images_to_tensor(rows.pixels[batch], self.spec, self.device)
-        logits_tensor, maps_tensor = saliency_maps(self.network, images, self.saliency)
-        logits = logits_tensor.detach().float().cpu().numpy().astype(np.float64)
-        maps = maps_tensor.detach().float().cpu().numpy()
-        has_roi = rows.has_roi[batch] & self.use_roi
-        return self._to_table(rows.image_ids[batch], logits, maps, rows.rois[batch], has_roi)
+        Args:
+            pieces: Images, whole or in pieces of `rows_at_once`, which give the same.
+        """
+        if isinstance(pieces, PixelRows):
+            pieces = pieces.cut(self.rows_at_once)
+        scored = [self._score_piece(piece) for piece in pieces]
+        return pa.concat_tables(
+            [score_schema(len(self.spec.classes)).empty_table(), *scored]
+        ).combine_chunks()
 
-    def _to_table(
-        self,
-        image_ids: list[str],
-        logits: npt.NDArray[np.float64],
-        maps: Floats,
-        rois: Floats,
-        has_roi: npt.NDArray[np.bool_],
-    ) -> pa.Table:
-        finite = np.asarray(np.isfinite(logits).all(axis=1))
-        logits = np.where(finite[:, None], logits, 0.0)
+    def _score_piece(self, rows: PixelRows) -> pa.Table:
+        raw = _joined(list(self._explain(rows.pixels, exact=False)))
+        if self.precision == "bf16":
+            raw = self._redo_near_ties(rows, raw)
+        return self._to_table(rows, raw)
+
+    def _redo_near_ties(self, rows: PixelRows, raw: _Raw) -> _Raw:
+        """Rows whose prediction bf16 may have flipped, once more in fp32."""
+        doubtful = np.flatnonzero(raw.near_tie | ~np.isfinite(raw.logits).all(axis=1))
+        if not len(doubtful):
+            return raw
+        exact = _joined(list(self._explain(rows.pixels[doubtful], exact=True)))
+        raw.logits[doubtful] = exact.logits
+        raw.maps[doubtful] = exact.maps
+        raw.bald[doubtful] = exact.bald
+        return raw
+
+    def _explain(self, pixels: npt.NDArray[np.uint8], *, exact: bool) -> Iterator[_Raw]:
+        """Batch by batch. A GPU works on the next batch while this one's results are looked at."""
+        running: Outputs | None = None
+        for start in range(0, len(pixels), self.batch_size):
+            started = self._explain_batch(pixels[start : start + self.batch_size], exact)
+            if running is not None:
+                yield self._to_raw(running)
+            running = started
+        if running is not None:
+            yield self._to_raw(running)
+
+    def _explain_batch(self, pixels: npt.NDArray[np.uint8], exact: bool) -> Outputs:
+        try:
+            return self.explainer(pixels, exact=exact)
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(pixels) // 2
+        return Outputs.joined(
+            self._explain_batch(pixels[:half], exact), self._explain_batch(pixels[half:], exact)
+        )
+
+    def _to_raw(self, outputs: Outputs) -> _Raw:
+        logits = outputs.logits.cpu().numpy().astype(np.float64)
+        gaps = uncertainty.logit_gap(logits)
+        if outputs.samples is None:
+            bald = np.full(len(logits), np.nan)
+        else:
+            bald = uncertainty.bald(outputs.samples.cpu().numpy())
+        near_tie = gaps < self.settings.tie_tolerance * outputs.tie_scale.cpu().numpy()
+        return _Raw(logits, outputs.maps.cpu().numpy(), bald, near_tie)
+
+    def _dropout_masks(self) -> torch.Tensor | None:
+        """Masks that depend on the model alone: all images see the same sample of models."""
+        if not self.settings.mc_samples:
+            return None
+        kept = 1.0 - self.settings.mc_dropout
+        generator = torch.Generator().manual_seed(derive_seed(self.model_id, "mc_dropout"))
+        shape = (self.settings.mc_samples, self.network.classifier.in_features)
+        return (torch.rand(shape, generator=generator) < kept).float() / kept
+
+    def _to_table(self, rows: PixelRows, raw: _Raw) -> pa.Table:
+        finite = np.asarray(np.isfinite(raw.logits).all(axis=1))
+        logits = np.where(finite[:, None], raw.logits, 0.0)
         probs = _softmax(logits)
-        cams, defined = alignment.minmax(maps)
+        cams, defined = alignment.minmax(raw.maps)
         has_map = finite & defined
-        roi_grids = mask_to_grid(rois, (maps.shape[1], maps.shape[2]))
-        aligned = has_map & has_roi
+        has_roi = rows.has_roi & self.use_roi
         columns: dict[str, pa.Array] = {
-            "image_id": pa.array(image_ids, pa.string()),
+            "image_id": pa.array(rows.image_ids, pa.string()),
             "probs": _lists(probs, finite, fixed=True),
             "predicted": pa.array(probs.argmax(axis=1).astype(np.int32), mask=~finite),
             "entropy": _floats(uncertainty.entropy(probs), finite),
             "margin": _floats(uncertainty.margin(probs), finite),
             "least_confidence": _floats(uncertainty.least_confidence(probs), finite),
+            "bald": _floats(raw.bald, finite),
             "logit_gap": _floats(uncertainty.logit_gap(logits), finite),
-            **_alignment(cams, roi_grids, aligned),
-            "roi_area": _floats(rois.mean(axis=(1, 2)), has_roi),
+            **_alignment(cams, rows.rois, has_map, has_roi),
             "saliency": _lists(cams.reshape(len(cams), -1), has_map),
-            "roi_grid": _lists(roi_grids.reshape(len(roi_grids), -1), has_roi),
-            "model_id": pa.array([self.model_id] * len(image_ids), pa.string()),
-            "error_code": pa.array(
-                [
-                    None if mapped else "undefined_map" if valid else "non_finite_output"
-                    for mapped, valid in zip(has_map, finite, strict=True)
-                ],
-                pa.string(),
-            ),
+            "model_id": pa.array([self.model_id] * len(cams), pa.string()),
+            "error_code": pa.array(np.where(finite, "undefined_map", "non_finite_output"), mask=has_map),
         }
-        return pa.table(columns, schema=score_schema(logits.shape[1]))
+        schema = score_schema(logits.shape[1])
+        return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def _alignment(cams: Floats, roi_grids: Floats, aligned: npt.NDArray[np.bool_]) -> dict[str, pa.Array]:
-    cams = np.where(aligned[:, None, None], cams, 0.0).astype(np.float32)
-    values = {
-        "soft_dice": alignment.soft_dice(cams, roi_grids),
-        "misalignment": alignment.misalignment(cams, roi_grids),
-        "iou": alignment.iou(cams, roi_grids),
-        "pointing_game": alignment.pointing_game(cams, roi_grids),
-        "energy_in_roi": alignment.energy_in_roi(cams, roi_grids),
-        "lift": alignment.lift(cams, roi_grids),
+def _batch_size(wish: int | str, device: torch.device) -> int:
+    """Resolve `auto`: what a processor's cache likes, or what fills a GPU."""
+    if wish != "auto":
+        return int(wish)
+    return 256 if device.type == "cuda" else 32
+
+
+def _joined(batches: list[_Raw]) -> _Raw:
+    return _Raw(
+        np.concatenate([batch.logits for batch in batches]),
+        np.concatenate([batch.maps for batch in batches]),
+        np.concatenate([batch.bald for batch in batches]),
+        np.concatenate([batch.near_tie for batch in batches]),
+    )
+
+
+def _alignment(
+    cams: Floats, rois: npt.NDArray[np.uint8], has_map: npt.NDArray[np.bool_], has_roi: npt.NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """Alignment columns; only rows with an ROI cost anything."""
+    count, grid = len(cams), (cams.shape[1], cams.shape[2])
+    with_roi = np.flatnonzero(has_roi)
+    regions = fullsize.reduce_rois(rois[with_roi], grid)
+    aligned = has_map & has_roi
+    measured = fullsize.measure(np.where(has_map[with_roi, None, None], cams[with_roi], np.nan), regions)
+
+    def spread(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        column = np.full((count, *values.shape[1:]), np.nan)
+        column[with_roi] = values
+        return column
+
+    fine: list[bytes | None] = [None] * count
+    for row, cells in zip(with_roi.tolist(), regions.fine, strict=True):
+        fine[row] = cells.tobytes()
+    return {
+        **{name: _floats(spread(values), aligned) for name, values in measured.items()},
+        "roi_area": _floats(spread(regions.area), has_roi),
+        "roi_adjoint": _lists(spread(regions.adjoint.reshape(len(with_roi), grid[0] * grid[1])), has_roi),
+        "roi_fine": pa.array(fine, pa.binary()),
     }
-    return {name: _floats(column, aligned) for name, column in values.items()}
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -157,6 +254,12 @@ def _floats(values: npt.NDArray[np.floating], valid: npt.NDArray[np.bool_]) -> p
 def _lists(
     values: npt.NDArray[np.floating], valid: npt.NDArray[np.bool_], *, fixed: bool = False
 ) -> pa.Array:
-    kind = pa.list_(pa.float32(), values.shape[1] if fixed else -1)
-    rows = values.astype(np.float32)
-    return pa.array([row if ok else None for row, ok in zip(rows, valid, strict=True)], type=kind)
+    """(n, k) numbers as n lists, null where not valid."""
+    width = values.shape[1]
+    null = pa.array(~valid)
+    if fixed:
+        flat = pa.array(np.where(valid[:, None], values, 0.0).astype(np.float32).ravel())
+        return pa.FixedSizeListArray.from_arrays(flat, width, mask=null)
+    flat = pa.array(values[valid].astype(np.float32).ravel())
+    offsets = np.concatenate([[0], np.cumsum(valid * width)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=null)

@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         StorageError: The file is missing, damaged, or lacks a column.
     """
-    try:
+    with _parquet_errors(path):
         return pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(
-            "a Parquet file can't be read", found=str(error).split("\n")[0], where=str(path)
-        ) from error
 
 
 def read_shards(folder: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
@@ -114,6 +111,33 @@ def read_shards(folder: Path, schema: pa.Schema, columns: Sequence[str] | None =
     if tables:
         return pa.concat_tables(tables)
     return schema.empty_table().select(list(columns) if columns is not None else schema.names)
+
+
+def iter_row_groups(
+    folder: Path, columns: Sequence[str]
+) -> Iterator[tuple[pa.Table, Callable[[], pa.ChunkedArray]]]:
+    """Go over all Parquet files of a folder, in the order of their names, one row group at a time.
+
+    Args:
+        folder: The shards.
+        columns: Columns of numbers. Memory is bounded by one row group of them.
+
+    Yields:
+        A row group's columns, and what reads its `image_id`s: they often weigh more than all the numbers.
+
+    Raises:
+        StorageError: A file is damaged, or lacks a column.
+    """
+    for path in sorted(folder.glob("*.parquet")):
+        with _open_parquet(path) as file:
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if missing:
+                raise StorageError(
+                    "a Parquet file lacks a column", expected=", ".join(missing), where=str(path)
+                )
+            for number in range(file.num_row_groups):
+                table = _read_row_group(path, file, number, columns)
+                yield table, partial(_read_ids, path, file.metadata, number)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -150,6 +174,32 @@ def remove_leftovers(folder: Path) -> None:
     """Remove temporary files that a killed process left below a folder."""
     for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
         path.unlink(missing_ok=True)
+
+
+def _read_ids(path: Path, metadata: pq.FileMetaData, number: int) -> pa.ChunkedArray:
+    """Opens the file anew: who asks may have gone on to another one."""
+    with _open_parquet(path, metadata) as file:
+        return _read_row_group(path, file, number, ["image_id"])["image_id"]
+
+
+def _read_row_group(path: Path, file: pq.ParquetFile, number: int, columns: Sequence[str]) -> pa.Table:
+    with _parquet_errors(path):
+        return file.read_row_group(number, columns=list(columns), use_threads=False)
+
+
+def _open_parquet(path: Path, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    with _parquet_errors(path):
+        return pq.ParquetFile(path, metadata=metadata, pre_buffer=False)
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(
+            "a Parquet file can't be read", found=str(error).split("\n")[0], where=str(path)
+        ) from error
 
 
 def _leaf_columns(schema: pa.Schema) -> list[str]:

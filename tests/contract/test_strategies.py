@@ -2,43 +2,61 @@
 
 import re
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from xal_ray.acquire.strategies import STRATEGY_FUNCTIONS, Candidates, select
+from xal_ray.acquire.strategies import STRATEGY_FUNCTIONS, needed_columns, select
+from xal_ray.acquire.streaming import Candidates
 from xal_ray.config import STRATEGIES, Select
 from xal_ray.errors import InputError
 
 NORMALISATIONS = ("none", "minmax", "rank")
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 every_normalisation = pytest.mark.parametrize("normalise", NORMALISATIONS)
-COLUMNS = ("entropy", "margin", "least_confidence", "misalignment")
+COLUMNS = ("entropy", "margin", "least_confidence", "bald", "misalignment")
 
 
-def make_candidates(count=60, seed=0, *, without_roi=0.3, decimals=1):
+@dataclass(frozen=True)
+class Table:
+    """A whole score table, in memory."""
+
+    image_ids: list
+    group_ids: list
+    columns: dict
+
+    def select(self, *, seed=0, num_runners_up=0, **settings):
+        chunk = Candidates.of(self.image_ids, self.columns)
+        group_of = dict(zip(self.image_ids, self.group_ids, strict=True))
+        return select(
+            lambda: iter([chunk]),
+            Select(**settings),
+            seed=seed,
+            groups=lambda names: [group_of[name] for name in names],
+            num_runners_up=num_runners_up,
+        )
+
+    def permuted(self, order):
+        return Table(
+            [self.image_ids[row] for row in order],
+            [self.group_ids[row] for row in order],
+            {name: column[order] for name, column in self.columns.items()},
+        )
+
+    def utilities_by_id(self, **settings):
+        chosen = self.select(query_size=len(self.image_ids), **settings)
+        return dict(zip(chosen.image_ids, chosen.utilities, strict=True))
+
+
+def make_table(count=60, seed=0, *, without_roi=0.3, decimals=1):
     """Few decimals, so that there are ties in every column."""
     rng = np.random.default_rng(seed)
     columns = {name: rng.random(count).round(decimals) for name in COLUMNS}
     columns["misalignment"][rng.random(count) < without_roi] = np.nan
     image_ids = [f"image-{number:03d}" for number in rng.permutation(count)]
-    return Candidates(image_ids, [f"patient-{number}" for number in rng.integers(12, size=count)], **columns)
-
-
-def permuted(candidates, order):
-    return Candidates(
-        [candidates.image_ids[row] for row in order],
-        [candidates.group_ids[row] for row in order],
-        **{name: getattr(candidates, name)[order] for name in COLUMNS},
-    )
-
-
-def utilities_by_id(candidates, **settings):
-    """The utility of every candidate."""
-    chosen = select(candidates, Select(query_size=len(candidates.image_ids), **settings), seed=0)
-    return dict(zip(chosen.image_ids, chosen.utilities, strict=True))
+    return Table(image_ids, [f"patient-{number}" for number in rng.integers(12, size=count)], columns)
 
 
 def test_every_configurable_strategy_is_registered():
@@ -49,11 +67,11 @@ def test_every_configurable_strategy_is_registered():
 @every_normalisation
 @pytest.mark.parametrize("query_size", [1, 20, 60])
 def test_selection_is_a_unique_subset_of_the_asked_size_in_order(strategy, normalise, query_size):
-    candidates = make_candidates()
-    chosen = select(candidates, Select(strategy=strategy, normalise=normalise, query_size=query_size), seed=3)
+    table = make_table()
+    chosen = table.select(seed=3, strategy=strategy, normalise=normalise, query_size=query_size)
     assert len(chosen.image_ids) == len(chosen.utilities) == len(chosen.reasons) == query_size
     assert len(set(chosen.image_ids)) == query_size
-    assert set(chosen.image_ids) <= set(candidates.image_ids)
+    assert set(chosen.image_ids) <= set(table.image_ids)
     assert np.isfinite(chosen.utilities).all()
     assert chosen.utilities.dtype == np.float64
     keys = [
@@ -65,12 +83,12 @@ def test_selection_is_a_unique_subset_of_the_asked_size_in_order(strategy, norma
 @every_strategy
 @every_normalisation
 def test_the_order_of_rows_does_not_matter(strategy, normalise):
-    candidates = make_candidates()
-    settings = Select(strategy=strategy, normalise=normalise, query_size=25, max_per_group=3)
-    expected = select(candidates, settings, seed=5)
+    table = make_table()
+    settings = {"strategy": strategy, "normalise": normalise, "query_size": 25, "max_per_group": 3}
+    expected = table.select(seed=5, **settings)
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(60)
-        chosen = select(permuted(candidates, order), settings, seed=5)
+        chosen = table.permuted(order).select(seed=5, **settings)
         assert chosen.image_ids == expected.image_ids
         assert chosen.reasons == expected.reasons
         np.testing.assert_array_equal(chosen.utilities, expected.utilities)
@@ -78,28 +96,26 @@ def test_the_order_of_rows_does_not_matter(strategy, normalise):
 
 @every_strategy
 def test_the_best_ones_are_chosen(strategy):
-    candidates = make_candidates()
-    everything = select(candidates, Select(strategy=strategy, query_size=60), seed=2)
-    first = select(candidates, Select(strategy=strategy, query_size=7), seed=2)
+    table = make_table()
+    everything = table.select(seed=2, strategy=strategy, query_size=60)
+    first = table.select(seed=2, strategy=strategy, query_size=7)
     assert first.image_ids == everything.image_ids[:7]
 
 
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
 @every_normalisation
 def test_ties_go_by_id(strategy, normalise):
-    equal = np.full(6, 0.5)
     ids = ["d", "b", "f", "a", "e", "c"]
-    candidates = Candidates(ids, ids, equal, equal, equal, equal)
-    chosen = select(candidates, Select(strategy=strategy, normalise=normalise, query_size=4), seed=0)
-    assert chosen.image_ids == ["a", "b", "c", "d"]
+    table = Table(ids, ids, dict.fromkeys(COLUMNS, np.full(6, 0.5)))
+    assert table.select(strategy=strategy, normalise=normalise, query_size=4).image_ids == list("abcd")
 
 
 @every_strategy
 def test_the_cap_per_group_is_kept_and_passes_over_the_least_possible(strategy):
-    candidates = make_candidates()
-    group_of = dict(zip(candidates.image_ids, candidates.group_ids, strict=True))
-    ranked = select(candidates, Select(strategy=strategy, query_size=60), seed=1).image_ids
-    capped = select(candidates, Select(strategy=strategy, query_size=15, max_per_group=2), seed=1).image_ids
+    table = make_table()
+    group_of = dict(zip(table.image_ids, table.group_ids, strict=True))
+    ranked = table.select(seed=1, strategy=strategy, query_size=60).image_ids
+    capped = table.select(seed=1, strategy=strategy, query_size=15, max_per_group=2).image_ids
     expected, taken = [], Counter()
     for image_id in ranked:
         taken[group_of[image_id]] += 1
@@ -110,17 +126,29 @@ def test_the_cap_per_group_is_kept_and_passes_over_the_least_possible(strategy):
 
 @every_strategy
 def test_a_cap_that_leaves_too_few_gives_fewer(strategy):
-    candidates = make_candidates()
-    chosen = select(candidates, Select(strategy=strategy, query_size=60, max_per_group=1), seed=0)
-    assert len(chosen.image_ids) == len(set(candidates.group_ids))
+    table = make_table()
+    chosen = table.select(strategy=strategy, query_size=60, max_per_group=1)
+    assert len(chosen.image_ids) == len(set(table.group_ids))
+
+
+@every_strategy
+@pytest.mark.parametrize("cap", [0, 1])
+@pytest.mark.parametrize("num_runners_up", [0, 8, 100])
+def test_runners_up_are_the_next_in_order_and_those_passed_over(strategy, cap, num_runners_up):
+    table = make_table()
+    ranked = table.select(strategy=strategy, query_size=60).image_ids
+    chosen = table.select(strategy=strategy, query_size=10, max_per_group=cap, num_runners_up=num_runners_up)
+    others = [image_id for image_id in ranked if image_id not in chosen.image_ids]
+    assert chosen.runners_up == others[:num_runners_up]
+    assert table.select(strategy=strategy, query_size=10, max_per_group=cap).image_ids == chosen.image_ids
 
 
 @every_strategy
 @every_normalisation
 @pytest.mark.parametrize("without_roi", [0.0, 0.9, 1.0])
 def test_missing_misalignment_is_ranked_all_the_same(strategy, normalise, without_roi):
-    candidates = make_candidates(without_roi=without_roi)
-    chosen = select(candidates, Select(strategy=strategy, normalise=normalise, query_size=60), seed=0)
+    table = make_table(without_roi=without_roi)
+    chosen = table.select(strategy=strategy, normalise=normalise, query_size=60)
     assert np.isfinite(chosen.utilities).all()
     assert all(chosen.reasons)
 
@@ -129,28 +157,27 @@ def test_missing_misalignment_is_ranked_all_the_same(strategy, normalise, withou
 @every_normalisation
 def test_one_candidate_is_enough(strategy, normalise):
     for misalignment in (0.4, np.nan):
-        one = np.array([0.5])
-        candidates = Candidates(["a"], ["p"], one, one, one, np.array([misalignment]))
-        chosen = select(candidates, Select(strategy=strategy, normalise=normalise, query_size=1), seed=0)
+        columns = dict.fromkeys(COLUMNS, np.array([0.5])) | {"misalignment": np.array([misalignment])}
+        chosen = Table(["a"], ["p"], columns).select(strategy=strategy, normalise=normalise, query_size=1)
         assert chosen.image_ids == ["a"]
 
 
 @every_strategy
 def test_candidates_are_not_changed(strategy):
-    candidates = make_candidates()
-    before = {field.name: list(getattr(candidates, field.name)) for field in fields(candidates)}
-    for name in COLUMNS:
-        getattr(candidates, name).setflags(write=False)
-    chosen = select(candidates, Select(strategy=strategy, query_size=30), seed=0)
+    table = make_table()
+    before = {name: column.copy() for name, column in table.columns.items()}
+    for column in table.columns.values():
+        column.setflags(write=False)
+    chosen = table.select(strategy=strategy, query_size=30)
     chosen.utilities[:] = -1.0  # the caller's own
     for name, values in before.items():
-        np.testing.assert_array_equal(getattr(candidates, name), np.array(values))
+        np.testing.assert_array_equal(table.columns[name], values)
 
 
 @every_strategy
 @every_normalisation
 def test_reasons_are_short_sentences(strategy, normalise):
-    chosen = select(make_candidates(), Select(strategy=strategy, normalise=normalise, query_size=60), seed=0)
+    chosen = make_table().select(strategy=strategy, normalise=normalise, query_size=60)
     for reason in chosen.reasons:
         assert 0 < len(reason) <= 120
         assert re.search(r"\d?\.\d\d", reason)
@@ -158,55 +185,89 @@ def test_reasons_are_short_sentences(strategy, normalise):
 
 
 @every_strategy
-def test_more_than_there_are_is_refused_with_both_numbers(strategy):
+@pytest.mark.parametrize("cap", [0, 1])
+def test_more_than_there_are_is_refused_with_both_numbers(strategy, cap):
     for count in (0, 5):
         with pytest.raises(InputError, match="8 images") as caught:
-            select(make_candidates(count), Select(strategy=strategy, query_size=8), seed=0)
+            make_table(count).select(strategy=strategy, query_size=8, max_per_group=cap)
         assert f"{count} candidates" in caught.value.what
         assert caught.value.details["next"]
 
 
 @every_strategy
+@pytest.mark.parametrize("uncertainty", ["entropy", "bald"])
+def test_a_strategy_reads_its_columns_and_no_others(strategy, uncertainty):
+    table = make_table()
+    asked = {"strategy": strategy, "uncertainty": uncertainty, "query_size": 30}
+    needed = needed_columns(Select(**asked))
+    alone = replace(table, columns={name: table.columns[name] for name in needed})
+    others = {name: np.full(60, np.nan) for name in COLUMNS if name not in needed}
+    spoilt = replace(table, columns=alone.columns | others)
+    chosen = table.select(**asked)
+    assert alone.select(**asked).reasons == spoilt.select(**asked).reasons == chosen.reasons
+    for name in needed:
+        lacking = replace(table, columns={other: table.columns[other] for other in needed if other != name})
+        with pytest.raises(ValueError, match=f"no column {name}"):
+            lacking.select(**asked)
+
+
 @pytest.mark.parametrize(
-    ("column", "value"), [("entropy", np.nan), ("margin", np.inf), ("misalignment", np.inf)]
+    ("strategy", "column", "value"),
+    [
+        ("entropy", "entropy", np.nan),
+        ("bald", "bald", np.nan),  # as score.mc_samples=0 leaves it
+        ("margin", "margin", np.inf),
+        ("dual", "entropy", np.nan),
+        ("dual", "misalignment", np.inf),
+        ("misalignment", "misalignment", -np.inf),
+    ],
 )
 def test_values_that_are_not_finite_are_refused(strategy, column, value):
-    candidates = make_candidates()
-    getattr(candidates, column)[4] = value
-    with pytest.raises(ValueError, match=column):
-        select(candidates, Select(strategy=strategy), seed=0)
+    table = make_table()
+    table.columns[column][4] = value
+    with pytest.raises(ValueError, match=f"{column} is not finite"):
+        table.select(strategy=strategy)
 
 
 @every_strategy
 def test_columns_that_do_not_fit_are_refused(strategy):
-    candidates = make_candidates()
+    table = make_table()
     for wrong, message in [
-        (replace(candidates, image_ids=["a"] * 60), "unique"),
-        (replace(candidates, group_ids=["a"]), "group_ids"),
-        (replace(candidates, entropy=np.zeros(3)), "entropy"),
+        (replace(table, image_ids=["a"] * 60), "unique"),
+        (replace(table, columns=table.columns | {"entropy": np.zeros(3)}), "entropy"),
     ]:
         with pytest.raises(ValueError, match=message):
-            select(wrong, Select(strategy=strategy), seed=0)
+            wrong.select(strategy=strategy)
 
 
-@pytest.mark.parametrize("strategy", ["entropy", "margin", "least_confidence"])
+@every_strategy
+def test_a_cap_needs_one_group_for_each_id(strategy):
+    chunk = Candidates.of(["a", "b"], dict.fromkeys(COLUMNS, np.array([0.1, 0.2])))
+    settings = Select(strategy=strategy, query_size=1, max_per_group=1)
+    with pytest.raises(ValueError, match="needs the groups"):
+        select(lambda: iter([chunk]), settings, seed=0)
+    with pytest.raises(ValueError, match="zip"):
+        select(lambda: iter([chunk]), settings, seed=0, groups=lambda names: names[1:])
+
+
+@pytest.mark.parametrize("strategy", ["entropy", "margin", "least_confidence", "bald"])
 def test_uncertainty_strategies_follow_their_column(strategy):
-    candidates = make_candidates()
-    expected = dict(zip(candidates.image_ids, getattr(candidates, strategy), strict=True))
-    assert utilities_by_id(candidates, strategy=strategy) == expected
+    table = make_table()
+    expected = dict(zip(table.image_ids, table.columns[strategy], strict=True))
+    assert table.utilities_by_id(strategy=strategy) == expected
 
 
 def test_random_draws_belong_to_the_image_alone():
-    candidates = make_candidates()
-    draws = utilities_by_id(candidates, strategy="random")
-    half = permuted(candidates, np.arange(30))
-    assert utilities_by_id(half, strategy="random") == {name: draws[name] for name in half.image_ids}
-    other = select(candidates, Select(strategy="random", query_size=20), seed=1)
-    assert other.image_ids != select(candidates, Select(strategy="random", query_size=20), seed=2).image_ids
+    table = make_table()
+    draws = table.utilities_by_id(strategy="random")
+    half = table.permuted(np.arange(30))
+    assert half.utilities_by_id(strategy="random") == {name: draws[name] for name in half.image_ids}
+    one, other = (table.select(seed=seed, strategy="random", query_size=20) for seed in (1, 2))
+    assert one.image_ids != other.image_ids
 
 
 def test_random_draws_are_uniform():
-    draws = np.sort(list(utilities_by_id(make_candidates(4000), strategy="random").values()))
+    draws = np.sort(list(make_table(4000).utilities_by_id(strategy="random").values()))
     # Kolmogorov-Smirnov: 1.95 / sqrt(n) is exceeded once in a thousand; the draw is fixed.
     assert np.abs(draws - (np.arange(4000) + 0.5) / 4000).max() < 1.95 / np.sqrt(4000)
 
@@ -219,64 +280,57 @@ def scaled(values, normalise):
 
 @every_normalisation
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("uncertainty", ["entropy", "margin", "least_confidence"])
+@pytest.mark.parametrize("uncertainty", ["entropy", "margin", "least_confidence", "bald"])
 def test_dual_is_the_weighted_sum_where_all_have_an_roi(normalise, weight, uncertainty):
-    candidates = make_candidates(without_roi=0.0)
-    found = utilities_by_id(
-        candidates, strategy="dual", normalise=normalise, weight=weight, uncertainty=uncertainty
+    table = make_table(without_roi=0.0)
+    found = table.utilities_by_id(
+        strategy="dual", normalise=normalise, weight=weight, uncertainty=uncertainty
     )
-    expected = weight * scaled(getattr(candidates, uncertainty), normalise)
-    expected += (1 - weight) * scaled(candidates.misalignment, normalise)
-    assert [found[image_id] for image_id in candidates.image_ids] == pytest.approx(expected)
+    expected = weight * scaled(table.columns[uncertainty], normalise)
+    expected += (1 - weight) * scaled(table.columns["misalignment"], normalise)
+    assert [found[image_id] for image_id in table.image_ids] == pytest.approx(expected)
 
 
 @every_normalisation
 @pytest.mark.parametrize("strategy", ["dual", "misalignment"])
 def test_without_an_roi_the_utility_is_the_score_at_the_same_quantile(normalise, strategy):
-    candidates = make_candidates(without_roi=0.4)
+    table = make_table(without_roi=0.4)
     weight = 0.6 if strategy == "dual" else 0.0
-    found = utilities_by_id(candidates, strategy=strategy, normalise=normalise, weight=0.6)
-    has_roi = np.isfinite(candidates.misalignment)
-    uncertainty = scaled(candidates.entropy, normalise)
-    scores = weight * uncertainty[has_roi]
-    scores += (1 - weight) * scaled(candidates.misalignment[has_roi], normalise)
+    found = table.utilities_by_id(strategy=strategy, normalise=normalise, weight=0.6)
+    entropy, misalignment = table.columns["entropy"], table.columns["misalignment"]
+    has_roi = np.isfinite(misalignment)
+    scores = weight * scaled(entropy, normalise)[has_roi]
+    scores += (1 - weight) * scaled(misalignment[has_roi], normalise)
     expected = np.empty(60)
     expected[has_roi] = scores
-    expected[~has_roi] = np.quantile(scores, scaled(candidates.entropy, "rank")[~has_roi])
-    assert [found[image_id] for image_id in candidates.image_ids] == pytest.approx(expected)
+    expected[~has_roi] = np.quantile(scores, scaled(entropy, "rank")[~has_roi])
+    assert [found[image_id] for image_id in table.image_ids] == pytest.approx(expected)
 
 
 @every_normalisation
 def test_having_no_roi_neither_helps_nor_hurts(normalise):
-    candidates = make_candidates(4000, without_roi=0.5, decimals=9)
-    settings = Select(strategy="dual", normalise=normalise, query_size=1000)
-    chosen = set(select(candidates, settings, seed=0).image_ids)
-    without = np.isnan(candidates.misalignment)
-    picked = np.array([image_id in chosen for image_id in candidates.image_ids])
+    table = make_table(4000, without_roi=0.5, decimals=9)
+    chosen = set(table.select(strategy="dual", normalise=normalise, query_size=1000).image_ids)
+    without = np.isnan(table.columns["misalignment"])
+    picked = np.array([image_id in chosen for image_id in table.image_ids])
     assert picked[without].mean() == pytest.approx(picked[~without].mean(), abs=0.02)
 
 
 @pytest.mark.parametrize("strategy", ["dual", "misalignment"])
 def test_with_no_roi_anywhere_uncertainty_decides(strategy):
-    candidates = make_candidates(without_roi=1.0)
-    by_margin = select(candidates, Select(strategy="margin", query_size=60), seed=0)
-    found = select(candidates, Select(strategy=strategy, uncertainty="margin", query_size=60), seed=0)
+    table = make_table(without_roi=1.0)
+    by_margin = table.select(strategy="margin", query_size=60)
+    found = table.select(strategy=strategy, uncertainty="margin", query_size=60)
     assert found.image_ids == by_margin.image_ids
 
 
 def test_reasons_say_how_the_utility_came_about():
-    candidates = Candidates(
-        image_ids=["a", "b", "c"],
-        group_ids=["p", "q", "r"],
-        entropy=np.array([0.9, 0.5, 0.1]),
-        margin=np.array([0.9, 0.5, 0.1]),
-        least_confidence=np.array([0.9, 0.5, 0.1]),
-        misalignment=np.array([0.25, 0.75, np.nan]),
-    )
+    columns = {name: np.array([0.9, 0.5, 0.1]) for name in COLUMNS}
+    columns["misalignment"] = np.array([0.25, 0.75, np.nan])
+    table = Table(["a", "b", "c"], ["p", "q", "r"], columns)
 
     def reasons(strategy, normalise="none"):
-        settings = Select(strategy=strategy, normalise=normalise, weight=0.4, query_size=3)
-        chosen = select(candidates, settings, seed=0)
+        chosen = table.select(strategy=strategy, normalise=normalise, weight=0.4, query_size=3)
         return dict(zip(chosen.image_ids, chosen.reasons, strict=True))
 
     assert reasons("dual")["b"] == "dual .65 = .40 x entropy .50 + .60 x misalignment .75"
@@ -284,4 +338,5 @@ def test_reasons_say_how_the_utility_came_about():
     assert reasons("dual")["c"] == "no ROI: ranked by entropy alone (entropy .10)"
     assert reasons("misalignment")["a"] == "misalignment .25"
     assert reasons("least_confidence")["a"] == "least confidence .90"
+    assert reasons("bald")["a"] == "bald .90"
     assert reasons("random")["a"].startswith("random draw .")

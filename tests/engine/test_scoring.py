@@ -8,7 +8,8 @@ import pytest
 
 from xal_ray import config
 from xal_ray.engine import scoring, session
-from xal_ray.engine.shards import Resources, Shard, run_shards
+from xal_ray.engine.actors import Shape
+from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.errors import ConfigError, ModelError, StageError
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, save_model
@@ -19,7 +20,7 @@ from xal_ray.storage import read_shards, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-SETTINGS = config.Score(batch_size=8, rows_per_shard=16)
+SETTINGS = config.Score(batch_size=8, rows_per_shard=16, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def score(pool, model, folder, rows, ray_session, **changes):
 def test_rays_scores_equal_a_plain_loops_row_for_row(phantom_pool, model, tmp_path, ray_session):
     rows = phantom_pool.index()
     scores = score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
-    scorer = Scorer(model, saliency="gradcam", use_roi=True, batch_size=8)
+    scorer = Scorer(model, SETTINGS, use_roi=True)
     plain = {}
     for image_id in rows["image_id"].to_pylist():
         one = rows.filter(pa.compute.equal(rows["image_id"], image_id))
@@ -60,7 +61,7 @@ def test_rays_scores_equal_a_plain_loops_row_for_row(phantom_pool, model, tmp_pa
 def test_the_same_batches_in_a_plain_loop_give_the_same_bits(phantom_pool, model, tmp_path, ray_session):
     rows = phantom_pool.index()
     scores = score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
-    scorer = Scorer(model, saliency="gradcam", use_roi=True, batch_size=8)
+    scorer = Scorer(model, SETTINGS, use_roi=True)
     shards = [scorer(phantom_pool.read_rows(rows.slice(start, 16))) for start in range(0, rows.num_rows, 16)]
     assert scores.equals(pa.concat_tables(shards))
 
@@ -112,7 +113,7 @@ def test_values_are_in_their_ranges_and_null_without_a_roi(phantom_pool, model, 
 
 
 def test_a_model_that_answers_nonsense_gets_error_codes_not_scores(phantom_pool, model, tmp_path):
-    scorer = Scorer(model, saliency="gradcam", use_roi=True)
+    scorer = Scorer(model, SETTINGS, use_roi=True)
     with_nan = scorer.network.classifier
     with_nan.bias.data[:] = float("nan")
     table = scorer(phantom_pool.read_rows(phantom_pool.index().slice(0, 5)))
@@ -122,7 +123,7 @@ def test_a_model_that_answers_nonsense_gets_error_codes_not_scores(phantom_pool,
 
 
 def test_a_map_without_contrast_keeps_its_uncertainty_and_has_no_misalignment(phantom_pool, model):
-    scorer = Scorer(model, saliency="gradcam", use_roi=True)
+    scorer = Scorer(model, SETTINGS, use_roi=True)
     scorer.network.classifier.weight.data[:] = 0.0
     table = scorer(phantom_pool.read_rows(phantom_pool.index().slice(0, 5)))
     assert table["error_code"].to_pylist() == ["undefined_map"] * 5
@@ -171,37 +172,53 @@ def shards_of(tmp_path, count=6):
 
 @pytest.mark.fault
 def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, ray_session):
-    resources = Resources(num_actors=2, cpus_per_actor=0.5, stall_timeout_s=120)
-    run_shards("writing", shards_of(tmp_path), writer(), {"die_at": "00003.parquet"}, resources, QUIET)
+    run_shards("writing", shards_of(tmp_path), writer(), {"die_at": "00003.parquet"}, Shape(2, 0.5), QUIET)
     assert (tmp_path / "died").exists()
     table = read_shards(tmp_path, pa.schema([("n", pa.int64())]))
     assert sorted(table["n"].to_pylist()) == sorted([*range(6), *range(100, 106)])
 
 
 def test_a_stage_that_stands_still_is_named(tmp_path, ray_session):
-    resources = Resources(num_actors=1, cpus_per_actor=0.5, stall_timeout_s=0.5)
+    shards, work = shards_of(tmp_path, 1), writer()
     with pytest.raises(StageError, match=r"stood still for 0\.5 s") as caught:
-        run_shards("writing", shards_of(tmp_path, 1), writer(), {"sleep_s": 3.0}, resources, QUIET)
+        run_shards("writing", shards, work, {"sleep_s": 3.0}, Shape(1, 0.5), QUIET, stall_timeout_s=0.5)
     assert "ray.num_cpus" in str(caught.value)
 
 
 def test_what_could_never_be_scheduled_is_refused_at_once(tmp_path, ray_session):
-    resources = Resources(num_actors=6, cpus_per_actor=1.0)
     with pytest.raises(ConfigError, match="starve"):
-        run_shards("writing", shards_of(tmp_path), writer(), {}, resources, QUIET)
-    resources = Resources(num_actors=1, cpus_per_actor=0.5, gpus_per_actor=64.0)
+        run_shards("writing", shards_of(tmp_path), writer(), {}, Shape(6, 1.0), QUIET)
     with pytest.raises(ConfigError, match="GPUs"):
-        run_shards("writing", shards_of(tmp_path), writer(), {}, resources, QUIET)
+        run_shards("writing", shards_of(tmp_path), writer(), {}, Shape(1, 0.5, 64.0), QUIET)
 
 
 @pytest.mark.parametrize(
-    ("declared", "num", "actor", "worker"),
-    [(0, 2, 0.0, 0.0), (1, 2, 0.5, 0.0), (2, 2, 1.0, 1.0), (8, 2, 1.0, 1.0)],
+    ("declared", "num", "expected", "worker"),
+    [
+        (0, 2, (2, 0.0), 0.0),
+        (1, 2, (2, 0.5), 0.0),
+        (2, 2, (2, 1.0), 1.0),
+        (8, 2, (2, 1.0), 1.0),
+        (1, "auto", (1, 1.0), 0.0),
+        (8, "auto", (8, 1.0), 1.0),
+    ],
 )
-def test_auto_uses_the_gpus_that_the_cluster_declares(monkeypatch, declared, num, actor, worker):
+def test_auto_uses_the_gpus_that_the_cluster_declares(monkeypatch, declared, num, expected, worker):
     import ray
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(declared)})
-    assert session.gpus_per_actor("auto", num) == actor
-    assert session.gpus_per_worker("auto", num) == worker
-    assert session.gpus_per_actor(0.25, num) == session.gpus_per_worker(0.25, num) == 0.25
+    shape = session.scoring_shape(config.Ray(num_actors=num))
+    assert (shape.num_actors, shape.gpus_per_actor) == expected
+    assert session.decoding_shape(config.Ray(num_actors=num, num_decoders=5)) == Shape(5, 0.5, 0.0)
+    assert session.gpus_per_worker("auto", 2) == worker
+    assert session.scoring_shape(config.Ray(num_actors=4, gpus_per_actor=0.25)) == Shape(4, 0.5, 0.25)
+    assert session.gpus_per_worker(0.25, 2) == 0.25
+
+
+def test_auto_without_a_gpu_is_an_actor_a_core_as_far_as_the_logical_cpus_go(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    for cpus, expected in ((6.0, 10), (3.0, 4), (1.0, 1), (64.0, 16)):
+        monkeypatch.setattr(ray, "cluster_resources", lambda cpus=cpus: {"CPU": cpus})
+        assert session.scoring_shape(config.Ray()).num_actors == expected

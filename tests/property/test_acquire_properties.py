@@ -1,10 +1,15 @@
+import hashlib
+from collections import Counter
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from xal_ray.acquire import alignment, uncertainty
-from xal_ray.acquire.strategies import Candidates, select
+from xal_ray.acquire import alignment, strategies, streaming, uncertainty
+from xal_ray.acquire.strategies import select
+from xal_ray.acquire.streaming import Candidates
 from xal_ray.config import STRATEGIES, Select
 
 units = st.floats(0.0, 1.0, allow_subnormal=False)
@@ -67,55 +72,163 @@ def test_minmax_spans_the_unit_interval_or_is_undefined(cams):
     np.testing.assert_array_equal(again, maps)
 
 
+COLUMNS = ("entropy", "margin", "least_confidence", "bald", "misalignment")
+NORMALISATIONS = ("none", "minmax", "rank")
+
+
 @st.composite
-def candidates_and_order(draw):
-    """Values on a coarse scale, so that ties are common."""
+def tables(draw):
+    """Ids, their groups, and columns on a coarse scale, so that ties are common."""
     count = draw(st.integers(1, 12))
     coarse = hnp.arrays(np.float64, count, elements=st.integers(0, 4).map(lambda level: level / 4))
-    names = draw(st.lists(st.text(max_size=4), min_size=count, max_size=count, unique=True))
+    ids = draw(st.lists(st.text(max_size=4), min_size=count, max_size=count, unique=True))
     groups = draw(st.lists(st.sampled_from("pqr"), min_size=count, max_size=count))
-    misalignment = draw(coarse)
-    misalignment[draw(hnp.arrays(bool, count))] = np.nan
-    columns = [draw(coarse), draw(coarse), draw(coarse), misalignment]
-    return Candidates(names, groups, *columns), draw(st.permutations(range(count)))
+    columns = {name: draw(coarse) for name in COLUMNS}
+    columns["misalignment"][draw(hnp.arrays(bool, count))] = np.nan
+    return ids, groups, columns
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=80)
 @given(
-    candidates_and_order(),
+    tables(),
     st.sampled_from(STRATEGIES),
-    st.sampled_from(["none", "minmax", "rank"]),
+    st.sampled_from(NORMALISATIONS),
     units,
     st.integers(0, 2),
     st.data(),
 )
-def test_selection_is_bounded_unique_and_independent_of_row_order(
-    case, strategy, normalise, weight, cap, data
+def test_selection_in_chunks_of_any_order_is_that_of_the_whole_table(
+    table, strategy, normalise, weight, cap, data
 ):
-    candidates, order = case
-    count = len(candidates.image_ids)
-    chosen_settings = Select(
+    ids, groups, columns = table
+    asked = Select(
         strategy=strategy,
         normalise=normalise,
         weight=weight,
+        uncertainty=data.draw(st.sampled_from(["entropy", "margin", "least_confidence", "bald"])),
         max_per_group=cap,
-        query_size=data.draw(st.integers(1, count)),
+        query_size=data.draw(st.integers(1, len(ids))),
     )
-    chosen = select(candidates, chosen_settings, seed=9)
-    assert set(chosen.image_ids) <= set(candidates.image_ids)
-    assert len(set(chosen.image_ids)) == len(chosen.image_ids) <= chosen_settings.query_size
+    expected = selected_at_once(ids, groups, columns, asked, 9)
+    order = np.array(data.draw(st.permutations(range(len(ids)))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=4)))
+    num_runners_up = data.draw(st.integers(0, 4))
+    chosen = selected_in_chunks(table, np.split(order, cuts), asked, 9, num_runners_up)
+    assert_equal(chosen, expected, num_runners_up)
     assert ((chosen.utilities >= 0) & (chosen.utilities <= 1)).all()
-    assert all(chosen.reasons)
 
-    rows = list(order)
-    moved = Candidates(
-        [candidates.image_ids[row] for row in rows],
-        [candidates.group_ids[row] for row in rows],
-        candidates.entropy[rows],
-        candidates.margin[rows],
-        candidates.least_confidence[rows],
-        candidates.misalignment[rows],
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+@pytest.mark.parametrize("cap", [0, 1, 3])
+@pytest.mark.parametrize("decimals", [1, 2, 17])
+@pytest.mark.parametrize("few_rows_kept", [False, True])
+def test_selection_from_larger_tables_is_that_of_the_whole_table(
+    strategy, normalise, cap, decimals, few_rows_kept, monkeypatch
+):
+    if few_rows_kept:  # so that the cap often needs a second pass, and many look-ups
+        monkeypatch.setattr(strategies, "SPARE_ROWS", 1)
+        monkeypatch.setattr(strategies, "LEAST_ROWS", 1)
+        monkeypatch.setattr(streaming, "GROUPED_BUFFER", 16)
+    rng = np.random.default_rng(decimals)
+    count = 700
+    columns = {name: rng.beta(0.6, 1.4, count).round(decimals) for name in COLUMNS}
+    columns["misalignment"][rng.random(count) < 0.2] = np.nan
+    table = [f"{number:x}" for number in rng.permutation(count)], rng.choice(list("abcdefgh"), count), columns
+    asked = Select(strategy=strategy, normalise=normalise, weight=0.3, max_per_group=cap, query_size=40)
+    expected = selected_at_once(*table, asked, 4)
+    for num_chunks in (1, 5, 90):
+        chunks = np.array_split(rng.permutation(count), num_chunks)
+        assert_equal(selected_in_chunks(table, chunks, asked, 4, 30), expected, 30)
+
+
+def selected_in_chunks(table, chunks, asked, seed, num_runners_up):
+    """`select` on a table that comes as these rows."""
+    ids, groups, columns = table
+    group_of = dict(zip(ids, groups, strict=True))
+
+    def replay():
+        for rows in chunks:
+            parts = {name: column[rows] for name, column in columns.items()}
+            yield Candidates.of([ids[row] for row in rows], parts)
+
+    return select(
+        replay,
+        asked,
+        seed=seed,
+        groups=lambda names: [group_of[name] for name in names],
+        num_runners_up=num_runners_up,
     )
-    again = select(moved, chosen_settings, seed=9)
-    assert again.image_ids == chosen.image_ids
-    np.testing.assert_array_equal(again.utilities, chosen.utilities)
+
+
+def assert_equal(chosen, expected, num_runners_up):
+    """Bit for bit."""
+    image_ids, utilities, reasons, others = expected
+    assert chosen.image_ids == image_ids
+    np.testing.assert_array_equal(chosen.utilities, utilities)
+    assert chosen.reasons == reasons
+    assert chosen.runners_up == others[:num_runners_up]
+
+
+def selected_at_once(ids, groups, columns, asked, seed):
+    """Selection with the whole table in memory: ids, utilities, reasons, and the other ids in order."""
+
+    def ranks(values):
+        if len(values) < 2:
+            return np.full(len(values), 0.5)
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts + 1) / 2.0)[inverse] / (len(values) - 1)
+
+    def minmax(values):
+        if not len(values) or values.min() == values.max():
+            return np.zeros_like(values)
+        return (values - values.min()) / (values.max() - values.min())
+
+    def short(value):
+        return f"{value:.2f}".removeprefix("0")
+
+    words = (asked.uncertainty if asked.strategy in ("dual", "misalignment") else asked.strategy).replace(
+        "_", " "
+    )
+    if asked.strategy == "random":
+        draws = [hashlib.sha256(f"random\x1f{seed}\x1f{image_id}".encode()).digest()[:8] for image_id in ids]
+        utilities = np.array([(int.from_bytes(draw, "big") >> 11) * 2.0**-53 for draw in draws])
+        reasons = [f"random draw {short(value)}" for value in utilities]
+    elif asked.strategy not in ("dual", "misalignment"):
+        utilities = columns[asked.strategy]
+        reasons = [f"{words} {short(value)}" for value in utilities]
+    else:
+        scale = {"none": lambda values: values, "minmax": minmax, "rank": ranks}[asked.normalise]
+        dual = asked.strategy == "dual"
+        weight = asked.weight if dual else 0.0
+        raw, misalignment = columns[asked.uncertainty], columns["misalignment"].copy()
+        has_roi = ~np.isnan(misalignment)
+        uncertainty = scale(raw) if dual else raw
+        misalignment[has_roi] = scale(misalignment[has_roi])
+        utilities = uncertainty
+        if has_roi.any():
+            utilities = np.empty(len(ids))
+            utilities[has_roi] = weight * uncertainty[has_roi] + (1.0 - weight) * misalignment[has_roi]
+            levels = np.sort(utilities[has_roi])
+            places = np.linspace(0.0, 1.0, len(levels))
+            utilities[~has_roi] = np.interp(ranks(uncertainty)[~has_roi], places, levels)
+        suffix = "" if asked.normalise == "none" else f" {asked.normalise}"
+        reasons = [
+            f"no ROI: ranked by {words} alone ({words} {short(raw[row])})"
+            if not has_roi[row]
+            else f"dual {short(utilities[row])} = {short(weight)} x {words}{suffix} {short(uncertainty[row])}"
+            f" + {short(1.0 - weight)} x misalignment{suffix} {short(misalignment[row])}"
+            if dual
+            else f"misalignment {short(columns['misalignment'][row])}"
+            for row in range(len(ids))
+        ]
+    order = sorted(range(len(ids)), key=lambda row: (-utilities[row], ids[row]))
+    rows, taken = [], Counter()
+    for row in order:
+        if len(rows) < asked.query_size and (
+            not asked.max_per_group or taken[groups[row]] < asked.max_per_group
+        ):
+            taken[groups[row]] += 1
+            rows.append(row)
+    others = [ids[row] for row in order if row not in rows]
+    return [ids[row] for row in rows], utilities[rows], [reasons[row] for row in rows], others

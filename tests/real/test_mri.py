@@ -73,4 +73,4 @@ def test_packed_rois_cover_what_the_masks_cover(some_slices, tmp_path, ray_sessi
     for position in range(0, len(rows.image_ids), 10):
         path = uris[rows.image_ids[position]].replace("/images/", "/masks/").replace(".jpg", ".png")
         mask = np.asarray(Image.open(path).convert("L")) > 0
-        assert rows.rois[position].mean() == pytest.approx(mask.mean(), abs=2e-3)
+        assert (rows.rois[position] / 255).mean() == pytest.approx(mask.mean(), abs=2e-3)

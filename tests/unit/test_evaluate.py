@@ -11,7 +11,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from xal_ray.acquire import alignment
+from xal_ray.acquire import alignment, fullsize
 from xal_ray.evaluate import (
     alignment_metrics,
     classification_metrics,
@@ -104,17 +104,23 @@ def test_what_does_not_fit_is_refused(probs, labels, message):
 def focused_maps(num_images=40, seed=0):
     """Maps that look exactly at their own ROI, one cell each, anywhere."""
     rng = np.random.default_rng(seed)
-    rois = np.zeros((num_images, 49))
-    rois[np.arange(num_images), rng.integers(49, size=num_images)] = 1.0
-    rois = rois.reshape(-1, 7, 7)
-    return rois.copy(), rois
+    cams = np.zeros((num_images, 49))
+    cams[np.arange(num_images), rng.integers(49, size=num_images)] = 1.0
+    cams = cams.reshape(-1, 7, 7)
+    return cams, regions_of(cams)
+
+
+def regions_of(cams):
+    """Regions that are the maps' own high parts at full size."""
+    full, _ = alignment.minmax(fullsize.upsample(cams, (112, 112)))
+    return fullsize.reduce_rois(np.uint8(255 * (full >= 0.5)), cams.shape[1:])
 
 
 def test_alignment_is_lost_when_the_rois_are_shuffled():
     metrics = alignment_metrics(*focused_maps(), seed=1)
     assert metrics["num_images"] == 40
-    for name in ("soft_dice", "iou", "pointing_game", "energy_in_roi", "lift"):
-        assert metrics[name] == 1.0
+    for name in ("soft_dice", "hard_dice", "iou", "pointing_game", "energy_in_roi", "lift"):
+        assert metrics[name] > 0.5
         assert metrics["shuffled"][name] < 0.3
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
@@ -124,25 +130,32 @@ def test_no_image_keeps_its_own_roi(seed):
     # Every ROI is another cell, so a kept one would show as a hit.
     for count in (2, 3, 7):
         maps = np.eye(9)[:count].reshape(count, 3, 3)
-        assert alignment_metrics(maps, maps, seed)["shuffled"]["pointing_game"] == 0.0
+        rois = np.uint8(255 * maps).repeat(24, axis=1).repeat(24, axis=2)
+        metrics = alignment_metrics(maps, fullsize.reduce_rois(rois, (3, 3)), seed)
+        assert metrics["pointing_game"] == 1.0
+        assert metrics["shuffled"]["pointing_game"] == 0.0
 
 
 def test_alignment_means_are_over_the_defined_images():
     rng = np.random.default_rng(0)
-    cams, rois = rng.random((5, 3, 3)), rng.random((5, 3, 3))
+    cams = rng.random((5, 3, 3))
+    rois = rng.integers(256, size=(5, 96, 96), dtype=np.uint8)
     cams[1] = np.nan
-    rois[3] = 0.0
-    kept = [0, 2, 4]
-    metrics = alignment_metrics(cams, rois, seed=0)
+    rois[3] = 0
+    regions = fullsize.reduce_rois(rois, (3, 3))
+    kept = np.array([0, 2, 4])
+    metrics = alignment_metrics(cams, regions, seed=0)
     assert metrics["num_images"] == 3
-    assert metrics["soft_dice"] == pytest.approx(alignment.soft_dice(cams[kept], rois[kept]).mean())
-    assert metrics == alignment_metrics(cams[kept], rois[kept], seed=0)
-    assert alignment_metrics(cams[:2], rois[:2], seed=0) is None
+    full, _ = alignment.minmax(fullsize.upsample(cams[kept], (96, 96)))
+    assert metrics["soft_dice"] == pytest.approx(alignment.soft_dice(full, rois[kept] / 255).mean(), abs=1e-6)
+    assert metrics == alignment_metrics(cams[kept], regions.take(kept), seed=0)
+    assert alignment_metrics(cams[:2], regions.take(np.arange(2)), seed=0) is None
 
 
 def test_alignment_that_is_undefined_everywhere_is_none():
     rng = np.random.default_rng(0)
-    metrics = alignment_metrics(rng.random((3, 2, 2)), np.ones((3, 2, 2)), seed=0)
+    whole = fullsize.reduce_rois(np.full((3, 64, 64), 255, dtype=np.uint8), (2, 2))
+    metrics = alignment_metrics(rng.random((3, 2, 2)), whole, seed=0)
     assert metrics["lift"] is None
     assert metrics["energy_in_roi"] == pytest.approx(1.0)
 

@@ -2,6 +2,7 @@ import errno
 import os
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from xal_ray import storage
@@ -51,6 +52,37 @@ def test_shards_are_read_in_the_order_of_their_names(tmp_path):
     assert storage.read_shards(tmp_path, schema, ["n"]).to_pydict() == {"n": [0, 1, 2]}
     empty = storage.read_shards(tmp_path / "none", schema, ["m"])
     assert (empty.num_rows, empty.column_names) == (0, ["m"])
+
+
+def test_row_groups_come_one_by_one_and_their_ids_on_demand(tmp_path, monkeypatch):
+    for number, ids in [(1, "efghi"), (0, "abcd")]:
+        values = [ord(name) / 128 for name in ids]
+        table = pa.table({"image_id": list(ids), "x": values, "y": [None, *values[1:]], "z": values})
+        storage.write_table(tmp_path / f"{number}.parquet", table, row_group_size=2)
+    read, read_row_group = [], pq.ParquetFile.read_row_group
+
+    def counted(file, number, columns, **options):
+        read.append(columns)
+        return read_row_group(file, number, columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    groups = list(storage.iter_row_groups(tmp_path, ["y", "x"]))
+    assert [table.num_rows for table, _ in groups] == [2, 2, 2, 2, 1]
+    assert groups[0][0]["y"].to_pylist() == [None, ord("b") / 128]
+    assert read == [["y", "x"]] * 5
+    # also after all have been gone over, and in any order
+    assert ["".join(load_ids().to_pylist()) for _, load_ids in groups[::-1]] == ["i", "gh", "ef", "cd", "ab"]
+    assert read[5:] == [["image_id"]] * 5
+    assert list(storage.iter_row_groups(tmp_path / "none", ["x"])) == []
+
+
+def test_row_groups_of_damaged_files_or_without_a_column_are_explained(tmp_path):
+    storage.write_table(tmp_path / "0.parquet", pa.table({"image_id": ["a"], "x": [0.5]}))
+    with pytest.raises(StorageError, match=r"bald(.|\n)*0\.parquet"):
+        next(storage.iter_row_groups(tmp_path, ["x", "bald"]))
+    (tmp_path / "0.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(StorageError, match=r"0\.parquet"):
+        next(storage.iter_row_groups(tmp_path, ["x"]))
 
 
 def test_a_damaged_table_is_explained(tmp_path):

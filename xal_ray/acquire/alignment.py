@@ -1,4 +1,6 @@
-"""How well a saliency map agrees with a region of interest (ROI), both on the same coarse grid.
+"""How well a saliency map agrees with a region of interest (ROI), both on one grid: the definitions.
+
+Which grid is `fullsize`'s business, which gives the linear measures of full-size maps without making them.
 
 Every measure takes cam (n, gh, gw) in [0, 1] and roi (n, gh, gw), the covered area fractions in [0, 1], and
 gives (n,) float64. It is NaN, never a made-up number, where there is nothing to compare: a map that is all
@@ -71,6 +73,20 @@ def misalignment(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> FloatArray:
     return 1.0 - soft_dice(cam, roi)
 
 
+def hard_dice(cam: npt.NDArray[Any], roi: npt.NDArray[Any], threshold: float = 0.5) -> FloatArray:
+    """Hard Dice `2 sum(b m) / (sum b + sum m)`, `b = [c >= threshold]`, in [0, 1]; the ROI is not binarised.
+
+    Raises:
+        ValueError: The shapes differ or are not (n, gh, gw).
+    """
+    maps, regions = _pair(cam, roi)
+    high = _thresholded(maps, threshold)
+    dice: FloatArray = (
+        2.0 * (high * regions).sum(axis=CELLS) / (high.sum(axis=CELLS) + regions.sum(axis=CELLS))
+    )
+    return dice
+
+
 def iou(cam: npt.NDArray[Any], roi: npt.NDArray[Any], threshold: float = 0.5) -> FloatArray:
     """Intersection over union of the map's cells at or above a threshold and the fractional ROI, in [0, 1].
 
@@ -80,8 +96,7 @@ def iou(cam: npt.NDArray[Any], roi: npt.NDArray[Any], threshold: float = 0.5) ->
         ValueError: The shapes differ or are not (n, gh, gw).
     """
     maps, regions = _pair(cam, roi)
-    # A comparison would turn the NaN of an undefined pair into "below".
-    high = np.where(np.isnan(maps), np.nan, maps >= threshold)
+    high = _thresholded(maps, threshold)
     union = np.maximum(high, regions).sum(axis=CELLS)
     ratio: FloatArray = np.minimum(high, regions).sum(axis=CELLS) / union
     return ratio
@@ -143,6 +158,11 @@ def _pair(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> tuple[FloatArray, Flo
     maps[~defined] = np.nan
     regions[~defined] = np.nan
     return maps, regions
+
+
+def _thresholded(maps: FloatArray, threshold: float) -> FloatArray:
+    # A comparison would turn the NaN of an undefined pair into "below".
+    return np.where(np.isnan(maps), np.nan, maps >= threshold)
 
 
 def _maps(values: npt.NDArray[Any]) -> FloatArray:

@@ -1,45 +1,27 @@
 """Query strategies: which unlabelled images are labelled next.
 
-Every strategy is a small function from candidates to utilities, listed in `STRATEGY_FUNCTIONS`; `select` does
-what is common to all: order by (utility descending, image_id ascending), the cap per group, and the reasons.
-The result depends on the set of candidates and on the seed, never on the order of rows.
+Every strategy is a small function, listed in `STRATEGY_FUNCTIONS`: it goes over the whole table for what it
+must know of all rows, and then ranks any chunk row by row. `select` does what is common to all: order by
+(utility descending, image_id ascending), the cap per group, and the reasons. The result depends on the set of
+candidates and on the seed, never on the order of rows or on how they are cut into chunks.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from xal_ray.config import Normalise, Select, Strategy
+from xal_ray.acquire.distribution import Distribution, FloatArray, Range, Unchanged
+from xal_ray.acquire.streaming import Candidates, GroupsOf, Replay, TopRows, within_cap
+from xal_ray.config import ROI_STRATEGIES, Normalise, Select, Strategy
 from xal_ray.errors import InputError
 
-FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Scored unlabelled images, aligned by row. Rows with an `error_code` are left out before.
-
-    Attributes:
-        image_ids: n unique ids.
-        group_ids: n groups (patients).
-        entropy: (n,) float64 in [0, 1].
-        margin: (n,) float64 in [0, 1].
-        least_confidence: (n,) float64 in [0, 1].
-        misalignment: (n,) float64 in [0, 1]; NaN where there is no ROI, or none that can be compared.
-    """
-
-    image_ids: list[str]
-    group_ids: list[str]
-    entropy: FloatArray
-    margin: FloatArray
-    least_confidence: FloatArray
-    misalignment: FloatArray
+# With a cap, rows that are kept at first: this many for each that is asked for, and not fewer than this.
+SPARE_ROWS = 4
+LEAST_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -50,16 +32,18 @@ class Selection:
         image_ids: k ids.
         utilities: (k,) float64, descending.
         reasons: k short sentences, for people.
+        runners_up: The ids that come next in the order; those passed over because of the cap are among them.
     """
 
     image_ids: list[str]
     utilities: FloatArray
     reasons: list[str]
+    runners_up: list[str]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a strategy answers.
+    """What a strategy answers about a chunk.
 
     Attributes:
         utilities: (n,) float64, finite; higher is chosen first.
@@ -70,45 +54,90 @@ class Ranking:
     reason: Callable[[int], str]
 
 
-def select(candidates: Candidates, settings: Select, *, seed: int) -> Selection:
+Rank = Callable[[Candidates], Ranking]
+StrategyFunction = Callable[[Replay, Select, int], Rank]
+
+
+def select(
+    replay: Replay,
+    settings: Select,
+    *,
+    seed: int,
+    groups: GroupsOf | None = None,
+    num_runners_up: int = 0,
+) -> Selection:
     """Choose `settings.query_size` images by `settings.strategy`.
 
+    Goes over the table once, before that once or twice for a strategy that compares rows with all others, and
+    once more where the cap passes over nearly all of the best rows. Memory depends on `query_size` and
+    `num_runners_up`, not on the number of rows.
+
     Args:
-        candidates: n scored images.
+        replay: Goes over the scored images, in chunks of any size.
         settings: The `select` section.
         seed: Of this round; only strategies that draw depend on it.
+        groups: The groups of image_ids; asked for the best rows only, and only with `max_per_group`.
+        num_runners_up: How many ids to name beside the picks.
 
     Returns:
         `query_size` images, or fewer where `max_per_group` leaves no more.
 
     Raises:
         InputError: There are fewer candidates than `query_size`.
-        ValueError: Repeated ids, columns of different lengths, or values that are not finite.
+        ValueError: Repeated ids, a column that is absent or not finite, or a cap without `groups`.
     """
-    _check(candidates)
-    num_left = len(candidates.image_ids)
-    if settings.query_size > num_left:
-        raise InputError(
-            f"{settings.query_size} images were asked for, but {num_left} candidates are left",
-            expected=f"select.query_size of at most {num_left}",
-            found=f"select.query_size={settings.query_size}",
-            next_step=(
-                f"--set select.query_size={num_left}, or fewer rounds (num_rounds)"
-                if num_left
-                else "the pool is used up: set fewer rounds (num_rounds)"
-            ),
-        )
-    ranking = STRATEGY_FUNCTIONS[settings.strategy](candidates, settings, seed)
-    order = _order(ranking.utilities, candidates.image_ids)
-    rows = _capped(order, candidates.group_ids, settings.query_size, settings.max_per_group)
+    size, cap = settings.query_size, settings.max_per_group
+    if cap and groups is None:
+        raise ValueError("max_per_group needs the groups")
+    rank = STRATEGY_FUNCTIONS[settings.strategy](replay, settings, seed)
+    spare = max(SPARE_ROWS * size, LEAST_ROWS) if cap else 0
+    best, num_rows = _best(TopRows(max(size + num_runners_up, spare)), replay, rank)
+    if size > num_rows:
+        raise _too_few(size, num_rows)
+    picks = best
+    if cap and groups is not None:
+        picks = best.take(within_cap(best.image_ids, groups, cap))
+        if picks.num_rows < size and best.num_rows < num_rows:
+            picks, _ = _best(TopRows(size, cap=cap, groups=groups), replay, rank)
+    picks = picks.take(np.arange(min(size, picks.num_rows)))
+    ranking = rank(picks)
+    picked = set(picks.image_ids)
     return Selection(
-        image_ids=[candidates.image_ids[row] for row in rows],
-        utilities=ranking.utilities[rows],
-        reasons=[ranking.reason(row) for row in rows],
+        image_ids=list(picks.image_ids),
+        utilities=ranking.utilities,
+        reasons=[ranking.reason(row) for row in range(picks.num_rows)],
+        runners_up=[name for name in best.image_ids if name not in picked][:num_runners_up],
     )
 
 
-def _random(candidates: Candidates, settings: Select, seed: int) -> Ranking:
+def needed_columns(settings: Select) -> tuple[str, ...]:
+    """The score columns that the strategy reads."""
+    if settings.strategy in ROI_STRATEGIES:
+        return settings.uncertainty, "misalignment"
+    return () if settings.strategy == "random" else (settings.strategy,)
+
+
+def _best(top: TopRows, replay: Replay, rank: Rank) -> tuple[Candidates, int]:
+    """The best rows in their order, and how many rows there are."""
+    for chunk in replay():
+        top.add(chunk, rank(chunk).utilities)
+    return top.best(), top.num_seen
+
+
+def _too_few(asked: int, num_left: int) -> InputError:
+    return InputError(
+        f"{asked} images were asked for, but {num_left} candidates are left",
+        expected=f"select.query_size of at most {num_left}",
+        found=f"select.query_size={asked}",
+        next_step=(
+            f"--set select.query_size={num_left}, or fewer rounds (num_rounds)"
+            if num_left
+            else "the pool is used up: set fewer rounds (num_rounds)"
+        ),
+    )
+
+
+def _random(replay: Replay, settings: Select, seed: int) -> Rank:
     """A uniform draw for each image: a hash of (seed, image_id), so it does not depend on the other rows."""
     seeded = hashlib.sha256(f"random\x1f{seed}\x1f".encode())
 
@@ -117,165 +146,155 @@ def _random(candidates: Candidates, settings: Select, seed: int) -> Ranking:
         state.update(image_id.encode())
         return state.digest()[:8]
 
-    bits = np.frombuffer(b"".join(map(draw, candidates.image_ids)), dtype=">u8").astype(np.uint64)
-    utilities = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53  # in [0, 1), every step a float64
-    return Ranking(utilities, lambda row: f"random draw {_short(utilities[row])}")
+    def rank(chunk: Candidates) -> Ranking:
+        bits = np.frombuffer(b"".join(map(draw, chunk.image_ids)), dtype=">u8").astype(np.uint64)
+        utilities = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53  # in [0, 1), every step a float64
+        return Ranking(utilities, lambda row: f"random draw {_short(utilities[row])}")
+
+    return rank
 
 
-def _entropy(candidates: Candidates, settings: Select, seed: int) -> Ranking:
+def _entropy(replay: Replay, settings: Select, seed: int) -> Rank:
     """Shannon (1948); see `uncertainty.entropy`."""
-    return _by_column("entropy", candidates.entropy)
+    return _by_column("entropy")
 
 
-def _margin(candidates: Candidates, settings: Select, seed: int) -> Ranking:
+def _margin(replay: Replay, settings: Select, seed: int) -> Rank:
     """Scheffer et al. (2001); see `uncertainty.margin`."""
-    return _by_column("margin", candidates.margin)
+    return _by_column("margin")
 
 
-def _least_confidence(candidates: Candidates, settings: Select, seed: int) -> Ranking:
+def _least_confidence(replay: Replay, settings: Select, seed: int) -> Rank:
     """Lewis and Gale (1994); see `uncertainty.least_confidence`."""
-    return _by_column("least_confidence", candidates.least_confidence)
+    return _by_column("least_confidence")
 
 
-def _by_column(name: str, column: FloatArray) -> Ranking:
+def _bald(replay: Replay, settings: Select, seed: int) -> Rank:
+    """Houlsby et al. (2011): what dropout samples of the model disagree on."""
+    return _by_column("bald")
+
+
+def _by_column(name: str) -> Rank:
     words = name.replace("_", " ")
-    return Ranking(column, lambda row: f"{words} {_short(column[row])}")
+
+    def rank(chunk: Candidates) -> Ranking:
+        column = chunk.column(name)
+        return Ranking(column, lambda row: f"{words} {_short(column[row])}")
+
+    return rank
 
 
-def _dual(candidates: Candidates, settings: Select, seed: int) -> Ranking:
+def _dual(replay: Replay, settings: Select, seed: int) -> Rank:
     """Uncertainty and misalignment: `S = w U + (1 - w) M`; Uddin et al., arXiv 2602.13308 (2026)."""
     name, weight = settings.uncertainty, settings.weight
-    uncertainty = NORMALISATIONS[settings.normalise](getattr(candidates, name))
-    misalignment = _normalised_misalignment(candidates, settings)
-    utilities = _combined(uncertainty, misalignment, weight)
+    score = _Combined(name, weight, settings.normalise, settings.normalise)
+    score.fit(replay)
     words = name.replace("_", " ")
     scale = "" if settings.normalise == "none" else f" {settings.normalise}"
 
-    def reason(row: int) -> str:
-        if np.isnan(misalignment[row]):
-            return f"no ROI: ranked by {words} alone ({words} {_short(getattr(candidates, name)[row])})"
-        return (
-            f"dual {_short(utilities[row])} = {_short(weight)} x {words}{scale} {_short(uncertainty[row])}"
-            f" + {_short(1.0 - weight)} x misalignment{scale} {_short(misalignment[row])}"
-        )
+    def rank(chunk: Candidates) -> Ranking:
+        uncertainty, misalignment, utilities = score.of(chunk)
 
-    return Ranking(utilities, reason)
+        def reason(row: int) -> str:
+            if np.isnan(misalignment[row]):
+                return f"no ROI: ranked by {words} alone ({words} {_short(chunk.columns[name][row])})"
+            return (
+                f"dual {_short(utilities[row])}"
+                f" = {_short(weight)} x {words}{scale} {_short(uncertainty[row])}"
+                f" + {_short(1.0 - weight)} x misalignment{scale} {_short(misalignment[row])}"
+            )
+
+        return Ranking(utilities, reason)
+
+    return rank
 
 
-def _misalignment(candidates: Candidates, settings: Select, seed: int) -> Ranking:
+def _misalignment(replay: Replay, settings: Select, seed: int) -> Rank:
     """Misalignment alone: `dual` with w = 0, so images without an ROI still have their place."""
     name = settings.uncertainty
-    uncertainty = getattr(candidates, name)
-    utilities = _combined(uncertainty, _normalised_misalignment(candidates, settings), weight=0.0)
+    score = _Combined(name, 0.0, "none", settings.normalise)
+    score.fit(replay)
     words = name.replace("_", " ")
 
-    def reason(row: int) -> str:
-        if np.isnan(candidates.misalignment[row]):
-            return f"no ROI: ranked by {words} alone ({words} {_short(uncertainty[row])})"
-        return f"misalignment {_short(candidates.misalignment[row])}"
+    def rank(chunk: Candidates) -> Ranking:
+        misalignment = chunk.column("misalignment")
 
-    return Ranking(utilities, reason)
+        def reason(row: int) -> str:
+            if np.isnan(misalignment[row]):
+                return f"no ROI: ranked by {words} alone ({words} {_short(chunk.columns[name][row])})"
+            return f"misalignment {_short(misalignment[row])}"
+
+        return Ranking(score.of(chunk)[2], reason)
+
+    return rank
 
 
-StrategyFunction = Callable[[Candidates, Select, int], Ranking]
 STRATEGY_FUNCTIONS: Mapping[Strategy, StrategyFunction] = {
     "random": _random,
     "entropy": _entropy,
     "margin": _margin,
     "least_confidence": _least_confidence,
+    "bald": _bald,
     "misalignment": _misalignment,
     "dual": _dual,
 }
 
-
-def _combined(uncertainty: FloatArray, misalignment: FloatArray, weight: float) -> FloatArray:
-    """`S = w U + (1 - w) M`; a row without M gets the S that stands where its U stands.
-
-    That is the quantile of S, over the rows with M, at the quantile of its U among all rows: to have no ROI
-    neither helps nor hurts. Where no row has M, S = U.
-    """
-    has_roi = ~np.isnan(misalignment)
-    if not has_roi.any():
-        return uncertainty
-    utilities = np.empty_like(uncertainty)
-    utilities[has_roi] = weight * uncertainty[has_roi] + (1.0 - weight) * misalignment[has_roi]
-    levels = np.sort(utilities[has_roi])
-    quantiles = _ranks(uncertainty)[~has_roi]
-    utilities[~has_roi] = np.interp(quantiles, np.linspace(0.0, 1.0, len(levels)), levels)
-    return utilities
-
-
-def _normalised_misalignment(candidates: Candidates, settings: Select) -> FloatArray:
-    """Normalised among the rows that have it; NaN elsewhere."""
-    values = candidates.misalignment.copy()
-    has_roi = ~np.isnan(values)
-    values[has_roi] = NORMALISATIONS[settings.normalise](values[has_roi])
-    return values
-
-
-def _unchanged(values: FloatArray) -> FloatArray:
-    return values
-
-
-def _minmax(values: FloatArray) -> FloatArray:
-    """`(x - min) / (max - min)`; all 0 where the values are all equal."""
-    if not len(values) or values.min() == values.max():
-        return np.zeros_like(values)
-    scaled: FloatArray = (values - values.min()) / (values.max() - values.min())
-    return scaled
-
-
-def _ranks(values: FloatArray) -> FloatArray:
-    """Ranks from 0 (smallest) to 1 (largest), ties share their mean rank; .5 where all are equal."""
-    if len(values) < 2:
-        return np.full(len(values), 0.5)
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean_rank = last - (counts + 1) / 2.0  # counted from 0
-    ranks: FloatArray = mean_rank[inverse] / (len(values) - 1)
-    return ranks
-
-
-NORMALISATIONS: Mapping[Normalise, Callable[[FloatArray], FloatArray]] = {
-    "none": _unchanged,
-    "minmax": _minmax,
-    "rank": _ranks,
+Scale = Unchanged | Range | Distribution
+NORMALISATIONS: Mapping[Normalise, type[Unchanged] | type[Range] | type[Distribution]] = {
+    "none": Unchanged,
+    "minmax": Range,
+    "rank": Distribution,
 }
 
 
-def _order(utilities: FloatArray, image_ids: list[str]) -> npt.NDArray[np.intp]:
-    """Rows by utility descending, image_id ascending."""
-    by_id = np.array(sorted(range(len(image_ids)), key=image_ids.__getitem__), dtype=np.intp)
-    return by_id[np.argsort(-utilities[by_id], kind="stable")]
+class _Combined:
+    """`S = w U + (1 - w) M`; a row without M gets the S that stands where its U stands.
 
+    That is the quantile of S, over the rows with M, at the quantile of its U among all rows: to have no ROI
+    neither helps nor hurts. Where no row has M, S = U. M is normalised among the rows that have it.
+    """
 
-def _capped(order: npt.NDArray[np.intp], group_ids: list[str], query_size: int, cap: int) -> list[int]:
-    """Walk down the order and pass over images whose group is full; `cap` 0 = none."""
-    if cap == 0:
-        return [int(row) for row in order[:query_size]]
-    rows: list[int] = []
-    taken: Counter[str] = Counter()
-    for row in order.tolist():
-        if len(rows) == query_size:
-            break
-        if taken[group_ids[row]] < cap:
-            taken[group_ids[row]] += 1
-            rows.append(row)
-    return rows
+    def __init__(self, name: str, weight: float, normalise_u: Normalise, normalise_m: Normalise) -> None:
+        self._name, self._weight = name, weight
+        self._u: Scale = NORMALISATIONS[normalise_u]()
+        self._m: Scale = NORMALISATIONS[normalise_m]()
+        # Where U stands among all rows; a rank says so itself.
+        self._places: Scale = Unchanged() if normalise_u == "rank" else Distribution()
+        self._levels = Distribution()
+        self._num_rows = self._num_with_roi = 0
 
+    def fit(self, replay: Replay) -> None:
+        """Learn the scales of U and M, then the distribution of S where some rows are to be placed in it."""
+        for chunk in replay():
+            misalignment = chunk.column("misalignment")
+            misalignment = misalignment[~np.isnan(misalignment)]
+            self._u.add(chunk.column(self._name))
+            self._m.add(misalignment)
+            self._num_rows += chunk.num_rows
+            self._num_with_roi += len(misalignment)
+        if not 0 < self._num_with_roi < self._num_rows:
+            return
+        for chunk in replay():
+            uncertainty, _, score = self._parts(chunk)
+            self._places.add(uncertainty)
+            self._levels.add(score[~np.isnan(score)])
 
-def _check(candidates: Candidates) -> None:
-    count = len(candidates.image_ids)
-    if len(set(candidates.image_ids)) != count:
-        raise ValueError("image_ids must be unique")
-    if len(candidates.group_ids) != count:
-        raise ValueError(f"{count} image_ids, but {len(candidates.group_ids)} group_ids")
-    for name in ("entropy", "margin", "least_confidence", "misalignment"):
-        column = getattr(candidates, name)
-        if column.shape != (count,):
-            raise ValueError(f"{count} image_ids, but {name} has shape {column.shape}")
-        if np.isinf(column).any() or (name != "misalignment" and np.isnan(column).any()):
-            raise ValueError(f"{name} is not finite in some row; rows with an error_code are left out before")
+    def of(self, chunk: Candidates) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """U and M as normalised, M with NaN, and S without."""
+        uncertainty, misalignment, score = self._parts(chunk)
+        if not self._num_with_roi:
+            return uncertainty, misalignment, uncertainty
+        missing = np.isnan(misalignment)
+        if missing.any():
+            score[missing] = self._levels.quantiles(self._places.scaled(uncertainty[missing]))
+        return uncertainty, misalignment, score
+
+    def _parts(self, chunk: Candidates) -> tuple[FloatArray, FloatArray, FloatArray]:
+        uncertainty = self._u.scaled(chunk.column(self._name))
+        misalignment = chunk.column("misalignment").copy()
+        has_roi = ~np.isnan(misalignment)
+        misalignment[has_roi] = self._m.scaled(misalignment[has_roi])
+        return uncertainty, misalignment, self._weight * uncertainty + (1.0 - self._weight) * misalignment
 
 
 def _short(value: float) -> str:

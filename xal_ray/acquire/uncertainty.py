@@ -72,6 +72,30 @@ def least_confidence(probs: npt.NDArray[Any]) -> FloatArray:
     return _unit((1.0 - values.max(axis=1)) * num_classes / (num_classes - 1))
 
 
+def bald(probs: npt.NDArray[Any]) -> FloatArray:
+    """BALD: the information that the label holds about the model, `(H(mean_t p_t) - mean_t H(p_t)) / ln C`.
+
+    Args:
+        probs: (n, t, c) probabilities of t >= 1 sampled models, last axis sums to 1.
+
+    Returns:
+        (n,) in [0, 1]: 0 where all samples agree.
+
+    Raises:
+        ValueError: Not (n, t, c), or fewer than two classes.
+
+    Source:
+        Houlsby et al., "Bayesian Active Learning for Classification and Preference Learning" (2011),
+        equation 2; with dropout samples, Gal, Islam, Ghahramani, "Deep Bayesian Active Learning with Image
+        Data" (2017).
+    """
+    if probs.ndim != 3 or probs.shape[1] < 1:
+        raise ValueError(f"expected (n, t, c), found shape {probs.shape}")
+    count, samples, classes = probs.shape
+    each = entropy(probs.reshape(-1, classes)).reshape(count, samples)
+    return _unit(entropy(probs.mean(axis=1, dtype=np.float64)) - each.mean(axis=1))
+
+
 def logit_gap(logits: npt.NDArray[Any]) -> FloatArray:
     """The distance from the largest to the second largest logit: near 0, rounding can flip the prediction.
 

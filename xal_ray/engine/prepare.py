@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray import config
-from xal_ray.engine.session import start
-from xal_ray.engine.shards import Resources, cut, run_shards
+from xal_ray.engine.session import decoding_shape, start
+from xal_ray.engine.shards import cut, run_shards
 from xal_ray.errors import InputError, PoolError, SourceError, StorageError
-from xal_ray.images import ImageError, decode_image, decode_mask, to_training_size
+from xal_ray.images import Decoded, ImageError, decode_image, decode_mask, to_training_size
 from xal_ray.pool.card import build_card, count_values, open_prepared, plan_of
 from xal_ray.pool.manifest import classes_of
 from xal_ray.pool.schema import (
@@ -81,11 +81,16 @@ def prepare(
     partial = _open_partial(settings, manifest, out)
     try:
         start(resources, verbose=verbose)
-        actors = Resources(
-            resources.num_actors, resources.cpus_per_actor, stall_timeout_s=resources.stall_timeout_s
-        )
         shards = cut(manifest, partial / _ROWS, settings.rows_per_part)
-        run_shards("decoding", shards, PackShard, {"settings": settings, "folder": partial}, actors, reporter)
+        run_shards(
+            "decoding",
+            shards,
+            PackShard,
+            {"settings": settings, "folder": partial},
+            decoding_shape(resources),
+            reporter,
+            stall_timeout_s=resources.stall_timeout_s,
+        )
         _finish(settings, manifest, classes, partial, reporter)
     except StorageError:
         raise  # the finished parts are good: the same command goes on with them
@@ -141,9 +146,10 @@ def _pack(row: dict[str, Any], settings: config.Pool) -> dict[str, Any]:
     """Decode one manifest row into the columns of the part and of the index."""
     size = settings.image_size
     decoded = _decode(row, settings)
-    pixels = to_training_size(decoded.image, size, settings.channels).tobytes()
+    image = decoded.image
+    pixels = to_training_size(image.pixels, size, settings.channels, image.box).tobytes()
     roi = None if decoded.roi is None else pack_coverage(decoded.roi)
-    height, width = decoded.image.shape[:2]
+    height, width = image.frame
     return {
         **row,
         "width": width,
@@ -155,26 +161,28 @@ def _pack(row: dict[str, Any], settings: config.Pool) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    image: npt.NDArray[np.uint8]  # (h, w) or (h, w, 3)
+class _ImageAndRoi:
+    image: Decoded
     roi: npt.NDArray[np.float32] | None  # (size, size) coverage
 
 
-def _decode(row: dict[str, Any], settings: config.Pool) -> _Decoded:
+def _decode(row: dict[str, Any], settings: config.Pool) -> _ImageAndRoi:
     size = settings.image_size
     if row["uri"].startswith(phantom.SCHEME):
-        return _Decoded(*phantom.draw(row, settings.source.phantom, size))
-    image = decode_image(Path(row["uri"]), settings.limits)
-    frame = image.shape[:2]
+        drawn, roi = phantom.draw(row, settings.source.phantom, size)
+        return _ImageAndRoi(Decoded(drawn, (size, size)), roi)
+    grey = settings.channels == 1
+    image = decode_image(Path(row["uri"]), settings.limits, at_least=size, grey=grey)
+    frame = image.frame
     if row["mask_uri"]:
         mask = decode_mask(Path(row["mask_uri"]), settings.limits)
         check_mask(mask, frame, where=f"image_id {row['image_id']}, mask {row['mask_uri']}")
-        return _Decoded(image, mask_to_grid(mask.astype(np.float32), (size, size)))
+        return _ImageAndRoi(image, mask_to_grid(mask.astype(np.float32), (size, size)))
     if row["boxes"]:
         boxes = np.asarray(row["boxes"], dtype=np.float64)
         check_boxes(boxes, frame, where=f"image_id {row['image_id']}")
-        return _Decoded(image, boxes_to_grid(boxes, frame, (size, size)))
-    return _Decoded(image, None)
+        return _ImageAndRoi(image, boxes_to_grid(boxes, frame, (size, size)))
+    return _ImageAndRoi(image, None)
 
 
 def _discard(partial: Path) -> None:

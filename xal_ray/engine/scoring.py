@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from xal_ray import config
-from xal_ray.engine.session import gpus_per_actor, start
-from xal_ray.engine.shards import Resources, cut, run_shards
+from xal_ray.engine.session import scoring_shape, start
+from xal_ray.engine.shards import Pace, Shard, cut, run_shards
 from xal_ray.errors import StageError
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import Reporter
-from xal_ray.scorer import Scorer, score_schema
-from xal_ray.storage import read_shards, write_table
+from xal_ray.scorer import Scorer
+from xal_ray.storage import read_table, write_table
 
 REFERENCE_COLUMNS = ("image_id", "part", "row")
 
@@ -30,7 +29,7 @@ class ScoreShard:
 
     def __call__(self, path: Path, rows: pa.Table) -> None:
         """Score the referenced rows and write their shard."""
-        write_table(path, self.scorer(self.pool.read_rows(rows)))
+        write_table(path, self.scorer(self.pool.stream_rows(rows, self.scorer.rows_at_once)))
 
 
 def score(
@@ -43,7 +42,7 @@ def score(
     reporter: Reporter,
     *,
     verbose: bool = False,
-) -> None:
+) -> Pace:
     """Score rows of a pool into folders of shards; shards that are already there are not scored again.
 
     Args:
@@ -56,6 +55,9 @@ def score(
         reporter: Hears about progress.
         verbose: Let Ray speak.
 
+    Returns:
+        How long it took; all zero where every shard was there.
+
     Each folder's shards, in the order of their names, then hold exactly the requested rows, in their order.
 
     Raises:
@@ -66,42 +68,60 @@ def score(
         for folder, rows in requests.items()
         for shard in cut(rows.select(REFERENCE_COLUMNS), folder, settings.rows_per_shard)
     ]
+    pace = Pace(0, 0.0, 0.0)
     if not all(shard.path.exists() for shard in shards):
         start(resources, verbose=verbose)
         scorer = {
             "model": model,
-            "saliency": settings.saliency,
+            "settings": settings,
             "use_roi": roi.source == "oracle",
-            "batch_size": settings.batch_size,
             "threads": resources.threads_per_actor,
         }
-        actors = Resources(
-            resources.num_actors,
-            resources.cpus_per_actor,
-            gpus_per_actor(resources.gpus_per_actor, resources.num_actors),
-            resources.stall_timeout_s,
+        pace = run_shards(
+            "scoring",
+            shards,
+            ScoreShard,
+            {"pool": pool, "scorer": scorer},
+            scoring_shape(resources),
+            reporter,
+            stall_timeout_s=resources.stall_timeout_s,
         )
-        run_shards("scoring", shards, ScoreShard, {"pool": pool, "scorer": scorer}, actors, reporter)
-    for folder, rows in requests.items():
-        _check(folder, rows, settings.max_error_fraction)
+    for folder in requests:
+        _check(
+            folder, [shard for shard in shards if shard.path.parent == folder], settings.max_error_fraction
+        )
+    return pace
 
 
-def _check(folder: Path, requested: pa.Table, max_error_fraction: float) -> None:
-    scores = read_shards(folder, score_schema(0), ["image_id", "predicted"])
-    if not scores["image_id"].equals(requested["image_id"]):
+def _check(folder: Path, shards: Sequence[Shard], max_error_fraction: float) -> None:
+    """Compare scores with the request, a shard at a time."""
+    num_rows = num_failed = 0
+    for shard in shards:
+        scores = read_table(shard.path, ["image_id", "predicted"])
+        if not scores["image_id"].equals(shard.rows["image_id"]):
+            raise StageError(
+                "the scores do not cover exactly the requested images",
+                expected=f"{shard.rows.num_rows} rows, as requested",
+                found=f"{scores.num_rows} rows",
+                where=str(shard.path),
+                next_step="remove the file and run the same command again",
+            )
+        num_rows += scores.num_rows
+        num_failed += scores["predicted"].null_count
+    strangers = {path.name for path in folder.glob("*.parquet")} - {shard.path.name for shard in shards}
+    if strangers:
         raise StageError(
             "the scores do not cover exactly the requested images",
-            expected=f"{requested.num_rows} rows",
-            found=f"{scores.num_rows} rows",
+            expected=f"{len(shards)} shards",
+            found=f"also {min(strangers)}",
             where=str(folder),
             next_step="remove the folder and run the same command again",
         )
-    failed = pc.sum(pc.is_null(scores["predicted"])).as_py() or 0
-    if failed > max_error_fraction * max(scores.num_rows, 1):
+    if num_failed > max_error_fraction * max(num_rows, 1):
         raise StageError(
             "too many images have no score",
             expected=f"at most {max_error_fraction:.1%} (score.max_error_fraction)",
-            found=f"{failed} of {scores.num_rows}",
+            found=f"{num_failed} of {num_rows}",
             where=f"{folder}, column error_code",
             next_step="a diverged model gives no finite output: lower train.learning_rate",
         )

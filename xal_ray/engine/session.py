@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xal_ray import config
+from xal_ray.engine import actors
 from xal_ray.errors import ConfigError
 
 # Read by Ray when it is imported and by its processes. Without auto-connect, a thread that outlives a stopped
@@ -92,24 +93,45 @@ def stop() -> None:
     """Stop the Ray that `start` started."""
     import ray
 
+    actors.forget()
     if ray.is_initialized():
         ray.shutdown()
 
 
-def gpus_per_actor(wish: float | str, num_actors: int) -> float:
-    """Resolve `auto`: one GPU an actor, or an equal part of those that the cluster declares."""
-    return float(wish) if wish != "auto" else min(1.0, _declared_gpus() / num_actors)
+def scoring_shape(resources: config.Ray) -> actors.Shape:
+    """Resolve `auto`: an actor for each GPU, with all of it; without GPUs one for each core.
+
+    A given number of actors shares the GPUs out, at most one each.
+    """
+    wish, gpus = resources.num_actors, resources.gpus_per_actor
+    num = (round(_declared("GPU")) or _one_a_core(resources.cpus_per_actor)) if wish == "auto" else wish
+    each = min(1.0, _declared("GPU") / num) if gpus == "auto" else float(gpus)
+    return actors.Shape(num, resources.cpus_per_actor, each)
+
+
+def decoding_shape(resources: config.Ray) -> actors.Shape:
+    """Resolve `auto` for actors that decode: one for each core, and no GPU."""
+    num = resources.num_decoders
+    if num == "auto":
+        num = _one_a_core(resources.cpus_per_decoder)
+    return actors.Shape(num, resources.cpus_per_decoder)
+
+
+def _one_a_core(cpus_each: float) -> int:
+    """The cores of this machine, as far as the logical CPUs go (one stays free)."""
+    cores = os.cpu_count() or 1
+    return max(1, min(cores, int((_declared("CPU") - 1.0) / cpus_each)))
 
 
 def gpus_per_worker(wish: float | str, num_workers: int) -> float:
     """Resolve `auto`: one GPU a worker, or none where there are fewer: workers can't share one."""
-    return float(wish) if wish != "auto" else float(_declared_gpus() >= num_workers)
+    return float(wish) if wish != "auto" else float(_declared("GPU") >= num_workers)
 
 
-def _declared_gpus() -> float:
+def _declared(resource: str) -> float:
     import ray
 
-    return float(ray.cluster_resources().get("GPU", 0.0))
+    return float(ray.cluster_resources().get(resource, 0.0))
 
 
 def check_capacity(stage: str, num: int, cpus: float, gpus_each: float) -> None:

@@ -3,6 +3,9 @@
 A shard is the unit of work, of retry and of resumption. What travels through Ray is its references and, back,
 a receipt; pixels and results go from and to the disk. A shard's content depends on the shard alone, so the
 number of actors, their order and their deaths change nothing in the result.
+
+Ray Data streams the shards, a block each, with its back-pressure and its retries; its tasks hand them to the
+session's warm actors and wait.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import pickle
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +21,23 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from xal_ray.engine.actors import Shape, release, warm_crew
 from xal_ray.engine.session import check_capacity
-from xal_ray.errors import StageError, XalRayError
+from xal_ray.errors import StageError
 from xal_ray.progress import Reporter
 
 RECEIPT_SCHEMA = pa.schema(
     [
         pa.field("shard", pa.string(), nullable=False),
         pa.field("rows", pa.int64(), nullable=False),
+        pa.field("busy_s", pa.float64(), nullable=False),  # of the actor, in the work itself
         pa.field("error", pa.binary()),  # a pickled XalRayError of ours
     ]
 )
+# A task of Ray Data that waits for an actor needs next to nothing; one more than there are actors keeps a
+# shard ready for whichever is free next.
+_CPUS_PER_WAITING_TASK = 0.01
+_SHARDS_IN_WAITING = 1
 
 
 @dataclass(frozen=True)
@@ -44,13 +54,23 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What a stage declares to Ray."""
+class Pace:
+    """How long a stage took; what it costs to begin apart from how fast it then is.
 
-    num_actors: int
-    cpus_per_actor: float
-    gpus_per_actor: float = 0.0
-    stall_timeout_s: float = 600.0
+    Attributes:
+        num_rows: Rows done now; those of finished shards are not counted.
+        seconds: From the call to the last receipt.
+        startup_s: Until the first actor began its first shard.
+    """
+
+    num_rows: int
+    seconds: float
+    startup_s: float
+
+    @property
+    def rows_per_s(self) -> float:
+        """The steady rate."""
+        return self.num_rows / max(self.seconds - self.startup_s, 1e-9)
 
 
 class Work(Protocol):
@@ -73,18 +93,21 @@ def run_shards(
     shards: Sequence[Shard],
     work: Callable[..., Work],
     arguments: Mapping[str, Any],
-    resources: Resources,
+    shape: Shape,
     reporter: Reporter,
-) -> None:
-    """Run the shards whose file does not exist yet, on a pool of actors.
+    *,
+    stall_timeout_s: float = 600.0,
+) -> Pace:
+    """Run the shards whose file does not exist yet on the session's actors.
 
     Args:
         stage: What a person calls it.
         shards: The shards; each names its target file.
         work: Builds the work in an actor, once.
         arguments: What `work` is built with.
-        resources: What the actors need.
+        shape: The actors.
         reporter: Hears about progress.
+        stall_timeout_s: How long no shard may finish before the stage is given up.
 
     Raises:
         XalRayError: What the work raised, as it raised it.
@@ -92,101 +115,90 @@ def run_shards(
     """
     missing = [shard for shard in shards if not shard.path.exists()]
     if not missing:
-        return
-    check_capacity(
-        stage, min(resources.num_actors, len(missing)), resources.cpus_per_actor, resources.gpus_per_actor
-    )
+        return Pace(0, 0.0, 0.0)
+    check_capacity(stage, shape.num_actors, shape.cpus_per_actor, shape.gpus_per_actor)
     total = sum(shard.rows.num_rows for shard in shards)
+    num_rows = sum(shard.rows.num_rows for shard in missing)
+    begin, startup_s = time.monotonic(), None
     with reporter.bar(stage, total, "images") as advance:
-        advance(total - sum(shard.rows.num_rows for shard in missing))
-        for rows in _receipts(stage, missing, work, arguments, resources):
-            advance(rows)
+        advance(total - num_rows)
+        for receipt in _receipts(stage, missing, _setup(work, arguments), shape, stall_timeout_s):
+            if startup_s is None:
+                startup_s = time.monotonic() - begin - receipt["busy_s"]
+            advance(receipt["rows"])
+    pace = Pace(num_rows, time.monotonic() - begin, startup_s or 0.0)
+    reporter.line(
+        f"{stage}: {num_rows} images in {pace.seconds:.1f} s: {pace.startup_s:.1f} s to start, "
+        f"then {pace.rows_per_s:.0f} images/s"
+    )
+    return pace
 
 
 def _receipts(
-    stage: str,
-    shards: Sequence[Shard],
-    work: Callable[..., Work],
-    arguments: Mapping[str, Any],
-    resources: Resources,
-) -> Iterator[int]:
-    """Yield the number of rows of each finished shard, watching over the time between two."""
+    stage: str, shards: Sequence[Shard], setup: bytes, shape: Shape, stall_timeout_s: float
+) -> Iterator[dict[str, Any]]:
+    """Yield the receipt of each finished shard, watching over the time between two."""
     answers: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
-    given_up = threading.Event()
 
     def consume() -> None:
         try:
-            batches = _dataset(shards, work, arguments, resources).iter_batches(
-                batch_size=None, batch_format="pyarrow", prefetch_batches=0
-            )
-            for batch in batches:
+            for batch in _batches(shards, setup, shape):
                 answers.put(batch)
-                if given_up.is_set():
-                    break  # which ends the actors
             answers.put(None)
         except BaseException as error:
             answers.put(error)  # the caller's thread raises it
 
     consumer = threading.Thread(target=consume, name=f"xal-ray {stage}", daemon=True)
     consumer.start()
-    while True:
-        try:
-            answer = answers.get(timeout=resources.stall_timeout_s)
-        except queue.Empty:
-            raise _stalled(stage, resources) from None
-        if answer is None:
-            return
-        if isinstance(answer, BaseException):
-            raise _ray_failed(stage, answer) from answer
-        for rows, error in zip(answer["rows"].to_pylist(), answer["error"].to_pylist(), strict=True):
-            if error is not None:
-                given_up.set()
-                consumer.join(resources.stall_timeout_s)
-                raise pickle.loads(error)  # noqa: S301 - made by our own actor a moment ago
-            yield rows
+    try:
+        while True:
+            try:
+                answer = answers.get(timeout=stall_timeout_s)
+            except queue.Empty:
+                raise _stalled(stage, shape, stall_timeout_s) from None
+            if answer is None:
+                return
+            if isinstance(answer, BaseException):
+                raise _ray_failed(stage, answer) from answer
+            for receipt in answer.to_pylist():
+                if receipt["error"] is not None:
+                    raise pickle.loads(receipt["error"])  # noqa: S301 - made by our own actor a moment ago
+                yield receipt
+    except BaseException:
+        # No actor shall go on writing into a folder that somebody may clear away.
+        release()
+        consumer.join(stall_timeout_s)
+        raise
 
 
-def _dataset(
-    shards: Sequence[Shard], work: Callable[..., Work], arguments: Mapping[str, Any], resources: Resources
-) -> Any:
+def _batches(shards: Sequence[Shard], setup: bytes, shape: Shape) -> Iterator[pa.Table]:
     import ray.data
 
     # One block a shard: a block is what Ray Data schedules and retries.
-    return ray.data.from_arrow([_to_block(shard) for shard in shards]).map_batches(
-        _Actor,
-        fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
+    receipts = ray.data.from_arrow([_to_block(shard) for shard in shards]).map_batches(
+        _hand_over,
+        fn_kwargs={"dispatcher": warm_crew(shape).dispatcher, "setup": setup},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(resources.num_actors, len(shards))),
-        num_cpus=resources.cpus_per_actor,
-        num_gpus=resources.gpus_per_actor or None,
+        compute=ray.data.TaskPoolStrategy(size=shape.num_actors + _SHARDS_IN_WAITING),
+        num_cpus=_CPUS_PER_WAITING_TASK,
     )
+    yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
-class _Actor:
-    """Runs shards in an actor of Ray Data's pool: blocks of `_to_block` in, receipts out."""
+def _hand_over(block: pa.Table, dispatcher: Any, setup: bytes) -> pa.Table:
+    """Runs in a task of Ray Data: a block of `_to_block` in, receipts out."""
+    import ray
 
-    def __init__(self, work: Callable[..., Work], arguments: Mapping[str, Any]) -> None:
-        self.failure: XalRayError | None = None
-        try:
-            self.work = work(**arguments)
-        except XalRayError as error:
-            # Raised here, Ray would start the actor again and again; as a receipt it reaches the user.
-            self.failure = error
+    receipts = [ray.get(dispatcher.run.remote(setup, row["path"], row["rows"])) for row in block.to_pylist()]
+    return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        receipts = [self._run(row["path"], row["rows"]) for row in block.to_pylist()]
-        return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
 
-    def _run(self, path: str, payload: bytes) -> dict[str, Any]:
-        rows = pa.ipc.open_stream(payload).read_all()
-        try:
-            if self.failure is not None:
-                raise self.failure
-            self.work(Path(path), rows)
-        except XalRayError as error:
-            return {"shard": path, "rows": rows.num_rows, "error": pickle.dumps(error)}
-        return {"shard": path, "rows": rows.num_rows, "error": None}
+def _setup(work: Callable[..., Work], arguments: Mapping[str, Any]) -> bytes:
+    from ray import cloudpickle  # takes local classes along by value
+
+    setup: bytes = cloudpickle.dumps((work, dict(arguments)))
+    return setup
 
 
 def _to_block(shard: Shard) -> pa.Table:
@@ -197,10 +209,10 @@ def _to_block(shard: Shard) -> pa.Table:
     return pa.table({"path": [str(shard.path)], "rows": pa.array([payload], pa.binary())})
 
 
-def _stalled(stage: str, resources: Resources) -> StageError:
+def _stalled(stage: str, shape: Shape, stall_timeout_s: float) -> StageError:
     return StageError(
-        f"{stage} stood still for {resources.stall_timeout_s:g} s",
-        expected=f"a finished shard from one of {resources.num_actors} actors",
+        f"{stage} stood still for {stall_timeout_s:g} s",
+        expected=f"a finished shard from one of {shape.num_actors} actors",
         next_step=(
             "the usual cause is a lack of logical CPUs or of memory: raise ray.num_cpus, "
             "lower ray.num_actors, or, if a shard truly takes that long, raise ray.stall_timeout_s; "

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from xal_ray import config
+from xal_ray.engine import actors
 from xal_ray.engine.session import check_capacity, gpus_per_worker, start
 from xal_ray.errors import StageError, XalRayError
 from xal_ray.model.learner import fit
@@ -127,6 +128,7 @@ def _train_on_workers(
     workers = request.settings.num_workers
     gpus_each = gpus_per_worker(resources.gpus_per_worker, workers)
     check_capacity("training", workers, resources.cpus_per_worker, gpus_each)
+    _make_room(workers, resources.cpus_per_worker, gpus_each)
     _build(request)  # what is wrong with the weights is said here: Ray would try again and again
     reporter.line(f"training on {workers} worker{'s' * (workers > 1)}: {request.train.num_rows} labels")
     # A folder of its own for every try: Ray Train resumes silently where it finds the name of an earlier one.
@@ -159,6 +161,17 @@ def _train_on_workers(
         raise _unwrap(error) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _make_room(workers: int, cpus_each: float, gpus_each: float) -> None:
+    """End the scoring actors where they and the workers don't fit side by side."""
+    import ray
+
+    have, holding = ray.cluster_resources(), actors.held()
+    cpus = workers * cpus_each + 1.0 + holding.num_actors * holding.cpus_per_actor
+    gpus = workers * gpus_each + holding.num_actors * holding.gpus_per_actor
+    if cpus > have.get("CPU", 0.0) or gpus > have.get("GPU", 0.0):
+        actors.release()
 
 
 def _dataset(request: TrainRequest) -> Any:

@@ -8,10 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.layout import INITIAL, RoundLayout
-from xal_ray.loop.stages import SELECT_COLUMNS
 from xal_ray.loop.state import Run
-from xal_ray.scorer import score_schema
-from xal_ray.storage import digest, read_json, read_shards, read_table, sha256_file, write_bytes
+from xal_ray.storage import digest, read_json, read_table, sha256_file, write_bytes
 
 
 def commit_round(run: Run, files: RoundLayout) -> None:
@@ -38,10 +36,23 @@ def _hashes(files: RoundLayout) -> dict[str, str]:
         files.model_card,
         files.metrics,
         files.selection,
+        files.runners_up,
+        files.subsample,
         files.labels,
     ]
     kept += [*files.scores.glob("*.parquet"), *files.holdout.glob("*.parquet")]
     return {str(path.relative_to(files.folder)): sha256_file(path) for path in sorted(kept) if path.exists()}
+
+
+def _scores_of(files: RoundLayout, names: list[str], columns: list[str]) -> dict[str, dict[str, Any]]:
+    """Some columns of some scored images, shard by shard: the whole table may be larger than memory."""
+    wanted = pa.array(names, pa.string())
+    found = {}
+    for path in sorted(files.scores.glob("*.parquet")):
+        shard = read_table(path, columns)
+        rows = shard.filter(pc.is_in(shard["image_id"], wanted)).to_pylist()
+        found.update({row["image_id"]: row for row in rows})
+    return found
 
 
 def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
@@ -56,9 +67,7 @@ def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
     scores: dict[str, dict[str, Any]] = {}
     if files.model_card.exists():
         card = read_json(files.model_card)
-        table = read_shards(files.scores, score_schema(len(run.pool.classes)), SELECT_COLUMNS)
-        picked = table.filter(pc.is_in(table["image_id"], pa.array(names, pa.string())))
-        scores = {row["image_id"]: row for row in picked.to_pylist()}
+        scores = _scores_of(files, names, ["image_id", run.config.select.uncertainty, "misalignment"])
     return {
         "strategy": run.config.select.strategy if files.number != INITIAL else "random",
         "select": run.config.select.model_dump(mode="json"),

@@ -19,13 +19,8 @@ from xal_ray.ledger import LOCK_NAME, locked
 from xal_ray.loop.commit import commit_round
 from xal_ray.loop.labelling import label_images, missing_labels
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
-from xal_ray.loop.stages import (
-    draw_initial_set,
-    evaluate_model,
-    score_images,
-    select_images,
-    train_model,
-)
+from xal_ray.loop.selection import draw_initial_set, select_images
+from xal_ray.loop.stages import evaluate_model, score_images, train_model
 from xal_ray.loop.state import Run, open_run
 from xal_ray.progress import Reporter
 from xal_ray.report.page import build_report

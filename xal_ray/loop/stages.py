@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from xal_ray.acquire.strategies import Candidates, select
 from xal_ray.assess import assess
-from xal_ray.config import Select
 from xal_ray.engine.scoring import score
 from xal_ray.engine.training import TrainRequest, train
-from xal_ray.layout import SELECTION_SCHEMA, RoundLayout
+from xal_ray.layout import RoundLayout
+from xal_ray.loop.selection import rows_to_score
 from xal_ray.loop.state import Run
 from xal_ray.pool.schema import rows_of_splits
 from xal_ray.scorer import score_schema
 from xal_ray.seeds import derive_seed
-from xal_ray.storage import read_json, read_shards, write_json, write_table
-
-SELECT_COLUMNS = ("image_id", "predicted", "entropy", "margin", "least_confidence", "misalignment")
+from xal_ray.storage import read_json, read_shards, write_json
 
 
 def train_model(run: Run, files: RoundLayout) -> None:
@@ -51,9 +46,9 @@ def score_images(run: Run, files: RoundLayout) -> None:
         return
     requests = {files.holdout: rows_of_splits(run.index, "val", "test")}
     if files.number < run.config.num_rounds:
-        requests[files.scores] = run.unlabelled()
-    with run.stage("score", files):
-        score(
+        requests[files.scores] = rows_to_score(run, files)
+    with run.stage("score", files) as record:
+        pace = score(
             run.pool,
             files.folder,
             requests,
@@ -63,6 +58,8 @@ def score_images(run: Run, files: RoundLayout) -> None:
             run.reporter,
             verbose=run.verbose,
         )
+        record["startup_s"] = round(pace.startup_s, 3)
+        record["images_per_s"] = round(pace.rows_per_s, 1)
 
 
 def evaluate_model(run: Run, files: RoundLayout) -> None:
@@ -75,7 +72,7 @@ def evaluate_model(run: Run, files: RoundLayout) -> None:
     holdout = read_shards(files.holdout, schema)
     scored = read_shards(files.scores, schema, ["predicted", "misalignment", "error_code"])
     splits = {
-        split: assess(holdout, rows_of_splits(run.index, split), run.pool.classes, seed)
+        split: assess(holdout, rows_of_splits(run.index, split), run.pool.classes, run.pool.image_size, seed)
         for split in ("val", "test")
     }
     metrics = {
@@ -94,55 +91,6 @@ def evaluate_model(run: Run, files: RoundLayout) -> None:
     }
     write_json(files.metrics, metrics)
     run.reporter.line(f"{files.title}: {_in_words(splits)}")
-
-
-def select_images(run: Run, files: RoundLayout) -> None:
-    """Scores to `selection.parquet`."""
-    if files.selection.exists():
-        return
-    scores = read_shards(files.scores, score_schema(len(run.pool.classes)), SELECT_COLUMNS)
-    scores = scores.filter(pc.is_valid(scores["predicted"]))  # a row without a score is never ranked
-    positions = pc.index_in(scores["image_id"], run.index["image_id"].combine_chunks())
-    columns = {
-        name: scores[name].to_numpy().astype(np.float64)
-        for name in ("entropy", "margin", "least_confidence", "misalignment")
-    }
-    candidates = Candidates(
-        image_ids=scores["image_id"].to_pylist(),
-        group_ids=run.index["group_id"].take(positions).to_pylist(),
-        **columns,
-    )
-    write_selection(run, files, candidates, run.config.select)
-
-
-def draw_initial_set(run: Run, files: RoundLayout) -> None:
-    """A random draw, the same for every strategy with the same seed, to `selection.parquet`."""
-    if files.selection.exists():
-        return
-    rows = run.unlabelled()
-    nothing = np.zeros(rows.num_rows)
-    candidates = Candidates(
-        rows["image_id"].to_pylist(), rows["group_id"].to_pylist(), nothing, nothing, nothing, nothing
-    )
-    count = run.config.select.initial_labels
-    if count == 0:
-        write_table(files.selection, SELECTION_SCHEMA.empty_table())
-        return
-    settings = Select(strategy="random", query_size=count, max_per_group=run.config.select.max_per_group)
-    write_selection(run, files, candidates, settings)
-
-
-def write_selection(run: Run, files: RoundLayout, candidates: Candidates, settings: Select) -> None:
-    """Rank the candidates and write the picks."""
-    picks = select(candidates, settings, seed=derive_seed(run.config.seed, files.number, "select"))
-    count = len(picks.image_ids)
-    table = {
-        "image_id": picks.image_ids,
-        "rank": np.arange(count, dtype=np.int32),
-        "utility": picks.utilities,
-        "reason": picks.reasons,
-    }
-    write_table(files.selection, pa.table(table, schema=SELECTION_SCHEMA))
 
 
 def _in_words(splits: dict[str, Any]) -> str:

@@ -83,12 +83,13 @@ class Run:
         return True
 
     @contextmanager
-    def stage(self, name: str, files: RoundLayout) -> Iterator[None]:
-        """Record how long a stage took."""
+    def stage(self, name: str, files: RoundLayout) -> Iterator[dict[str, Any]]:
+        """Record how long a stage took, and what it puts into the dictionary that it is given."""
         begin = time.monotonic()
-        yield
+        record: dict[str, Any] = {}
+        yield record
         seconds = round(time.monotonic() - begin, 3)
-        self.ledger.append("stage_finished", round_number=files.number, stage=name, seconds=seconds)
+        self.ledger.append("stage_finished", round_number=files.number, stage=name, seconds=seconds, **record)
 
 
 def open_run(config: Config, pool: PoolReader, layout: RunLayout, reporter: Reporter, verbose: bool) -> Run:

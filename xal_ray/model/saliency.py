@@ -21,22 +21,6 @@ from xal_ray.model.network import Network
 SCORECAM_BATCH = 16  # masked images in one forward pass
 
 
-def saliency_maps(network: Network, images: Tensor, method: Saliency) -> tuple[Tensor, Tensor]:
-    """Logits and the maps of the predicted class, by any method.
-
-    Args:
-        network: The network; it is put into eval mode.
-        images: (n, 3, s, s) float32, on the network's device.
-        method: How maps are drawn.
-
-    Returns:
-        Logits (n, C), and maps (n, h, w) float32, finite where the network is, >= 0, not normalised.
-    """
-    if method == "gradcam":
-        return explain(network, images)
-    return explain_with_library(network, images, method)
-
-
 def explain(network: Network, images: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Exact Grad-CAM from a single forward pass: `relu(sum_k a_k A_k)`, `a_k = mean_ij dy_c / dA_kij`.
 
@@ -57,6 +41,22 @@ def explain(network: Network, images: Tensor, targets: Tensor | None = None) -> 
     network.eval()
     with torch.no_grad():
         activation = network.features(images)
+    return explain_activation(network, activation, targets)
+
+
+def explain_activation(
+    network: Network, activation: Tensor, targets: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`explain` from the target layer's activation on.
+
+    Args:
+        network: The network, in eval mode.
+        activation: What `network.features` gave, in the head's precision.
+        targets: (n,) int64 class indices; the predicted classes where None.
+
+    Returns:
+        As `explain`.
+    """
     if network.linear_weight is not None:
         with torch.no_grad():
             logits = network.head(activation)
@@ -72,7 +72,10 @@ def explain(network: Network, images: Tensor, targets: Tensor | None = None) -> 
 def explain_with_library(network: Network, images: Tensor, method: Saliency) -> tuple[Tensor, Tensor]:
     """Maps of the predicted class by pytorch-grad-cam, left at the target layer's resolution.
 
-    Arguments as for `saliency_maps`.
+    Args:
+        network: The network; it is put into eval mode.
+        images: (n, 3, s, s) float32, on the network's device.
+        method: How maps are drawn.
 
     Returns:
         Logits (n, C), and maps (n, h, w) float32, which the library has scaled to [0, 1].

@@ -11,6 +11,9 @@ POOL/
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,14 +78,20 @@ class PixelRows:
     Attributes:
         image_ids: n ids.
         pixels: (n, image_size, image_size, channels) uint8.
-        rois: (n, image_size, image_size) float32 in [0, 1]; all zero where `has_roi` is false.
+        rois: (n, image_size, image_size) uint8 coverage, 0 to 255; all zero where `has_roi` is false.
         has_roi: (n,) bool.
     """
 
     image_ids: list[str]
     pixels: npt.NDArray[np.uint8]
-    rois: npt.NDArray[np.float32]
+    rois: npt.NDArray[np.uint8]
     has_roi: npt.NDArray[np.bool_]
+
+    def cut(self, rows_at_once: int) -> Iterator[PixelRows]:
+        """The same rows in pieces, none copied."""
+        for start in range(0, len(self.image_ids), rows_at_once):
+            piece = slice(start, start + rows_at_once)
+            yield PixelRows(self.image_ids[piece], self.pixels[piece], self.rois[piece], self.has_roi[piece])
 
 
 @dataclass(frozen=True)
@@ -135,40 +144,62 @@ class PoolReader:
         """
         size, channels = self.image_size, self.channels
         count = references.num_rows
-        image_ids = references["image_id"].to_pylist()
+        image_ids = references["image_id"].combine_chunks()
         parts = references["part"].to_numpy()
         rows = references["row"].to_numpy()
         pixels = np.zeros((count, size, size, channels), dtype=np.uint8)
-        rois = np.zeros((count, size, size), dtype=np.float32)
+        rois = np.zeros((count, size, size), dtype=np.uint8)
         has_roi = np.zeros(count, dtype=bool)
         for part in np.unique(parts):
             wanted = np.flatnonzero(parts == part)
-            for position, found_id, image, roi in self._read_part(int(part), rows, wanted):
-                if found_id != image_ids[position]:
-                    raise self._damaged(int(part), f"{found_id} where {image_ids[position]} should be")
-                pixels[position] = np.frombuffer(image, dtype=np.uint8).reshape(size, size, channels)
-                if roi is not None:
-                    rois[position] = np.frombuffer(roi, dtype=np.uint8).reshape(size, size) / np.float32(255)
-                    has_roi[position] = True
-        return PixelRows(image_ids, pixels, rois, has_roi)
+            for places, table in self._read_part(int(part), rows, wanted):
+                if not table["image_id"].equals(image_ids.take(pa.array(places))):
+                    raise self._damaged(int(part), "it holds other images than the index says")
+                pixels[places] = _stacked(table["pixels"], (size, size, channels))
+                present = table["roi"].is_valid().to_numpy(zero_copy_only=False)
+                has_roi[places] = present
+                rois[places[present]] = _stacked(table["roi"].drop_null(), (size, size))
+        return PixelRows(image_ids.to_pylist(), pixels, rois, has_roi)
 
-    def _read_part(self, part: int, rows: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> Any:
-        """Yield (position, image_id, pixels, roi), reading only the row groups that hold a wanted row."""
+    def stream_rows(self, references: pa.Table, rows_at_once: int) -> Iterator[PixelRows]:
+        """`read_rows` piece by piece, the next piece being read while the caller works on this one.
+
+        Args:
+            references: As for `read_rows`.
+            rows_at_once: Rows in a piece.
+
+        Raises:
+            PoolError: As for `read_rows`.
+        """
+        pieces = [
+            references.slice(start, rows_at_once) for start in range(0, references.num_rows, rows_at_once)
+        ]
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = [reader.submit(self.read_rows, piece) for piece in pieces[:1]]
+            for following in [*pieces[1:], None]:
+                piece = ahead.pop().result()
+                if following is not None:
+                    ahead.append(reader.submit(self.read_rows, following))
+                yield piece
+
+    def _read_part(
+        self, part: int, rows: npt.NDArray[Any], wanted: npt.NDArray[np.intp]
+    ) -> Iterator[tuple[npt.NDArray[np.intp], pa.RecordBatch]]:
+        """Yield the places of some wanted rows and their columns, from the row groups that hold any."""
         path = self.path / "parts" / f"{part:05d}.parquet"
         groups = rows[wanted] // ROW_GROUP_SIZE
         try:
             with pq.ParquetFile(path) as stream:
                 for group in np.unique(groups):
-                    table = stream.read_row_group(int(group), use_threads=False)
-                    for position in wanted[groups == group]:
-                        row = int(rows[position]) - int(group) * ROW_GROUP_SIZE
-                        yield (
-                            position,
-                            table["image_id"][row].as_py(),
-                            table["pixels"][row].as_buffer(),
-                            table["roi"][row].as_buffer() if table["roi"][row].is_valid else None,
-                        )
-        except (OSError, pa.ArrowException, IndexError) as error:
+                    table = stream.read_row_group(int(group), use_threads=False).combine_chunks()
+                    places = wanted[groups == group]
+                    (batch,) = table.to_batches()
+                    local = rows[places] - int(group) * ROW_GROUP_SIZE
+                    if np.array_equal(local, np.arange(local[0], local[0] + len(local))):
+                        yield places, batch.slice(int(local[0]), len(local))  # not a copy
+                    else:
+                        yield places, batch.take(pa.array(local))
+        except (OSError, pa.ArrowException, IndexError, ValueError) as error:
             raise self._damaged(part, str(error).split("\n")[0]) from error
 
     def _damaged(self, part: int, found: str) -> PoolError:
@@ -178,6 +209,23 @@ class PoolReader:
             where=str(self.path / "parts" / f"{part:05d}.parquet"),
             next_step="remove the pool's folder and prepare it again",
         )
+
+
+def _stacked(column: pa.Array, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Binary values of one length as (n, *shape) uint8, without a copy.
+
+    Raises:
+        ValueError: A value has another length.
+    """
+    length = math.prod(shape)
+    _, offsets, values = column.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
+    if not np.array_equal(np.diff(ends), np.full(len(column), length)):
+        raise ValueError(f"an image that is not of {length} bytes")
+    if not len(column):
+        return np.zeros((0, *shape), dtype=np.uint8)
+    flat = np.frombuffer(values, dtype=np.uint8)[ends[0] : ends[-1]]
+    return flat.reshape(len(column), *shape)
 
 
 def open_pool(path: Path) -> PoolReader:

@@ -318,9 +318,8 @@ def _cards(picks: Picks, run: Run, pool: PoolReader, index: pa.Table) -> tuple[C
     cards = []
     for position, pick in enumerate(picks.shown):
         has_roi = bool(rows.has_roi[position]) and run.config.roi.source != "none"
-        drawn = overlay.picture(
-            rows.pixels[position], rows.rois[position] if has_roi else None, pick.saliency
-        )
+        roi = rows.rois[position].astype(np.float32) / np.float32(255) if has_roi else None
+        drawn = overlay.picture(rows.pixels[position], roi, pick.saliency)
         cards.append(Card(pick, overlay.jpeg_data_uri(drawn), has_roi and bool(rows.rois[position].any())))
     return tuple(cards)
 

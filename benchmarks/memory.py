@@ -1,0 +1,115 @@
+"""Memory of all processes while pools of 1x and 10x the object store are scored.
+
+Each size is scored by a process of its own, which starts Ray with the same object store; the memory of its
+whole tree (PSS: shared pages count once) is sampled every quarter of a second. Flat means that the peaks of
+both differ by less than 10 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import common
+
+from xal_ray import config
+
+STORE_MB = 80  # the least that Ray allows
+SAMPLE_EVERY_S = 0.25
+
+
+def main() -> None:
+    parser = common.arguments("memory", __doc__ or "")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--image-size", type=int, default=160, help="pixels, in colour (default: 160)")
+    parser.add_argument(
+        "--times", type=int, default=10, help="the larger pool in object stores (default: 10)"
+    )
+    args = parser.parse_args()
+    if args.smoke:
+        args.image_size, args.times = 32, 0
+    image_mb = args.image_size**2 * 3 / 1024**2
+    counts = {f"{n}x": max(32, round(n * STORE_MB / image_mb)) for n in (1, args.times)}
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with context.Pool(1) as alone:
+            alone.apply(make, (args, folder, max(counts.values())))
+        measured = {}
+        for size, count in counts.items():
+            with context.Pool(1) as alone:
+                measured[size] = alone.apply(score_alone, (folder, folder / f"out-{size}", count))
+    base = measured["1x"]["peak"]
+    rows = [
+        {
+            "pool / object store": size,
+            "images": counts[size],
+            "packed pixels MB": round(counts[size] * image_mb),
+            "peak MB of all processes": round(found["peak"]),
+            "median MB while scoring": round(found["median"]),
+            "peak / 1x": found["peak"] / base,
+        }
+        for size, found in measured.items()
+    ]
+    common.publish(
+        args,
+        "Memory while a pool larger than the object store is scored",
+        rows,
+        [f"{args.backbone}, {args.image_size} px in colour, object store {STORE_MB} MB, 2 actors"],
+    )
+
+
+def make(args: argparse.Namespace, folder: Path, count: int) -> None:
+    """A pool of generated images, and a model. Runs in a process of its own."""
+    from xal_ray.engine import session
+    from xal_ray.engine.prepare import prepare
+    from xal_ray.model.network import ModelSpec
+    from xal_ray.model.weights import build_network, save_model
+    from xal_ray.progress import QUIET
+
+    phantom = config.Phantom(num_patients=count, images_per_patient=1)
+    settings = config.Pool(
+        source=config.Source(kind="phantom", phantom=phantom),
+        image_size=args.image_size,
+        channels=3,
+        splits=config.Splits(val=0.0, test=0.0),
+    )
+    pool = prepare(settings, folder / "pool", config.Ray(), QUIET)
+    spec = ModelSpec(args.backbone, pool.classes, args.image_size, 3)
+    save_model(folder / "model", build_network(spec, "none", seed=0), spec, {})
+    session.stop()
+
+
+def score_alone(folder: Path, out: Path, count: int) -> dict[str, float]:
+    from xal_ray.engine import scoring, session
+    from xal_ray.pool.schema import open_pool
+    from xal_ray.progress import QUIET
+
+    resources = config.Ray(object_store_mb=STORE_MB, num_actors=2)
+    pool = open_pool(folder / "pool")
+    session.start(resources)
+    samples: list[float] = []
+    done = threading.Event()
+
+    def sample() -> None:
+        while not done.wait(SAMPLE_EVERY_S):
+            samples.append(common.tree_memory_mb(os.getpid()))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    rows: Any = pool.index().slice(0, count)
+    scoring.score(pool, folder / "model", {out: rows}, config.Score(), config.Roi(), resources, QUIET)
+    done.set()
+    sampler.join()
+    session.stop()
+    samples.sort()
+    return {"peak": samples[-1], "median": samples[len(samples) // 2]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The fast path gives what the plain network gives: folded, in bf16, compiled, in halves."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xal_ray import config
+from xal_ray.acquire import uncertainty
+from xal_ray.model.folding import fold_batch_norms
+from xal_ray.model.inference import Explainer, resolve_precision
+from xal_ray.model.network import ModelSpec, images_to_tensor
+from xal_ray.model.saliency import explain
+from xal_ray.model.weights import build_network, save_model
+from xal_ray.pool.schema import PixelRows
+from xal_ray.scorer import Scorer
+
+pytestmark = pytest.mark.slow
+
+CPU = torch.device("cpu")
+SIZE = 64
+
+
+def make_network(backbone: str):
+    """A network with BatchNorm statistics of its own."""
+    if backbone == "efficientnet_lite0":
+        pytest.importorskip("efficientnet_lite_pytorch")
+    spec = ModelSpec(backbone, tuple("abcd"), SIZE, 1)
+    weights = "imagenet" if backbone == "efficientnet_lite0" else "none"
+    network = build_network(spec, weights, seed=1)
+    network.train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        network(images_to_tensor(make_pixels(8), spec, CPU))
+    return network.eval(), spec
+
+
+def make_pixels(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 1), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "least"),
+    [
+        ("resnet18", 20),
+        ("densenet121", 59),
+        ("efficientnet_b0", 49),
+        ("efficientnet_lite0", 49),
+        ("vit_b_16", 0),
+    ],
+)
+def test_folding_changes_nothing_but_the_number_of_layers(backbone, least):
+    network, spec = make_network(backbone)
+    pixels = make_pixels(4)
+    logits, maps = explain(copy.deepcopy(network), images_to_tensor(pixels, spec, CPU))
+    before = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    explainer = Explainer(network, spec, CPU, precision="fp32")
+    after = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert before - after >= least
+    outputs = explainer(pixels)
+    torch.testing.assert_close(outputs.logits, logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs.maps, maps, rtol=1e-3, atol=1e-3 * float(maps.amax()))
+
+
+def test_a_norm_that_reads_no_convolution_is_left_alone():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    model[0].running_mean.fill_(0.7)
+    images = torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        expected = model(images)
+        assert fold_batch_norms(model, images) == 0
+        torch.testing.assert_close(model(images), expected)
+
+
+def test_bf16_moves_logits_a_little_and_exact_not_at_all():
+    network, spec = make_network("resnet18")
+    pixels = make_pixels(8)
+    plain = Explainer(copy.deepcopy(network), spec, CPU, precision="fp32")(pixels)
+    fast = Explainer(network, spec, CPU, precision="bf16")
+    low, exact = fast(pixels), fast(pixels, exact=True)
+    assert torch.equal(exact.logits, plain.logits)
+    assert torch.equal(exact.maps, plain.maps)
+    assert not torch.equal(low.logits, plain.logits)
+    assert low.logits.dtype == low.maps.dtype == torch.float32
+    torch.testing.assert_close(low.logits, plain.logits, rtol=0.1, atol=0.1 * float(plain.logits.std()))
+
+
+def test_dropout_samples_are_those_of_the_masked_head():
+    network, spec = make_network("densenet121")
+    masks = (torch.rand(7, network.classifier.in_features) < 0.8).float() / 0.8
+    pixels = make_pixels(3)
+    explainer = Explainer(network, spec, CPU, precision="fp32", dropout_masks=masks)
+    samples = explainer(pixels).samples
+    assert samples is not None
+    assert samples.shape == (3, 7, 4)
+    for number, mask in enumerate(masks):
+        hook = network.classifier.register_forward_pre_hook(lambda _, inputs, mask=mask: (inputs[0] * mask,))
+        with torch.no_grad():
+            expected = network(images_to_tensor(pixels, spec, CPU)).softmax(dim=1)
+        hook.remove()
+        torch.testing.assert_close(samples[:, number], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    network, spec = make_network("resnet18")
+    save_model(folder, network, spec, {})
+    return folder
+
+
+def make_rows(count: int) -> PixelRows:
+    rois = np.zeros((count, SIZE, SIZE), dtype=np.uint8)
+    rois[:, 10:30, 5:40] = 255
+    return PixelRows([f"i{n}" for n in range(count)], make_pixels(count), rois, np.ones(count, dtype=bool))
+
+
+def scored(saved, rows, **settings):
+    return Scorer(saved, config.Score(**{"batch_size": 4, **settings}), use_roi=True)(rows)
+
+
+def test_rows_near_a_tie_are_those_of_fp32(saved):
+    rows = make_rows(16)
+    exact = scored(saved, rows, precision="fp32")
+    all_ties = scored(saved, rows, precision="bf16", tie_tolerance=1e9)
+    none = scored(saved, rows, precision="bf16", tie_tolerance=0.0)
+    assert all_ties.equals(exact)
+    assert not none.equals(exact)
+    gaps = exact["logit_gap"].to_numpy()
+    scales = (
+        Scorer(saved, config.Score(precision="bf16"), use_roi=True).explainer(rows.pixels).tie_scale.numpy()
+    )
+    middle = float(np.median(gaps / scales))
+    some = scored(saved, rows, precision="bf16", tie_tolerance=middle)["logit_gap"].to_numpy()
+    nearest, farthest = np.argsort(gaps / scales)[[0, -1]]
+    assert some[nearest] == pytest.approx(gaps[nearest], rel=1e-4)
+    assert some[farthest] == none["logit_gap"].to_numpy()[farthest] != gaps[farthest]
+
+
+def test_pieces_give_what_the_whole_gives(saved):
+    rows = make_rows(70)  # more than BATCHES_AT_ONCE batches of 4
+    scorer = Scorer(saved, config.Score(batch_size=4, precision="bf16"), use_roi=True)
+    assert scorer(rows).equals(scorer(rows.cut(scorer.rows_at_once)))
+    assert scorer(rows).num_rows == 70
+    assert scorer(rows.cut(1000)).num_rows == 70
+
+
+def test_bald_is_deterministic_and_there_only_where_asked_for(saved):
+    rows = make_rows(10)
+    assert scored(saved, rows)["bald"].null_count == 10
+    first, again = (scored(saved, rows, mc_samples=20) for _ in range(2))
+    assert first["bald"].equals(again["bald"])
+    assert first["bald"].null_count == 0
+    alone = scored(
+        saved,
+        PixelRows(rows.image_ids[3:4], rows.pixels[3:4], rows.rois[3:4], rows.has_roi[3:4]),
+        mc_samples=20,
+    )
+    assert alone["bald"][0].as_py() == pytest.approx(first["bald"][3].as_py(), rel=1e-3)
+    little, much = (scored(saved, rows, mc_samples=20, mc_dropout=p)["bald"].to_numpy() for p in (0.05, 0.6))
+    assert (much > little).all()
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(saved, monkeypatch):
+    rows = make_rows(8)
+    scorer = Scorer(saved, config.Score(batch_size=8, precision="fp32"), use_roi=True)
+    whole = scorer(rows)
+    explain_batch, sizes = scorer.explainer, []
+
+    def too_small(pixels, *, exact):
+        sizes.append(len(pixels))
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError
+        return explain_batch(pixels, exact=exact)
+
+    monkeypatch.setattr(scorer, "explainer", too_small)
+    halved = scorer(rows)
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    np.testing.assert_allclose(halved["entropy"].to_numpy(), whole["entropy"].to_numpy(), rtol=1e-4)
+
+
+def test_compiled_equals_eager(saved):
+    rows = make_rows(6)
+    eager = scored(saved, rows, precision="fp32")
+    compiled = scored(saved, rows, precision="fp32", compile=True)
+    for name in ("entropy", "misalignment", "logit_gap"):
+        np.testing.assert_allclose(compiled[name].to_numpy(), eager[name].to_numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_auto_takes_bf16_where_the_processor_has_it(monkeypatch):
+    from xal_ray.model import inference
+
+    for flags, expected in (({"avx2"}, "fp32"), ({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16")):
+        monkeypatch.setattr(inference, "_processor_flags", lambda flags=flags: frozenset(flags))
+        assert resolve_precision("auto", CPU) == expected
+    assert resolve_precision("fp32", CPU) == "fp32"
+
+
+def test_bald_worked_out_by_hand():
+    certain = np.array([[[1.0, 0.0], [1.0, 0.0]]])
+    torn = np.array([[[1.0, 0.0], [0.0, 1.0]]])
+    vague = np.array([[[0.5, 0.5], [0.5, 0.5]]])
+    assert uncertainty.bald(certain) == 0.0
+    assert uncertainty.bald(torn) == pytest.approx(1.0)
+    assert uncertainty.bald(vague) == 0.0
+    with pytest.raises(ValueError, match=r"\(n, t, c\)"):
+        uncertainty.bald(np.ones((2, 2)))
