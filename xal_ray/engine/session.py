@@ -35,10 +35,7 @@ def start(resources: config.Ray, *, verbose: bool = False) -> None:
     A local cluster is always our own (`address="local"`): a plain `ray.init()` would join whatever
     cluster a machine happens to run.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    prepare_environment(verbose=verbose)
     import ray
     import ray.data
 
@@ -59,6 +56,14 @@ def start(resources: config.Ray, *, verbose: bool = False) -> None:
     if not verbose:
         for logger in _LOGGERS:
             logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def prepare_environment(*, verbose: bool = False) -> None:
+    """Set what Ray and its processes read; what a user has set stays."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ alone, and of groups (patients) nothing but counts of ten and more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePath
@@ -87,6 +87,7 @@ class Gallery:
     cards: tuple[Card, ...]
     num_picks: int
     is_open: bool
+    effect: Mapping[str, Any] | None
 
 
 def build_report(run: Path, pool: PoolReader) -> Path:
@@ -298,7 +299,12 @@ def _galleries(run: Run, pool: PoolReader, index: pa.Table) -> list[Gallery]:
             chosen.append((f"Round {a_round.index}", "" if a_round.committed else run.state, a_round.picks))
     return [
         Gallery(
-            title, status, _cards(picks, run, pool, index), picks.num_picks, is_open=number == len(chosen)
+            title,
+            status,
+            _cards(picks, run, pool, index),
+            picks.num_picks,
+            is_open=number == len(chosen),
+            effect=picks.effect,
         )
         for number, (title, status, picks) in enumerate(chosen, start=1)
     ]

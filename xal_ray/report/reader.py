@@ -91,11 +91,16 @@ class Pick:
 
 @dataclass(frozen=True)
 class Picks:
-    """The head of a selection, how long it is, and for how many of it a label came in."""
+    """The head of a selection, how long it is, and for how many of it a label came in.
+
+    Attributes:
+        effect: What scoring a part of the pool did to it (`subsample.json`); None where all was scored.
+    """
 
     shown: tuple[Pick, ...]
     num_picks: int
     num_labelled: int
+    effect: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -249,7 +254,8 @@ def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_
         )
         for row in head
     )
-    return Picks(shown, selection.num_rows, num_labelled=len(labels))
+    effect = read_json(files.subsample) if files.subsample.is_file() else None
+    return Picks(shown, selection.num_rows, num_labelled=len(labels), effect=effect)
 
 
 def _read_scores(folder: Path, config: Config, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,135 @@
+"""Actors that stay from stage to stage."""
+
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+from xal_ray.engine import actors
+from xal_ray.engine.actors import Shape
+from xal_ray.engine.shards import Shard, run_shards
+from xal_ray.errors import PoolError
+from xal_ray.progress import QUIET
+from xal_ray.storage import read_table, write_table
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+TWO = Shape(2, 0.5)
+
+
+def witness():
+    """Work that writes down in which process it was set up and done. Local, so that it travels by value."""
+
+    class Witness:
+        def __init__(self, name: str, fail_at: str | None = None) -> None:
+            self.name = name
+            self.fail_at = fail_at
+            self.num_done = 0
+
+        def __call__(self, path, rows):
+            if path.name == self.fail_at:
+                raise PoolError("no such thing")
+            self.num_done += 1
+            note = {"pid": [os.getpid()], "name": [self.name], "num_done": [self.num_done]}
+            write_table(path, pa.table(note))
+
+    return Witness
+
+
+def shards_of(folder, count=6):
+    return [Shard(folder / f"{n:05d}.parquet", pa.table({"n": [n]})) for n in range(count)]
+
+
+def notes(folder):
+    return [row for path in sorted(folder.glob("*.parquet")) for row in read_table(path).to_pylist()]
+
+
+def test_the_next_stage_finds_the_actors_of_the_last_one(tmp_path, ray_session):
+    work = witness()
+    for name in ("first", "second"):
+        run_shards("noting", shards_of(tmp_path / name), work, {"name": name}, TWO, QUIET)
+    first, second = notes(tmp_path / "first"), notes(tmp_path / "second")
+    assert {row["pid"] for row in second} <= {row["pid"] for row in first}
+    assert {row["name"] for row in second} == {"second"}
+    # Set up anew for the second stage, once in each process.
+    for pid in {row["pid"] for row in second}:
+        assert sorted(r["num_done"] for r in second if r["pid"] == pid)[0] == 1
+
+
+def test_the_same_work_is_not_set_up_twice(tmp_path, ray_session):
+    work, one = witness(), Shape(1, 0.5)
+    for name in ("a", "b"):
+        run_shards("noting", shards_of(tmp_path / name, 2), work, {"name": "same"}, one, QUIET)
+    assert [row["num_done"] for row in notes(tmp_path / "b")] == [3, 4]
+
+
+def test_another_shape_ends_the_actors_of_the_former(tmp_path, ray_session):
+    run_shards("noting", shards_of(tmp_path / "two"), witness(), {"name": "x"}, TWO, QUIET)
+    assert actors.held() == TWO
+    run_shards("noting", shards_of(tmp_path / "one"), witness(), {"name": "x"}, Shape(1, 0.5), QUIET)
+    assert actors.held() == Shape(1, 0.5)
+    before = {row["pid"] for row in notes(tmp_path / "two")}
+    assert not before & {row["pid"] for row in notes(tmp_path / "one")}
+
+
+def test_after_an_error_nobody_goes_on_writing(tmp_path, ray_session):
+    arguments = {"name": "x", "fail_at": "00002.parquet"}
+    with pytest.raises(PoolError, match="no such thing"):
+        run_shards("noting", shards_of(tmp_path), witness(), arguments, TWO, QUIET)
+    assert actors.held().num_actors == 0
+    done = len(notes(tmp_path))
+    run_shards("noting", shards_of(tmp_path), witness(), {"name": "again"}, TWO, QUIET)
+    assert [row["name"] for row in notes(tmp_path)].count("again") == 6 - done
+
+
+def test_what_a_stage_costs_to_begin_is_told_apart(tmp_path, ray_session):
+    pace = run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, TWO, QUIET)
+    assert pace.num_rows == 6
+    assert 0 < pace.startup_s < pace.seconds
+    assert pace.rows_per_s == pytest.approx(6 / (pace.seconds - pace.startup_s))
+    again = run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, TWO, QUIET)
+    assert again.num_rows == 0
+
+
+ON_FOUR_GPUS = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+import ray
+from xal_ray import config
+from xal_ray.engine import session
+from xal_ray.engine.shards import Shard, run_shards
+from xal_ray.progress import QUIET
+from xal_ray.storage import write_table
+
+def note():
+    class Note:
+        def __call__(self, path, rows):
+            import os, time, ray
+            time.sleep(1.0)  # so that every actor gets one
+            seen = os.environ["CUDA_VISIBLE_DEVICES"]
+            write_table(path, pa.table({"gpus": [",".join(map(str, ray.get_gpu_ids()))], "seen": [seen]}))
+    return Note
+
+session.prepare_environment()
+ray.init(address="local", num_cpus=8, num_gpus=4, include_dashboard=False, log_to_driver=False)
+for name, settings in (("whole", {}), ("parts", {"num_actors": 8, "gpus_per_actor": 0.5})):
+    resources = config.Ray(**settings)
+    session.start(resources)
+    shards = [Shard(Path(sys.argv[1]) / name / f"{n}.parquet", pa.table({"n": [n]})) for n in range(8)]
+    run_shards("noting", shards, note(), {}, session.scoring_shape(resources), QUIET)
+session.stop()
+"""
+
+
+def test_gpus_are_dealt_out_by_ray_one_an_actor_or_in_parts(tmp_path):
+    """On a Ray that declares four GPUs: placement only, nothing is computed on them."""
+    subprocess.run([sys.executable, "-c", ON_FOUR_GPUS, str(tmp_path)], check=True, timeout=200)
+    for name in ("whole", "parts"):
+        rows = notes(tmp_path / name)
+        assert len(rows) == 8
+        assert {row["gpus"] for row in rows} == {"0", "1", "2", "3"}
+        assert all(row["gpus"] == row["seen"] for row in rows)
+    assert all([row["gpus"] for row in notes(tmp_path / "parts")].count(gpu) == 2 for gpu in "0123")
