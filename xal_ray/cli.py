@@ -130,21 +130,30 @@ def score(
         list[str] | None,
         typer.Option("--split", help="pool (the default), labeled, val or test. Repeatable."),
     ] = None,
+    query_size: Annotated[
+        int, typer.Option("--query-size", min=0, help="Also choose so many images: OUT/selection.parquet.")
+    ] = 0,
     overrides: SetOption = None,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Score a pool once with a trained model. A command that was stopped goes on when it is given again.
 
-    Of the --set keys, only those of score, roi and ray count.
+    Of the --set keys, only those of score, roi, ray and, with --query-size, select and seed count.
+
+    Example: xal-ray score --model runs/a/rounds/004 --pool pools/b --out scored --query-size 500
     """
     with _errors_shown(debug):
         from xal_ray.single_pass import score_pool
 
         settings = build_config({"name": "score"}, overrides or [], where="--set")
         splits = split or ["pool"]
-        count = score_pool(model, pool, out, settings, Reporter(), splits=splits, verbose=verbose)
+        count = score_pool(
+            model, pool, out, settings, Reporter(), splits=splits, query_size=query_size, verbose=verbose
+        )
         typer.echo(f"scored {count} images: {out / 'scores'}")
+        if query_size:
+            typer.echo(f"chose {query_size} of them: {out / 'selection.parquet'}")
 
 
 @app.command()

@@ -14,7 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+
+from xal_ray.acquire.strategies import Selection
 
 INITIAL = -1  # the round number of the initial set in the ledger
 
@@ -34,6 +37,17 @@ RECEIVED_SCHEMA = pa.schema(
         pa.field("roi", pa.binary()),  # coverage 0..255 at the pool's size, where the reader drew one
     ]
 )
+
+
+def selection_table(picks: Selection) -> pa.Table:
+    """Picks in their order (`SELECTION_SCHEMA`)."""
+    columns = {
+        "image_id": picks.image_ids,
+        "rank": np.arange(len(picks.image_ids), dtype=np.int32),
+        "utility": picks.utilities,
+        "reason": picks.reasons,
+    }
+    return pa.table(columns, schema=SELECTION_SCHEMA)
 
 
 @dataclass(frozen=True)

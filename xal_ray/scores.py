@@ -34,6 +34,18 @@ def score_chunks(folder: Path, columns: Sequence[str]) -> Replay:
     return replay
 
 
+def groups_of(index: pa.Table) -> Callable[[list[str]], list[str]]:
+    """A function that looks up the groups of image_ids in a pool's index."""
+    names = index["image_id"].combine_chunks()
+
+    def groups(image_ids: list[str]) -> list[str]:
+        rows = pc.index_in(pa.array(image_ids, pa.string()), names)
+        found: list[str] = index["group_id"].take(rows).to_pylist()
+        return found
+
+    return groups
+
+
 def _candidates(table: pa.Table, load_ids: Callable[[], pa.ChunkedArray]) -> Candidates:
     if not table["entropy"].null_count:
         return Candidates(table.num_rows, _floats(table), lambda: load_ids().to_pylist())

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 from xal_ray import config
+from xal_ray.acquire.strategies import needed_columns, select
+from xal_ray.acquire.subsample import draw
 from xal_ray.engine.scoring import score
 from xal_ray.errors import ModelError, PoolError, RunError
+from xal_ray.layout import selection_table
 from xal_ray.model.weights import load_model
-from xal_ray.pool.schema import SPLITS, open_pool, rows_of_splits
+from xal_ray.pool.schema import SPLITS, PoolReader, open_pool, rows_of_splits
 from xal_ray.progress import Reporter
-from xal_ray.storage import read_json, write_json
+from xal_ray.scores import groups_of, score_chunks
+from xal_ray.seeds import derive_seed
+from xal_ray.storage import read_json, write_json, write_table
 
 
 def score_pool(
@@ -22,6 +30,7 @@ def score_pool(
     reporter: Reporter,
     *,
     splits: Sequence[str] = ("pool",),
+    query_size: int = 0,
     verbose: bool = False,
 ) -> int:
     """Score the rows of some splits into `out/scores/*.parquet`; run again, it keeps finished shards.
@@ -30,8 +39,9 @@ def score_pool(
         model: A model's folder or its .safetensors file.
         pool_path: The packed pool.
         out: The output folder; `score.json` in it says what the scores are of.
-        settings: Its sections score, roi and ray count.
+        settings: Its sections score, roi, select and ray, and the seed, count.
         reporter: Hears about progress.
+        query_size: How many images to choose into `out/selection.parquet`; 0 = choose none.
         splits: Of `pool`, `labeled`, `val`, `test`.
         verbose: Let Ray speak.
 
@@ -59,14 +69,33 @@ def score_pool(
         "model_id": card["model_id"],
         "pool": pool.content_hash,
         "splits": sorted(splits),
+        "seed": settings.seed,
         "score": settings.score.model_dump(mode="json"),
         "roi": settings.roi.model_dump(mode="json"),
     }
     _bind(out, binding)
     rows = rows_of_splits(pool.index(), *splits)
+    if settings.score.subsample < 1.0:
+        seed = derive_seed(settings.seed, "single_pass", "subsample")
+        everyone = np.ones(rows.num_rows, dtype=bool)
+        drawn = draw(everyone, settings.score.subsample, at_least=query_size, seed=seed)
+        rows = rows.filter(pa.array(drawn))
     requests = {out / "scores": rows}
     score(pool, model, requests, settings.score, settings.roi, settings.ray, reporter, verbose=verbose)
+    if query_size:
+        _choose(pool, out, settings, query_size)
     return int(rows.num_rows)
+
+
+def _choose(pool: PoolReader, out: Path, settings: config.Config, query_size: int) -> None:
+    wish = settings.select.model_copy(update={"query_size": query_size})
+    picks = select(
+        score_chunks(out / "scores", needed_columns(wish)),
+        wish,
+        seed=derive_seed(settings.seed, "single_pass", "select"),
+        groups=groups_of(pool.index()),
+    )
+    write_table(out / "selection.parquet", selection_table(picks))
 
 
 def _bind(out: Path, binding: dict[str, object]) -> None:

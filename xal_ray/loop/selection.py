@@ -10,9 +10,9 @@ from xal_ray.acquire.strategies import Selection, needed_columns, select
 from xal_ray.acquire.streaming import Candidates, Replay
 from xal_ray.acquire.subsample import draw, expected_overlap
 from xal_ray.config import Select
-from xal_ray.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout
+from xal_ray.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout, selection_table
 from xal_ray.loop.state import Run
-from xal_ray.scores import score_chunks
+from xal_ray.scores import groups_of, score_chunks
 from xal_ray.seeds import derive_seed
 from xal_ray.storage import read_table, write_json, write_table
 
@@ -43,7 +43,7 @@ def select_images(run: Run, files: RoundLayout) -> None:
         write_table(files.runners_up, pa.table({"image_id": picks.runners_up}, schema=RUNNERS_UP_SCHEMA))
     if run.config.score.subsample < 1.0:
         _note_effect(run, files, picks)
-    _write(files, picks)
+    write_table(files.selection, selection_table(picks))
 
 
 def draw_initial_set(run: Run, files: RoundLayout) -> None:
@@ -56,28 +56,14 @@ def draw_initial_set(run: Run, files: RoundLayout) -> None:
         return
     settings = Select(strategy="random", query_size=count, max_per_group=run.config.select.max_per_group)
     candidates = Candidates.of(run.unlabelled()["image_id"].to_pylist(), {})
-    _write(files, _select(run, files, lambda: iter([candidates]), settings))
+    picks = _select(run, files, lambda: iter([candidates]), settings)
+    write_table(files.selection, selection_table(picks))
 
 
 def _select(run: Run, files: RoundLayout, replay: Replay, settings: Select) -> Selection:
-    def groups(image_ids: list[str]) -> list[str]:
-        names = pa.array(image_ids, pa.string())
-        rows = pc.index_in(names, run.index["image_id"].combine_chunks())
-        found: list[str] = run.index["group_id"].take(rows).to_pylist()
-        return found
-
     seed = derive_seed(run.config.seed, files.number, "select")
+    groups = groups_of(run.index)
     return select(replay, settings, seed=seed, groups=groups, num_runners_up=run.config.score.runners_up)
-
-
-def _write(files: RoundLayout, picks: Selection) -> None:
-    table = {
-        "image_id": picks.image_ids,
-        "rank": np.arange(len(picks.image_ids), dtype=np.int32),
-        "utility": picks.utilities,
-        "reason": picks.reasons,
-    }
-    write_table(files.selection, pa.table(table, schema=SELECTION_SCHEMA))
 
 
 def _note_effect(run: Run, files: RoundLayout, picks: Selection) -> None:
