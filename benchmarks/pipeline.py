@@ -34,8 +34,8 @@ ROI = config.Roi()
 
 def main() -> None:
     parser = common.arguments("pipeline", __doc__ or "")
-    parser.add_argument("--backbone", default="efficientnet_lite0")
-    parser.add_argument("--image-size", type=int, default=160, help="pixels (default: 160)")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--image-size", type=int, default=128, help="pixels (default: 128)")
     parser.add_argument("--small", type=int, default=256, help="images of the small pass (default: 256)")
     parser.add_argument("--large", type=int, default=1280, help="images of the large pass (default: 1280)")
     parser.add_argument("--rows-per-shard", type=int, default=128, help="images in a shard (default: 128)")

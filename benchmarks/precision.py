@@ -1,0 +1,200 @@
+"""bf16 with near ties done again in fp32, against fp32: do the ranks hold?
+
+A model is trained on real MRI slices, the rest of the pool is scored in both precisions, and the two tables
+are compared: rank correlation of what selection ranks by, overlap of the top 10 %, flipped predictions. CPU
+time is measured in turn, so that it can be read as a ratio. The base is plain float32 inference with
+explanation as a user would write it: no folding, no channels-last layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from scipy.stats import rankdata, spearmanr
+
+from xal_ray import config
+from xal_ray.engine.prepare import prepare
+from xal_ray.engine.training import TrainRequest, train
+from xal_ray.model.network import images_to_tensor
+from xal_ray.model.saliency import explain
+from xal_ray.model.weights import load_model
+from xal_ray.pool.schema import PixelRows, PoolReader, rows_of_splits
+from xal_ray.progress import Reporter
+from xal_ray.scorer import Scorer
+
+TOP = 0.1
+TOLERANCES = (0.0, 0.005, 0.01, 0.02, 0.05)
+
+
+def main() -> None:
+    parser = common.arguments("precision", __doc__ or "")
+    parser.add_argument(
+        "--manifest", type=Path, default=common.REAL_MANIFEST, help="the MRI slices' manifest.csv"
+    )
+    parser.add_argument("--image-size", type=int, default=160, help="pixels (default: 160)")
+    parser.add_argument("--labels", type=int, default=400, help="labelled images (default: 400)")
+    parser.add_argument("--steps", type=int, default=150, help="optimiser steps (default: 150)")
+    parser.add_argument("--timed", type=int, default=128, help="images in a timed turn (default: 128)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed turns (default: 5)")
+    args = parser.parse_args()
+    if args.smoke:
+        args.image_size, args.labels, args.steps, args.timed, args.repeats = 64, 40, 4, 32, 1
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        pool = make_pool(args, Path(folder))
+        for backbone, weights, freeze in (
+            ("efficientnet_lite0", "imagenet", "backbone"),
+            ("efficientnet_lite0", "imagenet", "none"),
+            ("resnet18", "none", "none"),
+        ):
+            model = Path(folder) / f"{backbone}-{freeze}"
+            train_model(args, pool, model, config.Model(backbone=backbone, weights=weights, freeze=freeze))
+            rows += compare(
+                args, pool, model, f"{backbone}, {'frozen' if freeze == 'backbone' else 'trained'}"
+            )
+            if args.smoke:
+                break
+    common.publish(
+        args,
+        "bf16 and near-tie rescoring against fp32",
+        rows,
+        [
+            f"{args.labels} labels, {args.image_size} px; utility = .5 rank(entropy) + .5 rank(misalignment)",
+            "CPU time / plain: against float32 without folding, one thread, median over turns",
+        ],
+    )
+
+
+def make_pool(args: argparse.Namespace, folder: Path) -> PoolReader:
+    if args.smoke or not args.manifest.is_file():
+        print("generated images (no real ones are used)")
+        source = config.Source(kind="phantom", phantom=config.Phantom(num_patients=60))
+    else:
+        source = config.Source(kind="table", path=args.manifest)
+    settings = config.Pool(source=source, image_size=args.image_size)
+    return prepare(settings, folder / "pool", config.Ray(), Reporter(quiet=True))
+
+
+def train_model(args: argparse.Namespace, pool: PoolReader, out: Path, model: config.Model) -> None:
+    index = pool.index()
+    hidden = pa.parquet.read_table(pool.path / "hidden_labels.parquet")
+    candidates = index.filter(pc.is_in(index["image_id"], hidden["image_id"].combine_chunks()))
+    chosen = np.sort(np.random.default_rng(0).permutation(candidates.num_rows)[: args.labels])
+    rows = candidates.take(chosen)
+    labels = dict(zip(hidden["image_id"].to_pylist(), hidden["label"].to_pylist(), strict=True))
+    train(
+        TrainRequest(
+            pool=pool,
+            train=with_labels(rows, labels, pool),
+            val=with_labels(index.slice(0, 0), labels, pool),
+            model=model,
+            settings=config.Train(
+                max_steps=args.steps, eval_every_steps=args.steps, patience=0, learning_rate=1e-3
+            ),
+            previous=None,
+            round_number=0,
+            seed=0,
+        ),
+        out,
+        config.Ray(),
+        Reporter(quiet=True),
+    )
+
+
+def with_labels(rows: pa.Table, labels: dict[str, str], pool: PoolReader) -> pa.Table:
+    numbers = [pool.classes.index(labels[image_id]) for image_id in rows["image_id"].to_pylist()]
+    return rows.select(["image_id", "part", "row"]).append_column("label", pa.array(numbers, pa.int64()))
+
+
+def compare(args: argparse.Namespace, pool: PoolReader, model: Path, name: str) -> list[dict[str, Any]]:
+    images = pool.read_rows(rows_of_splits(pool.index(), "pool"))
+    few = next(images.cut(args.timed))
+    exact = Scorer(model, config.Score(precision="fp32"), use_roi=True)
+    fast = {
+        tolerance: Scorer(model, config.Score(precision="bf16", tie_tolerance=tolerance), use_roi=True)
+        for tolerance in TOLERANCES
+    }
+    plain = plain_side(model, few, exact.batch_size)
+    sides = {"plain": plain, "fp32": lambda: exact(few), **{t: lambda s=s: s(few) for t, s in fast.items()}}
+    seconds = common.interleaved_cpu_s(sides, args.repeats)
+    reference = exact(images)
+    rows = [row_of(name, "fp32, folded", reference, reference, seconds["fp32"], seconds["plain"], 0.0)]
+    for tolerance, scorer in fast.items():
+        found = scorer(images)
+        redone = float(np.mean(near_ties(scorer, images, tolerance)))
+        title = "bf16" if tolerance == 0 else f"bf16, ties {tolerance:g}"
+        rows.append(row_of(name, title, found, reference, seconds[tolerance], seconds["plain"], redone))
+    return rows
+
+
+def plain_side(model: Path, images: PixelRows, batch_size: int) -> Any:
+    network, spec, _ = load_model(model)
+    network.to(memory_format=torch.contiguous_format)
+    features = network.architecture.features
+    network.features = lambda batch: features(network.model, batch)  # type: ignore[method-assign]
+
+    def run() -> None:
+        for piece in images.cut(batch_size):
+            explain(network, images_to_tensor(piece.pixels, spec, torch.device("cpu")))
+
+    return run
+
+
+def near_ties(scorer: Scorer, images: PixelRows, tolerance: float) -> np.ndarray:
+    """Which rows are done again: counted on a sample, in the same way as the scorer does."""
+    sample = next(images.cut(256))
+    return np.concatenate([raw.near_tie for raw in scorer._explain(sample.pixels, exact=False)])
+
+
+def row_of(
+    model: str,
+    side: str,
+    found: pa.Table,
+    reference: pa.Table,
+    ours: list[float],
+    plain: list[float],
+    redone: float,
+) -> dict[str, Any]:
+    aligned = pc.and_(pc.is_valid(found["misalignment"]), pc.is_valid(reference["misalignment"]))
+    found, reference = found.filter(aligned), reference.filter(aligned)
+    utilities = [utility(table) for table in (found, reference)]
+    best = [set(np.argsort(-u, kind="stable")[: max(1, round(TOP * len(u)))].tolist()) for u in utilities]
+    columns = {
+        column: spearmanr(found[column].to_numpy(), reference[column].to_numpy()).statistic
+        for column in ("entropy", "misalignment")
+    }
+    flips = np.mean(found["predicted"].to_numpy() != reference["predicted"].to_numpy())
+    return {
+        "model": model,
+        "side": side,
+        "CPU time / plain": common.median_ratio(ours, plain),
+        "done again": f"{redone:.1%}",
+        "flips": f"{flips:.2%}",
+        "rank corr. entropy": f"{columns['entropy']:.4f}",
+        "misalignment": f"{columns['misalignment']:.4f}",
+        "utility": f"{spearmanr(*utilities).statistic:.4f}",
+        "top 10 % overlap": f"{len(best[0] & best[1]) / len(best[0]):.3f}",
+        "rows": found.num_rows,
+    }
+
+
+def utility(table: pa.Table) -> np.ndarray:
+    return sum(rankdata(table[name].to_numpy()) for name in ("entropy", "misalignment")) / (
+        2 * table.num_rows
+    )
+
+
+if __name__ == "__main__":
+    begin = time.monotonic()
+    main()
+    print(f"\n{time.monotonic() - begin:.0f} s")
