@@ -105,7 +105,7 @@ def sides(folder: Path, size: int, batch_size: int) -> dict[str, Callable[[], Ca
         return torch.no_grad()(lambda: network.head(explainer._features(images, False)).softmax(dim=1))
 
     def ours(precision: Any) -> Callable[[], Any]:
-        settings = config.Score(precision=precision, batch_size=batch_size, tie_tolerance=0.0)
+        settings = config.Score(precision=precision, batch_size=batch_size, tie_sigmas=0.0)
         scorer = Scorer(folder, settings, use_roi=True)
         return lambda: scorer(rows)
 

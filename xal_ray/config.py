@@ -173,7 +173,7 @@ class Score(Section):
 
     saliency: Saliency = "gradcam"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    tie_tolerance: Annotated[float, Field(ge=0.0)] = 0.02  # bf16 rows nearer to a tie are done in fp32
+    tie_sigmas: Annotated[float, Field(ge=0.0)] = 3.0  # bf16 rows nearer to a tie are done in fp32; 0 = none
     compile: bool = False
     batch_size: PositiveInt | Literal["auto"] = "auto"
     rows_per_shard: Annotated[int, Field(ge=1, le=65536)] = 512

@@ -32,6 +32,7 @@ class Architecture:
         features: (model, images) → activation.
         head: (model, activation) → logits.
         pooled_linear: The head is a global average pool and a linear layer, nothing else (in eval mode).
+        bf16_keeps_ranks: Scores in bf16 rank images as those in fp32 do; measured, see docs/performance.md.
     """
 
     target_layer: str
@@ -39,6 +40,7 @@ class Architecture:
     features: Callable[[Any, Tensor], Tensor]
     head: Callable[[Any, Tensor], Tensor]
     pooled_linear: bool
+    bf16_keeps_ranks: bool = False
 
 
 def create_model(backbone: Backbone, num_classes: int, image_size: int) -> nn.Module:
@@ -160,13 +162,20 @@ def _lite_head(model: Any, activation: Tensor) -> Tensor:
     return logits
 
 
-_RESNET = Architecture("layer4", "fc", _resnet_features, _resnet_head, pooled_linear=True)
+_RESNET = Architecture(
+    "layer4", "fc", _resnet_features, _resnet_head, pooled_linear=True, bf16_keeps_ranks=True
+)
 ARCHITECTURES: dict[Backbone, Architecture] = {
     "resnet18": _RESNET,
     "resnet34": _RESNET,
     "resnet50": _RESNET,
     "densenet121": Architecture(
-        "features.denseblock4", "classifier", _densenet_features, _densenet_head, pooled_linear=False
+        "features.denseblock4",
+        "classifier",
+        _densenet_features,
+        _densenet_head,
+        pooled_linear=False,
+        bf16_keeps_ranks=True,
     ),
     "efficientnet_b0": Architecture(
         "features.8", "classifier.1", _plain_features, _efficientnet_head, pooled_linear=True

@@ -67,7 +67,8 @@ class Explainer:
         spec: Its specification.
         device: Where to run.
         saliency: The method. All but `gradcam` go through pytorch-grad-cam, in float32.
-        precision: `auto` takes bf16 where the device multiplies it in hardware.
+        precision: `auto` takes bf16 where the backbone's ranks bear it and the device multiplies it in
+            hardware.
         compile_for: Compile the backbone with torch.compile for batches of this many images; 0 = do not.
         dropout_masks: (t, k) float32 masks of the last layer's input, for `Outputs.samples`, or None.
 
@@ -89,7 +90,8 @@ class Explainer:
         self.spec = spec
         self.device = device
         self.saliency = saliency
-        self.precision = resolve_precision(precision, device) if saliency == "gradcam" else "fp32"
+        keeps_ranks = network.architecture.bf16_keeps_ranks and saliency == "gradcam"
+        self.precision = resolve_precision(precision, device, keeps_ranks)
         self.network = network.to(device).eval()
         fold_batch_norms(self.network, torch.zeros(1, 3, spec.image_size, spec.image_size, device=device))
         self.network.to(memory_format=torch.channels_last)
@@ -161,10 +163,12 @@ class Explainer:
         return F.softmax(torch.cat(parts, dim=1), dim=2)
 
 
-def resolve_precision(wish: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """What `auto` means on a device: bf16 where it is multiplied in hardware, else fp32."""
+def resolve_precision(wish: Precision, device: torch.device, keeps_ranks: bool) -> Literal["fp32", "bf16"]:
+    """What `auto` means: bf16 where it does not change ranks and the hardware multiplies it, else fp32."""
     if wish != "auto":
         return wish
+    if not keeps_ranks:
+        return "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     return "bf16" if _processor_flags() & _BF16_FLAGS else "fp32"
