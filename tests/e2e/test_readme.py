@@ -20,7 +20,7 @@ from xal_ray.config import Config, build_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "docs/architecture.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "docs/architecture.md", "docs/performance.md", "CONTRIBUTING.md")
 SECTIONS = [key for key, field in Config.model_fields.items() if hasattr(field.annotation, "model_fields")]
 UsageError = typer.BadParameter.__mro__[1]  # click's; typer does not always take click from the same place
 
@@ -223,7 +223,20 @@ def test_the_quickstart_as_a_user_types_it(tmp_path):
     unlabelled = [row["image_id"] for row in index if row["split"] == "pool"]
     shards = sorted((tmp_path / "scores/quickstart/scores").glob("*.parquet"))
     assert [name for shard in shards for name in pq.read_table(shard)["image_id"].to_pylist()] == unlabelled
-    assert answer.stdout == f"scored {len(unlabelled)} images: scores/quickstart/scores\n"
+    chosen = tmp_path / "scores/quickstart/selection.parquet"
+    assert answer.stdout.splitlines() == [
+        f"scored {len(unlabelled)} images: scores/quickstart/scores",
+        "chose 20 of them: scores/quickstart/selection.parquet",
+    ]
+    picks = pq.read_table(chosen)
+    assert picks["rank"].to_pylist() == list(range(20))
+    assert set(picks["image_id"].to_pylist()) <= set(unlabelled)
+
+    (part,) = commands(section("Large pools"))
+    answer = call(shrunk(part), tmp_path)
+    assert answer.returncode == 0, answer
+    a_quarter = -(-len(unlabelled) // 4)
+    assert answer.stdout.startswith(f"scored {max(a_quarter, 20)} images: scores/part/scores\n")
 
     answer = call(doctor, tmp_path)
     assert answer.returncode in (0, 1), answer  # 1 where the machine is short of memory or disk

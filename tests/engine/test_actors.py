@@ -7,7 +7,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from xal_ray.engine import actors
+from xal_ray.engine import actors, training
 from xal_ray.engine.actors import Shape
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.errors import PoolError
@@ -72,6 +72,16 @@ def test_another_shape_ends_the_actors_of_the_former(tmp_path, ray_session):
     assert actors.held() == Shape(1, 0.5)
     before = {row["pid"] for row in notes(tmp_path / "two")}
     assert not before & {row["pid"] for row in notes(tmp_path / "one")}
+
+
+def test_actors_give_way_to_training_workers_only_where_both_do_not_fit(tmp_path, ray_session):
+    run_shards("noting", shards_of(tmp_path / "small"), witness(), {"name": "x"}, TWO, QUIET)
+    training._make_room(2, 1.0, 0.0)
+    assert actors.held() == TWO
+    training._make_room(2, 2.0, 0.0)  # 4 of the workers, 1 for reads, 1 of the actors: all 6
+    assert actors.held() == TWO
+    training._make_room(5, 1.0, 0.0)
+    assert actors.held().num_actors == 0
 
 
 def test_after_an_error_nobody_goes_on_writing(tmp_path, ray_session):

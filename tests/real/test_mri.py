@@ -74,3 +74,36 @@ def test_packed_rois_cover_what_the_masks_cover(some_slices, tmp_path, ray_sessi
         path = uris[rows.image_ids[position]].replace("/images/", "/masks/").replace(".jpg", ".png")
         mask = np.asarray(Image.open(path).convert("L")) > 0
         assert (rows.rois[position] / 255).mean() == pytest.approx(mask.mean(), abs=2e-3)
+
+
+def test_alignment_is_that_of_the_map_laid_over_the_slice(some_slices, tmp_path, ray_session):
+    from xal_ray import config
+    from xal_ray.acquire import alignment, fullsize
+    from xal_ray.engine.prepare import prepare
+    from xal_ray.model.network import ModelSpec
+    from xal_ray.model.weights import build_network, save_model
+    from xal_ray.scorer import Scorer
+
+    size = 160
+    pool = prepare(
+        config.Pool(image_size=size, source=config.Source(path=some_slices)),
+        tmp_path / "pool",
+        ray_session,
+        QUIET,
+    )
+    spec = ModelSpec("efficientnet_lite0", pool.classes, size, 1)
+    save_model(tmp_path / "model", build_network(spec, "imagenet", seed=0), spec, {})
+    rows = pool.read_rows(pool.index().slice(0, 24))
+    table = Scorer(tmp_path / "model", config.Score(), use_roi=True)(rows).to_pylist()
+    compared = 0
+    for position, row in enumerate(table):
+        if row["misalignment"] is None:
+            continue
+        cam = np.array(row["saliency"]).reshape(1, 5, 5)
+        full, _ = alignment.minmax(fullsize.upsample(cam, (size, size)))
+        mask = rows.rois[position][None] / 255
+        assert row["soft_dice"] == pytest.approx(alignment.soft_dice(full, mask)[0], abs=1e-6)
+        assert row["misalignment"] == pytest.approx(1 - row["soft_dice"], abs=1e-6)
+        assert row["hard_dice"] == pytest.approx(alignment.hard_dice(full, mask)[0], abs=0.05)
+        compared += 1
+    assert compared > 10
