@@ -92,7 +92,7 @@ def sides(folder: Path, size: int, batch_size: int) -> dict[str, Callable[[], Ca
         network, spec, _ = load_model(folder)
         model = network.model.to(memory_format=torch.contiguous_format)
         target = TARGETS["densenet" if "dense" in spec.backbone else "resnet"](model)
-        return model, images_to_tensor(rows.pixels, spec, CPU), target
+        return model, images_to_tensor(rows.pixels, spec, CPU).contiguous(), target
 
     def inference() -> Callable[[], Any]:
         model, images, _ = plain()

@@ -180,7 +180,7 @@ def _batches(shards: Sequence[Shard], setup: bytes, shape: Shape) -> Iterator[pa
         fn_kwargs={"dispatcher": warm_crew(shape).dispatcher, "setup": setup},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.TaskPoolStrategy(size=shape.num_actors + _SHARDS_IN_WAITING),
+        compute=ray.data.TaskPoolStrategy(size=min(shape.num_actors + _SHARDS_IN_WAITING, len(shards))),
         num_cpus=_CPUS_PER_WAITING_TASK,
     )
     yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from xal_ray.config import Backbone
 from xal_ray.errors import ModelError
@@ -160,10 +161,23 @@ def check_images(pixels: npt.NDArray[np.uint8], spec: ModelSpec) -> None:
 
 
 def normalise_images(pixels: Tensor, spec: ModelSpec) -> Tensor:
-    """(n, s, s, channels) uint8 → (n, 3, s, s) float32, scaled as the backbone's ImageNet weights expect."""
-    values = pixels.permute(0, 3, 1, 2).float()
+    """(n, s, s, channels) uint8 → (n, 3, s, s) float32, scaled as the backbone's ImageNet weights expect.
+
+    The channels stay last in memory, as convolutions like them.
+    """
+    if spec.channels == 1:
+        # A look-up writes the three channels at once; 256 values are all there are.
+        levels = torch.arange(256, device=pixels.device)[:, None]
+        scaled = F.embedding(pixels[..., 0].int(), _normalised(levels, spec).expand(-1, 3).contiguous())
+    else:
+        scaled = _normalised(pixels, spec)
+    return scaled.permute(0, 3, 1, 2)
+
+
+def _normalised(values: Tensor, spec: ModelSpec) -> Tensor:
+    """(..., channels or 1) levels, 0 to 255 → (..., 3), or (..., channels) for one scale of all channels."""
     if spec.backbone == "efficientnet_lite0":
-        return ((values - 127.0) / 128.0).expand(-1, 3, -1, -1).contiguous()
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
-    return ((values / 255.0 - mean) / std).contiguous()
+        return (values.float() - 127.0) / 128.0
+    mean = torch.tensor(IMAGENET_MEAN, device=values.device)
+    std = torch.tensor(IMAGENET_STD, device=values.device)
+    return (values.float() / 255.0 - mean) / std
