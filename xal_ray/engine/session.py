@@ -15,7 +15,8 @@ from xal_ray.errors import ConfigError
 
 # Read by Ray when it is imported and by its processes. Without auto-connect, a thread that outlives a stopped
 # Ray can't start another; an actor that asked for no GPU must see none; the settings of Train halve the fixed
-# cost of a `fit()`.
+# cost of a `fit()`. The settings of malloc keep an actor's memory instead of handing every activation back to
+# the system and asking for it again: an eighth of the time of scoring on a processor.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",
@@ -25,6 +26,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 }
 _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
 
