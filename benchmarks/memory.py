@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import statistics
 import tempfile
 import threading
 from pathlib import Path
@@ -26,7 +27,7 @@ SAMPLE_EVERY_S = 0.25
 def main() -> None:
     parser = common.arguments("memory", __doc__ or "")
     parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--image-size", type=int, default=160, help="pixels, in colour (default: 160)")
+    parser.add_argument("--image-size", type=int, default=96, help="pixels, in colour (default: 96)")
     parser.add_argument(
         "--times", type=int, default=10, help="the larger pool in object stores (default: 10)"
     )
@@ -53,6 +54,7 @@ def main() -> None:
             "peak MB of all processes": round(found["peak"]),
             "median MB while scoring": round(found["median"]),
             "peak / 1x": found["peak"] / base,
+            "second half of the pass / first": found["growth"],
         }
         for size, found in measured.items()
     ]
@@ -107,8 +109,9 @@ def score_alone(folder: Path, out: Path, count: int) -> dict[str, float]:
     done.set()
     sampler.join()
     session.stop()
-    samples.sort()
-    return {"peak": samples[-1], "median": samples[len(samples) // 2]}
+    middle = len(samples) // 2
+    growth = statistics.median(samples[middle:]) / statistics.median(samples[: middle or 1])
+    return {"peak": max(samples), "median": statistics.median(samples), "growth": growth}
 
 
 if __name__ == "__main__":

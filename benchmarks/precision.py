@@ -50,6 +50,7 @@ def main() -> None:
         "--manifest", type=Path, default=common.REAL_MANIFEST, help="the MRI slices' manifest.csv"
     )
     parser.add_argument("--image-size", type=int, default=160, help="pixels (default: 160)")
+    parser.add_argument("--backbones", nargs="+", default=sorted({model[0] for model in MODELS}))
     parser.add_argument("--labels", type=int, default=400, help="labelled images (default: 400)")
     parser.add_argument("--steps", type=int, default=100, help="optimiser steps (default: 100)")
     parser.add_argument("--images", type=int, default=1000, help="images that are compared (default: 1000)")
@@ -63,7 +64,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         pool = make_pool(args, Path(folder))
-        for backbone, weights, freeze, part in MODELS:
+        for backbone, weights, freeze, part in [m for m in MODELS if m[0] in args.backbones]:
             model = Path(folder) / f"{backbone}-{freeze}"
             settings = config.Model(backbone=backbone, weights=weights, freeze=freeze)
             train_model(args, pool, model, settings, round(part * args.steps))
