@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -53,20 +52,16 @@ def median_ratio(ours: Sequence[float], base: Sequence[float]) -> float:
     return statistics.median(one / other for one, other in zip(ours, base, strict=True))
 
 
-def peak_rss_mb() -> float:
-    """The most resident memory that this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def peak_above_now_mb(function: Callable[[], Any]) -> float:
     """How far a function drives this process's resident memory above where it stands before (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = _status_mb("VmHWM")
+    before = status_mb("VmHWM")
     function()
-    return _status_mb("VmHWM") - before
+    return status_mb("VmHWM") - before
 
 
-def _status_mb(field: str) -> float:
+def status_mb(field: str) -> float:
+    """Memory of this process alone: `ru_maxrss` starts from that of the process that started it."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from common import REAL_MANIFEST, arguments, interleaved_cpu_s, median_ratio, publish
+from common import REAL_MANIFEST, arguments, interleaved_cpu_s, median_ratio, publish, status_mb
 from PIL import Image
 
 from xal_ray.config import Limits
@@ -262,15 +262,9 @@ def peak_mb(row: Row) -> float:
 def child(name: str, to: str, small: str, path: str) -> None:
     """Print by how many MB the peak grows; the small image loads what is loaded once."""
     DECODERS[name](Path(small), int(to))
-    before = _status_mb("VmRSS")
+    before = status_mb("VmRSS")
     DECODERS[name](Path(path), int(to))
-    print(max(0.0, _status_mb("VmHWM") - before))
-
-
-def _status_mb(key: str) -> float:
-    # `getrusage` would count the parent's memory at the time of the fork.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1024
+    print(max(0.0, status_mb("VmHWM") - before))
 
 
 def write_packed(path: Path) -> None:

@@ -149,25 +149,20 @@ def run_child(
     # Bare memory is what all sides import; pandas too, which pyarrow loads when it first hands out an array.
     import pandas  # noqa: F401
     import pyarrow.compute  # noqa: F401
+    from common import status_mb
 
     import xal_ray.acquire.strategies
     import xal_ray.scores  # noqa: F401
 
     side = {"ours": by_ours, "pyarrow": by_pyarrow, "numpy": by_numpy}[work]
-    bare_mb = memory_mb("VmHWM")
+    bare_mb = status_mb("VmHWM")
     begin, cpu = time.perf_counter(), time.process_time()
     picks = side(Path(folder), num_rows, settings or {})
     wall_s, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
     if {"torch", "ray"} & set(sys.modules):
         raise AssertionError("torch or ray was imported")
-    peak_mb = memory_mb("VmHWM")
+    peak_mb = status_mb("VmHWM")
     return {"wall_s": wall_s, "cpu_s": cpu_s, "peak_mb": peak_mb, "bare_mb": bare_mb, "picks": picks}
-
-
-def memory_mb(field: str) -> float:
-    """Of this process alone: `ru_maxrss` starts from the memory of the process that started it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def by_ours(folder: Path, num_rows: int, settings: dict[str, Any]) -> list[str]:

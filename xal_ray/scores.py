@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.acquire.streaming import Candidates, Replay
-from xal_ray.storage import iter_row_groups
+from xal_ray.storage import iter_row_groups, read_table
 
 
 def score_chunks(folder: Path, columns: Sequence[str]) -> Replay:
@@ -32,6 +33,21 @@ def score_chunks(folder: Path, columns: Sequence[str]) -> Replay:
             yield _candidates(table, load_ids)
 
     return replay
+
+
+def rows_of(folder: Path, image_ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Some columns of some scored images, by id; shard by shard, since the whole may be larger than memory.
+
+    Raises:
+        StorageError: A file is damaged, or lacks a column.
+    """
+    wanted = pa.array(image_ids, pa.string())
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        shard = read_table(path, ["image_id", *columns])
+        rows = shard.filter(pc.is_in(shard["image_id"], value_set=wanted)).to_pylist()
+        found.update({row["image_id"]: row for row in rows})
+    return found
 
 
 def groups_of(index: pa.Table) -> Callable[[list[str]], list[str]]:

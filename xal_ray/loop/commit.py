@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from xal_ray.layout import INITIAL, RoundLayout
 from xal_ray.loop.state import Run
+from xal_ray.scores import rows_of
 from xal_ray.storage import digest, read_json, read_table, sha256_file, write_bytes
 
 
@@ -44,17 +45,6 @@ def _hashes(files: RoundLayout) -> dict[str, str]:
     return {str(path.relative_to(files.folder)): sha256_file(path) for path in sorted(kept) if path.exists()}
 
 
-def _scores_of(files: RoundLayout, names: list[str], columns: list[str]) -> dict[str, dict[str, Any]]:
-    """Some columns of some scored images, shard by shard: the whole table may be larger than memory."""
-    wanted = pa.array(names, pa.string())
-    found = {}
-    for path in sorted(files.scores.glob("*.parquet")):
-        shard = read_table(path, columns)
-        rows = shard.filter(pc.is_in(shard["image_id"], wanted)).to_pylist()
-        found.update({row["image_id"]: row for row in rows})
-    return found
-
-
 def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
     """What led to the picks, so that each can be traced."""
     if not files.selection.exists():
@@ -67,7 +57,7 @@ def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
     scores: dict[str, dict[str, Any]] = {}
     if files.model_card.exists():
         card = read_json(files.model_card)
-        scores = _scores_of(files, names, ["image_id", run.config.select.uncertainty, "misalignment"])
+        scores = rows_of(files.scores, names, [run.config.select.uncertainty, "misalignment"])
     return {
         "strategy": run.config.select.strategy if files.number != INITIAL else "random",
         "select": run.config.select.model_dump(mode="json"),

@@ -17,14 +17,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from xal_ray.config import Config, load_config
 from xal_ray.errors import RunError
 from xal_ray.layout import RoundLayout, RunLayout
+from xal_ray.scores import rows_of
 from xal_ray.storage import read_json, read_shards, read_table
 
 ALIGNMENT_KEYS = ("soft_dice", "iou", "pointing_game", "energy_in_roi", "lift")
+VIEW_COLUMNS = ("probs", "predicted", "misalignment", "saliency", "error_code")
 SPLIT_NAMES = ("val", "test")
 
 State = Literal["finished", "awaiting labels", "in progress"]
@@ -242,7 +243,8 @@ def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_
     labels = read_table(files.labels, ["image_id", "label"]).to_pylist() if received else []
     label_of = {row["image_id"]: row["label"] for row in labels}
     head = selection.slice(0, max_shown).to_pylist()
-    scores = _read_scores(files.scores, config, [row["image_id"] for row in head])
+    columns = [*VIEW_COLUMNS, config.select.uncertainty]
+    scores = rows_of(files.scores, [row["image_id"] for row in head], columns)
     shown = tuple(
         Pick(
             rank=int(row["rank"]),
@@ -256,18 +258,6 @@ def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_
     )
     effect = read_json(files.subsample) if files.subsample.is_file() else None
     return Picks(shown, selection.num_rows, num_labelled=len(labels), effect=effect)
-
-
-def _read_scores(folder: Path, config: Config, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The score rows of some images; shards are read one at a time, since a pool's scores may not fit."""
-    columns = ["image_id", "probs", "predicted", "misalignment", "saliency", "error_code"]
-    wanted = pa.array(image_ids, type=pa.string())
-    found: dict[str, dict[str, Any]] = {}
-    for shard in sorted(folder.glob("*.parquet")):
-        table = read_table(shard, [*columns, config.select.uncertainty])
-        rows = table.filter(pc.is_in(table["image_id"], value_set=wanted)).to_pylist()
-        found.update({row["image_id"]: row for row in rows})
-    return found
 
 
 def _view(
