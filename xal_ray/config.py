@@ -28,6 +28,7 @@ Saliency = Literal[
 Strategy = Literal["random", "entropy", "margin", "least_confidence", "bald", "misalignment", "dual"]
 Uncertainty = Literal["entropy", "margin", "least_confidence", "bald"]
 Normalise = Literal["none", "minmax", "rank"]
+Metric = Literal["balanced_accuracy", "accuracy", "macro_f1", "auroc"]
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 ROI_STRATEGIES: frozenset[str] = frozenset({"misalignment", "dual"})
@@ -149,6 +150,7 @@ class Model(Section):
     backbone: Backbone = "resnet18"
     weights: str = "none"
     freeze: Literal["none", "backbone"] = "none"
+    cache_activations: bool = False  # of a frozen backbone: it runs once over the pool, beside which they are kept
 
 
 class Train(Section):
@@ -213,7 +215,7 @@ class Ray(Section):
 
     num_cpus: PositiveInt = 6
     object_store_mb: Annotated[int, Field(ge=80)] = 400
-    num_actors: PositiveInt | Literal["auto"] = "auto"
+    num_actors: NaturalInt | Literal["auto"] = "auto"  # 0 = score in the process that runs the loop
     cpus_per_actor: PositiveFloat = 0.5
     gpus_per_actor: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     threads_per_actor: PositiveInt = 1
@@ -221,7 +223,24 @@ class Ray(Section):
     cpus_per_decoder: PositiveFloat = 0.5
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
+    cpus_per_trial: PositiveFloat = 1.0  # of a sweep's trial that trains or scores itself
+    gpus_per_trial: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     stall_timeout_s: PositiveFloat = 600.0
+
+
+class Sweep(Section):
+    """What `xal-ray sweep` tries, and how arms are compared. Not part of a run's identity."""
+
+    params: dict[str, str | int | float | bool | tuple[str | int | float | bool, ...]] = {}
+    seeds: PositiveInt = 10  # paired: `seed`, `seed` + 1, ...
+    search: Literal["grid", "random", "optuna"] = "grid"
+    num_samples: PositiveInt = 20  # arms that random and optuna try
+    scheduler: Literal["none", "asha"] = "none"
+    metric: Metric = "balanced_accuracy"
+    baseline: dict[str, str | int | float | bool] = {"select.strategy": "random"}
+    trials_at_once: PositiveInt | Literal["auto"] = "auto"
+    cache: Literal["auto", "never"] = "auto"  # of a frozen backbone's activations, where trials allow it
+    mlflow: str | None = None  # a tracking URI
 
 
 class Config(Section):
@@ -241,6 +260,7 @@ class Config(Section):
     select: Select = Select()
     labels: Labels = Labels()
     ray: Ray = Ray()
+    sweep: Sweep = Sweep()
 
     @model_validator(mode="after")
     def _strategy_has_its_roi(self) -> Config:
@@ -288,7 +308,7 @@ class Config(Section):
 
     def identity(self) -> dict[str, Any]:
         """What a run's results depend on, beside the pool's content: all but names, places and resources."""
-        return self.model_dump(mode="json", exclude={"name", "pool", "ray"})
+        return self.model_dump(mode="json", exclude={"name", "pool", "ray", "sweep"})
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
