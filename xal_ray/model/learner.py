@@ -82,8 +82,8 @@ def fit(
     Args:
         network: What is trained; see `freeze_backbone` for training the last layer only.
         spec: Its specification.
-        train: The labelled images (this worker's part of them).
-        val: The validation images, the same for all workers; None or empty: no validation.
+        train: The labelled images (this worker's part of them), or embeddings for a frozen network.
+        val: The validation images likewise, the same for all workers; None or empty: no validation.
         settings: Budget, optimiser, augmentation. `minibatch_size` counts over all workers.
         seed: Of minibatches, augmentation and dropout; the global random state stays as it is.
         device: Where to train.
@@ -113,10 +113,10 @@ def fit(
     with _reproducible(derive_seed(seed, "torch", sync.rank), device, settings.num_threads):
         trainable: nn.Module = network.to(device)
         if network.frozen and settings.augment == "none":
-            # The backbone's answer to an image never changes: ask once, and train the head on it.
-            trainable = _Head(network)
-            train = _activations(network, spec, train, settings, device)
-            val = _activations(network, spec, val, settings, device) if val is not None else None
+            # What the last layer sees of an image never changes: ask once, and train that layer on it.
+            trainable = network.classifier
+            train = _embedded(network, spec, train, settings, device)
+            val = _embedded(network, spec, val, settings, device) if val is not None else None
         trained = sync.wrap(trainable)
         step_once = _Optimiser(trained, spec, settings, _class_weights(class_counts, settings), device)
         minibatches = endless_minibatches(
@@ -166,7 +166,7 @@ class _Optimiser:
         """Learn from a minibatch and return its loss, on the device."""
         self._set_learning_rate(step)
         inputs = torch.tensor(minibatch.pixels, device=self._device)
-        if inputs.dtype == torch.uint8:  # else they are activations
+        if inputs.dtype == torch.uint8:  # else they are embeddings
             inputs = normalise_images(augment(inputs, self._settings, chance), self._spec)
         labels = torch.tensor(minibatch.labels, device=self._device)
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._amp):
@@ -238,27 +238,14 @@ def _check_finite(row: dict[str, Any]) -> None:
         )
 
 
-class _Head(nn.Module):
-    """A network from its target layer on."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self._network = network
-
-    def forward(self, activation: Tensor) -> Tensor:
-        return self._network.head(activation)
-
-    def train(self, mode: bool = True) -> _Head:
-        self._network.train(mode)
-        return self
-
-
-def _activations(
+def _embedded(
     network: Network, spec: ModelSpec, images: LabelledImages, settings: Train, device: torch.device
 ) -> LabelledImages:
-    """The target layer's activations in the place of the pixels, float32."""
-    activations = _predict(network.features, spec, images.pixels, settings, device)
-    return LabelledImages(activations.numpy(), images.labels)
+    """What the last layer sees, (n, d) float32, in the place of the pixels."""
+    if images.pixels.dtype != np.uint8:
+        return images
+    embeddings = _predict(lambda inputs: network.embed(inputs)[1], spec, images.pixels, settings, device)
+    return LabelledImages(embeddings.numpy(), images.labels)
 
 
 def _validate(
@@ -283,7 +270,7 @@ def _predict(
     settings: Train,
     device: torch.device,
 ) -> Tensor:
-    """What a function makes of images (uint8) or activations (float32), by minibatches, on the CPU."""
+    """What a function makes of images (uint8) or embeddings (float32), by minibatches, on the CPU."""
     parts = []
     for start in range(0, len(pixels), settings.minibatch_size):
         batch = pixels[start : start + settings.minibatch_size]

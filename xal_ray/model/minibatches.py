@@ -23,7 +23,7 @@ class LabelledImages:
     """Images with their classes.
 
     Attributes:
-        pixels: (n, s, s, channels) uint8; inside `fit` also activations, float32.
+        pixels: (n, s, s, channels) uint8; for a frozen network also (n, d) float32: what its last layer sees.
         labels: (n,) int64 class indices.
     """
 
@@ -54,7 +54,8 @@ def check_images_and_labels(images: LabelledImages, spec: ModelSpec, *, at_least
             found=str(len(images)),
             next_step="label more images, or train with fewer workers (train.num_workers)",
         )
-    check_images(images.pixels, spec)
+    if images.pixels.dtype == np.uint8:
+        check_images(images.pixels, spec)
     low, high = images.labels.min(), images.labels.max()
     if low < 0 or high >= len(spec.classes):
         raise LabelError(

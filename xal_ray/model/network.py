@@ -92,6 +92,17 @@ class Network(nn.Module):
         """The logits, (n, C), of (n, 3, s, s) images."""
         return self.head(self.features(images))
 
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The activation for (n, 3, s, s) images, and the last linear layer's input that follows, (n, d)."""
+        kept: list[Tensor] = []
+        hook = self.classifier.register_forward_pre_hook(lambda _, arguments: kept.append(arguments[0]))
+        try:
+            activation = self.features(images)
+            self.head(activation)
+        finally:
+            hook.remove()
+        return activation, kept[0]
+
     def spatial(self, activation: Tensor) -> Tensor:
         """An activation (or its gradient) as (n, k, h, w): tokens are laid out, without the class's two."""
         if activation.ndim == 4:
