@@ -25,7 +25,7 @@ from xal_ray.engine.prepare import prepare
 from xal_ray.engine.shards import cut
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, save_model
-from xal_ray.pool.schema import PoolReader
+from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import QUIET
 from xal_ray.scorer import Scorer
 
@@ -115,7 +115,7 @@ def measure(
 
 
 def run_plain(pool: PoolReader, scorer: Scorer, rows: pa.Table, out: Path, settings: config.Score) -> None:
-    for shard in cut(rows.select(scoring.REFERENCE_COLUMNS), out, settings.rows_per_shard):
+    for shard in cut(rows.select(REFERENCE_COLUMNS), out, settings.rows_per_shard):
         scoring.write_table(shard.path, scorer(pool.stream_rows(shard.rows, scorer.rows_at_once)))
 
 

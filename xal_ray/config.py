@@ -150,7 +150,7 @@ class Model(Section):
     backbone: Backbone = "resnet18"
     weights: str = "none"
     freeze: Literal["none", "backbone"] = "none"
-    cache_activations: bool = False  # of a frozen backbone: it runs once over the pool, beside which they are kept
+    cache_activations: bool = False  # a frozen backbone runs once over the pool; what it gives is kept there
 
 
 class Train(Section):
@@ -300,6 +300,30 @@ class Config(Section):
                 "model.freeze=backbone with train.init=scratch would keep random features for ever; "
                 "set train.init=pretrained and model.weights"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _only_what_never_changes_is_cached(self) -> Config:
+        if not self.model.cache_activations:
+            return self
+        needed = {
+            "model.freeze": (self.model.freeze, "backbone"),
+            "train.augment": (self.train.augment, "none"),
+            "train.num_workers": (self.train.num_workers, 0),
+            "score.saliency": (self.score.saliency, "gradcam"),
+        }
+        for key, (found, expected) in needed.items():
+            if found != expected:
+                raise ValueError(
+                    f"model.cache_activations needs {key}={expected}, found {found}; set it, or "
+                    "model.cache_activations=false"
+                )
+        if self.model.weights == "none":
+            raise ValueError(
+                "model.cache_activations needs model.weights: random features differ from round to round"
+            )
+        if self.score.precision == "bf16":
+            raise ValueError("kept activations are fp32; set score.precision=auto or fp32")
         return self
 
     def pool_path(self) -> Path:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from xal_ray import config
 from xal_ray.acquire import alignment, fullsize, uncertainty
 from xal_ray.model.inference import Explainer, Outputs
 from xal_ray.model.weights import load_model
+from xal_ray.pool.activations import ActivationRows
 from xal_ray.pool.schema import PixelRows
 from xal_ray.seeds import derive_seed
 
@@ -24,6 +26,7 @@ ROWS_PER_PROBE = 32  # one in so many is done in both precisions
 ALIGNMENT_COLUMNS = fullsize.MEASURES
 
 Floats = npt.NDArray[np.float32]
+Rows = PixelRows | ActivationRows
 
 
 def score_schema(num_classes: int) -> pa.Schema:
@@ -104,11 +107,12 @@ class Scorer:
         )
         self.precision = self.explainer.precision
 
-    def __call__(self, pieces: PixelRows | Iterable[PixelRows]) -> pa.Table:
+    def __call__(self, pieces: PixelRows | Iterable[Rows]) -> pa.Table:
         """Score images in batches of `batch_size`, in their order.
 
         Args:
-            pieces: Images, whole or in pieces of `rows_at_once`, which give the same.
+            pieces: Images, whole or in pieces of `rows_at_once`, which give the same; or pieces of their
+                activations.
         """
         if isinstance(pieces, PixelRows):
             pieces = pieces.cut(self.rows_at_once)
@@ -117,9 +121,9 @@ class Scorer:
             [score_schema(len(self.spec.classes)).empty_table(), *scored]
         ).combine_chunks()
 
-    def _score_piece(self, rows: PixelRows) -> pa.Table:
-        raw = _joined(list(self._explain(rows.pixels, exact=False)))
-        if self.precision == "bf16":
+    def _score_piece(self, rows: Rows) -> pa.Table:
+        raw = _joined(list(self._explain(rows.inputs, exact=False)))
+        if self.precision == "bf16" and isinstance(rows, PixelRows):
             self._redo_near_ties(rows, raw)
         return self._to_table(rows, raw)
 
@@ -155,27 +159,27 @@ class Scorer:
         raw.bald[places] = exact.bald
         return np.where(np.isfinite(moved), moved, 0.0)
 
-    def _explain(self, pixels: npt.NDArray[np.uint8], *, exact: bool) -> Iterator[_Raw]:
+    def _explain(self, inputs: npt.NDArray[Any], *, exact: bool) -> Iterator[_Raw]:
         """Batch by batch. A GPU works on the next batch while this one's results are looked at."""
         running: Outputs | None = None
-        for start in range(0, len(pixels), self.batch_size):
-            started = self._explain_batch(pixels[start : start + self.batch_size], exact)
+        for start in range(0, len(inputs), self.batch_size):
+            started = self._explain_batch(inputs[start : start + self.batch_size], exact)
             if running is not None:
                 yield self._to_raw(running)
             running = started
         if running is not None:
             yield self._to_raw(running)
 
-    def _explain_batch(self, pixels: npt.NDArray[np.uint8], exact: bool) -> Outputs:
+    def _explain_batch(self, inputs: npt.NDArray[Any], exact: bool) -> Outputs:
         try:
-            return self.explainer(pixels, exact=exact)
+            return self.explainer(inputs, exact=exact)
         except torch.OutOfMemoryError:
-            if len(pixels) == 1:
+            if len(inputs) == 1:
                 raise
         torch.cuda.empty_cache()
-        half = len(pixels) // 2
+        half = len(inputs) // 2
         return Outputs.joined(
-            self._explain_batch(pixels[:half], exact), self._explain_batch(pixels[half:], exact)
+            self._explain_batch(inputs[:half], exact), self._explain_batch(inputs[half:], exact)
         )
 
     def _to_raw(self, outputs: Outputs) -> _Raw:
@@ -197,7 +201,7 @@ class Scorer:
         shape = (self.settings.mc_samples, self.network.classifier.in_features)
         return (torch.rand(shape, generator=generator) < kept).float() / kept
 
-    def _to_table(self, rows: PixelRows, raw: _Raw) -> pa.Table:
+    def _to_table(self, rows: Rows, raw: _Raw) -> pa.Table:
         finite = np.asarray(np.isfinite(raw.logits).all(axis=1))
         logits = np.where(finite[:, None], raw.logits, 0.0)
         probs = _softmax(logits)
@@ -213,7 +217,7 @@ class Scorer:
             "least_confidence": _floats(uncertainty.least_confidence(probs), finite),
             "bald": _floats(raw.bald, finite),
             "logit_gap": _floats(uncertainty.logit_gap(logits), finite),
-            **_alignment(cams, rows.rois, has_map, has_roi),
+            **_alignment(cams, rows, has_map, has_roi),
             "saliency": _lists(cams.reshape(len(cams), -1), has_map),
             "model_id": pa.array([self.model_id] * len(cams), pa.string()),
             "error_code": pa.array(np.where(finite, "undefined_map", "non_finite_output"), mask=has_map),
@@ -239,12 +243,12 @@ def _joined(batches: list[_Raw]) -> _Raw:
 
 
 def _alignment(
-    cams: Floats, rois: npt.NDArray[np.uint8], has_map: npt.NDArray[np.bool_], has_roi: npt.NDArray[np.bool_]
+    cams: Floats, rows: Rows, has_map: npt.NDArray[np.bool_], has_roi: npt.NDArray[np.bool_]
 ) -> dict[str, pa.Array]:
     """Alignment columns; only rows with an ROI cost anything."""
     count, grid = len(cams), (cams.shape[1], cams.shape[2])
     with_roi = np.flatnonzero(has_roi)
-    regions = fullsize.reduce_rois(rois[with_roi], grid)
+    regions = rows.regions(with_roi, grid)
     aligned = has_map & has_roi
     measured = fullsize.measure(np.where(has_map[with_roi, None, None], cams[with_roi], np.nan), regions)
 

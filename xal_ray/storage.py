@@ -41,7 +41,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that a reader sees all of it or none, even across a crash or a power cut.
 
     Raises:

@@ -12,24 +12,23 @@ from xal_ray import config
 from xal_ray.engine.session import scoring_shape, start
 from xal_ray.engine.shards import Pace, Shard, cut, run_shards
 from xal_ray.errors import StageError
-from xal_ray.pool.schema import PoolReader
+from xal_ray.pool.activations import ActivationReader
+from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import Reporter
 from xal_ray.scorer import Scorer
 from xal_ray.storage import read_table, write_table
-
-REFERENCE_COLUMNS = ("image_id", "part", "row")
 
 
 class ScoreShard:
     """The work of a scoring actor."""
 
-    def __init__(self, pool: PoolReader, scorer: Mapping[str, Any]) -> None:
-        self.pool = pool
+    def __init__(self, images: PoolReader | ActivationReader, scorer: Mapping[str, Any]) -> None:
+        self.images = images
         self.scorer = Scorer(**scorer)
 
     def __call__(self, path: Path, rows: pa.Table) -> None:
         """Score the referenced rows and write their shard."""
-        write_table(path, self.scorer(self.pool.stream_rows(rows, self.scorer.rows_at_once)))
+        write_table(path, self.scorer(self.images.stream_rows(rows, self.scorer.rows_at_once)))
 
 
 def score(
@@ -41,6 +40,7 @@ def score(
     resources: config.Ray,
     reporter: Reporter,
     *,
+    activations: ActivationReader | None = None,
     verbose: bool = False,
 ) -> Pace:
     """Score rows of a pool into folders of shards; shards that are already there are not scored again.
@@ -53,6 +53,7 @@ def score(
         roi: Whether ROIs may be used.
         resources: Actors, CPUs and GPUs.
         reporter: Hears about progress.
+        activations: What the model's frozen backbone made of the pool; read instead of its pixels.
         verbose: Let Ray speak.
 
     Returns:
@@ -70,7 +71,8 @@ def score(
     ]
     pace = Pace(0, 0.0, 0.0)
     if not all(shard.path.exists() for shard in shards):
-        start(resources, verbose=verbose)
+        if resources.num_actors != 0:
+            start(resources, verbose=verbose)
         scorer = {
             "model": model,
             "settings": settings,
@@ -81,7 +83,7 @@ def score(
             "scoring",
             shards,
             ScoreShard,
-            {"pool": pool, "scorer": scorer},
+            {"images": activations or pool, "scorer": scorer},
             scoring_shape(resources),
             reporter,
             stall_timeout_s=resources.stall_timeout_s,

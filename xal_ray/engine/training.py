@@ -22,6 +22,7 @@ from xal_ray.model.learner import fit
 from xal_ray.model.minibatches import LabelledImages
 from xal_ray.model.network import ModelSpec, Network, freeze_backbone
 from xal_ray.model.weights import build_network, load_model, save_model
+from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import Reporter
 from xal_ray.seeds import derive_seed
@@ -41,6 +42,7 @@ class TrainRequest:
         previous: The previous round's model folder, for `train.init: previous`.
         round_number: The round, from 0.
         seed: The run's seed.
+        activations: What the frozen backbone made of the pool; read instead of its pixels.
     """
 
     pool: PoolReader
@@ -51,6 +53,7 @@ class TrainRequest:
     previous: Path | None
     round_number: int
     seed: int
+    activations: ActivationReader | None = None
 
 
 def train(
@@ -70,7 +73,7 @@ def train(
         StageError: Ray Train failed.
     """
     if request.settings.num_workers == 0:
-        images = _load(request.pool, request.train)
+        images = _load(request, request.train)
         with reporter.bar("training", request.settings.max_steps, "steps") as advance:
             _fit_and_save(request, images, out, on_progress=advance)
     else:
@@ -87,7 +90,7 @@ def _fit_and_save(
         network.to(device),
         spec,
         images,
-        _load(request.pool, request.val) if request.val.num_rows else None,
+        _load(request, request.val) if request.val.num_rows else None,
         request.settings,
         seed=derive_seed(request.seed, request.round_number, "train"),
         device=device,
@@ -97,7 +100,8 @@ def _fit_and_save(
     )
     if sync is None or sync.rank == 0:
         extra = {"round": request.round_number, "num_labels": len(labels), "history": history}
-        save_model(out, network, spec, extra)
+        backbone = request.activations.backbone if request.activations else None
+        save_model(out, network, spec, extra, backbone=backbone)
 
 
 def _build(request: TrainRequest) -> tuple[Network, ModelSpec]:
@@ -114,8 +118,12 @@ def _build(request: TrainRequest) -> tuple[Network, ModelSpec]:
     return network, spec
 
 
-def _load(pool: PoolReader, rows: pa.Table) -> LabelledImages:
-    return LabelledImages(pool.read_rows(rows).pixels, rows["label"].to_numpy())
+def _load(request: TrainRequest, rows: pa.Table) -> LabelledImages:
+    """Labelled images; of a frozen backbone whose activations are kept, what its last layer sees of them."""
+    labels = rows["label"].to_numpy()
+    if request.activations is not None:
+        return LabelledImages(request.activations.read_embeddings(rows), labels)
+    return LabelledImages(request.pool.read_rows(rows).pixels, labels)
 
 
 def _train_on_workers(

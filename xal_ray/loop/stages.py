@@ -35,6 +35,7 @@ def train_model(run: Run, files: RoundLayout) -> None:
         previous=run.layout.round(files.number - 1).folder if files.number > 0 else None,
         round_number=files.number,
         seed=run.config.seed,
+        activations=run.activations,
     )
     with run.stage("train", files):
         train(request, files.folder, run.config.ray, run.reporter, verbose=run.verbose)
@@ -56,6 +57,7 @@ def score_images(run: Run, files: RoundLayout) -> None:
             run.config.roi,
             run.config.ray,
             run.reporter,
+            activations=run.activations,
             verbose=run.verbose,
         )
         record["startup_s"] = round(pace.startup_s, 3)

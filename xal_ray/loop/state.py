@@ -17,9 +17,11 @@ import pyarrow.compute as pc
 import yaml
 
 from xal_ray.config import Config, build_config, read_yaml
+from xal_ray.engine.activations import keep_activations
 from xal_ray.errors import ConfigError, RunError
 from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.ledger import LOCK_NAME, Ledger
+from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
 from xal_ray.storage import TEMPORARY_SUFFIX, digest, remove_leftovers, sha256_file, write_bytes
@@ -47,6 +49,15 @@ class Run:
     def index(self) -> pa.Table:
         """The pool's index."""
         return self.pool.index()
+
+    @cached_property
+    def activations(self) -> ActivationReader | None:
+        """What the frozen backbone makes of the pool, where the configuration keeps it; made on first use."""
+        if not self.config.model.cache_activations:
+            return None
+        return keep_activations(
+            self.pool, self.config.model, self.config.ray, self.reporter, verbose=self.verbose
+        )
 
     def labels(self) -> dict[str, str]:
         """What is labelled now: the manifest's labelled rows, and the fold over the ledger."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,7 @@ class Explainer:
     """A network that answers with logits and saliency maps of its predicted classes.
 
     Args:
-        network: The network; it is folded in place and no good for training afterwards.
+        network: The network; images fold it in place, and it is no good for training afterwards.
         spec: Its specification.
         device: Where to run.
         saliency: The method. All but `gradcam` go through pytorch-grad-cam, in float32.
@@ -93,40 +94,54 @@ class Explainer:
         keeps_ranks = network.architecture.bf16_keeps_ranks and saliency == "gradcam"
         self.precision = resolve_precision(precision, device, keeps_ranks)
         self.network = network.to(device).eval()
-        fold_batch_norms(self.network, torch.zeros(1, 3, spec.image_size, spec.image_size, device=device))
-        self.network.to(memory_format=torch.channels_last)
         self.masks = None if dropout_masks is None else dropout_masks.to(device)
         self.compile_for = compile_for
-        self._backbone: Callable[[Tensor], Tensor] = self.network.features
-        if compile_for:
-            self._backbone = torch.compile(self.network.features, dynamic=False)
         self._last_input = torch.empty(0)
         self.network.classifier.register_forward_pre_hook(self._keep_input)
 
-    def __call__(self, pixels: npt.NDArray[np.uint8], *, exact: bool = False) -> Outputs:
+    def __call__(self, inputs: npt.NDArray[Any], *, exact: bool = False) -> Outputs:
         """Explain a batch.
 
         Args:
-            pixels: (n, image_size, image_size, channels) uint8.
+            inputs: (n, image_size, image_size, channels) uint8 images; or their activations at the target
+                layer, float32, for `gradcam`.
             exact: In float32, whatever the precision.
 
         Raises:
             ModelError: The images do not fit the network.
         """
-        images = images_to_tensor(pixels, self.spec, self.device)
-        if self.saliency == "gradcam":
+        if inputs.dtype != np.uint8:
+            activation = torch.from_numpy(inputs).to(self.device)
+            logits, maps = explain_activation(self.network, activation)
+        elif self.saliency == "gradcam":
+            images = images_to_tensor(inputs, self.spec, self.device)
             logits, maps = explain_activation(self.network, self._features(images, exact))
         else:
-            logits, maps = explain_with_library(self.network, images, self.saliency)
+            images = images_to_tensor(inputs, self.spec, self.device)
+            logits, maps = explain_with_library(self._folded, images, self.saliency)
             with torch.no_grad():
-                self.network(images)  # the library may have seen masked images last
+                self._folded(images)  # the library may have seen masked images last
         with torch.no_grad():
             return Outputs(logits, maps, self._tie_scale(logits), self._dropout_samples())
+
+    @cached_property
+    def _folded(self) -> Network:
+        """The network made fast, on first use: activations do without it."""
+        size = self.spec.image_size
+        fold_batch_norms(self.network, torch.zeros(1, 3, size, size, device=self.device))
+        return self.network.to(memory_format=torch.channels_last)
+
+    @cached_property
+    def _backbone(self) -> Callable[[Tensor], Tensor]:
+        if not self.compile_for:
+            return self._folded.features
+        compiled: Callable[[Tensor], Tensor] = torch.compile(self._folded.features, dynamic=False)
+        return compiled
 
     def _features(self, images: Tensor, exact: bool) -> Tensor:
         if exact or self.precision == "fp32":
             with torch.no_grad():
-                return self._run(images, self.network.features if exact else self._backbone)
+                return self._run(images, self._folded.features if exact else self._backbone)
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
             low: Tensor = self._run(images, self._backbone)
             return low.float()

@@ -1,12 +1,15 @@
 """Where a network's weights come from and go to: chance, published files, a user's file, a saved model.
 
-A saved model is a folder with `model.safetensors` and `model.json`, which says what the weights are of.
+A saved model is a folder with `model.safetensors` and `model.json`, which says what the weights are of. Of a
+frozen backbone that is kept elsewhere, it holds the last layer alone, and `backbone.json` says where the rest
+is: that file is a place, not a result.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from xal_ray.storage import read_json, sha256_bytes, write_bytes, write_json
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
+PLACE_FILE = "backbone.json"
 
 
 def build_network(spec: ModelSpec, weights: str, seed: int) -> Network:
@@ -59,7 +63,9 @@ def _laid_out(network: Network) -> Network:
     return network.to(memory_format=torch.channels_last)
 
 
-def save_model(folder: Path, network: Network, spec: ModelSpec, extra: Mapping[str, Any]) -> None:
+def save_model(
+    folder: Path, network: Network, spec: ModelSpec, extra: Mapping[str, Any], *, backbone: Path | None = None
+) -> None:
     """Write `model.safetensors`, then `model.json`; equal weights give equal bytes.
 
     Args:
@@ -67,12 +73,62 @@ def save_model(folder: Path, network: Network, spec: ModelSpec, extra: Mapping[s
         network: The network, on any device.
         spec: Its specification.
         extra: Plain values for `model.json`, beside those that are always there.
+        backbone: What `save_backbone` wrote: then only the last layer is written.
 
     Raises:
         StorageError: The disk refused.
     """
     state = network.model.state_dict()
-    data = safetensors.torch.save({name: state[name].cpu().contiguous() for name in sorted(state)})
+    names = sorted(state)
+    card = {**extra}
+    if backbone is not None:
+        names = _head_names(network)
+        card["backbone_sha256"] = read_json(backbone / CARD_FILE)["weights_sha256"]
+        write_json(folder / PLACE_FILE, {"path": str(backbone.resolve())})
+    _save(folder, network, spec, {name: state[name] for name in names}, card)
+
+
+def backbone_sha256(network: Network) -> str:
+    """What `save_backbone` would say of a network."""
+    return sha256_bytes(_serialised(_backbone_state(network)))
+
+
+def save_backbone(folder: Path, network: Network, spec: ModelSpec) -> None:
+    """Write all weights but the last layer's, as `save_model` does.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    _save(folder, network, spec, _backbone_state(network), {})
+
+
+def load_backbone(folder: Path) -> Network:
+    """Read what `save_backbone` wrote; the last layer is zero.
+
+    Raises:
+        ModelError: A file is missing or damaged.
+    """
+    weights_path, card_path = _locate(folder)
+    card = read_json(card_path)
+    with torch.device("meta"):
+        network = _create_network(ModelSpec.from_json(card["spec"]))
+    own = network.model.state_dict()
+    head = {name: torch.zeros(own[name].shape) for name in _head_names(network)}
+    state = {**_read_saved(weights_path, card["weights_sha256"]), **head}
+    network.model.load_state_dict(state, assign=True)
+    return _laid_out(network)
+
+
+def _backbone_state(network: Network) -> dict[str, Tensor]:
+    head = set(_head_names(network))
+    state = network.model.state_dict()
+    return {name: state[name] for name in sorted(state) if name not in head}
+
+
+def _save(
+    folder: Path, network: Network, spec: ModelSpec, state: Mapping[str, Tensor], extra: Mapping[str, Any]
+) -> None:
+    data = _serialised(state)
     sha256 = sha256_bytes(data)
     card = {
         **extra,
@@ -83,6 +139,16 @@ def save_model(folder: Path, network: Network, spec: ModelSpec, extra: Mapping[s
     }
     write_bytes(folder / WEIGHTS_FILE, data)
     write_json(folder / CARD_FILE, card)
+
+
+def _serialised(state: Mapping[str, Tensor]) -> bytes:
+    data: bytes = safetensors.torch.save({name: value.cpu().contiguous() for name, value in state.items()})
+    return data
+
+
+def _head_names(network: Network) -> list[str]:
+    """The names of the last linear layer's weights, in their order."""
+    return [f"{network.architecture.classifier}.{part}" for part in ("bias", "weight")]
 
 
 def load_model(path: Path) -> tuple[Network, ModelSpec, dict[str, Any]]:
@@ -106,12 +172,39 @@ def load_model(path: Path) -> tuple[Network, ModelSpec, dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(card_path, found=f"a field is missing or does not fit: {error}") from error
     state = _read_saved(weights_path, expected)
+    if "backbone_sha256" in card:
+        state = {**_read_backbone(weights_path.parent, card["backbone_sha256"]), **state}
     # Without storage of its own, the model draws no random weights that would be overwritten at once.
     with torch.device("meta"):
         network = _create_network(spec)
     _check_names_and_shapes(network, state, str(weights_path))
     network.model.load_state_dict(state, assign=True)
     return _laid_out(network), spec, card
+
+
+def _read_backbone(folder: Path, sha256: str) -> dict[str, Tensor]:
+    """The weights that a saved last layer belongs to."""
+    place = folder / PLACE_FILE
+    try:
+        weights = Path(read_json(place)["path"]) / WEIGHTS_FILE
+    except (StorageError, KeyError, TypeError) as error:
+        raise _damaged(place, found=str(error)) from error
+    if not weights.is_file():
+        raise ModelError(
+            "this model holds its last layer only, and its backbone is gone",
+            expected=f"weights with the SHA-256 {sha256[:16]}...",
+            found="no such file",
+            where=str(weights),
+            next_step="any run on the same pool with model.cache_activations=true makes it again; "
+            f"or write its new place into {place}",
+        )
+    return _read_shared(weights, sha256)
+
+
+@lru_cache(maxsize=1)
+def _read_shared(path: Path, sha256: str) -> dict[str, Tensor]:
+    """As `_read_saved`; the same weights are asked for again and again, and nobody trains them."""
+    return _read_saved(path, sha256)
 
 
 def _locate(path: Path) -> tuple[Path, Path]:
@@ -206,7 +299,7 @@ def _load_weights(network: Network, spec: ModelSpec, state: dict[str, Tensor], w
         except ValueError as error:
             raise ModelError("the weights do not fit the backbone", found=str(error), where=where) from error
     own = network.model.state_dict()
-    head = [f"{network.architecture.classifier}.{part}" for part in ("weight", "bias")]
+    head = _head_names(network)
     if any(name not in state or state[name].shape != own[name].shape for name in head):
         state = {**state, **{name: own[name] for name in head}}
     _check_names_and_shapes(network, state, where)

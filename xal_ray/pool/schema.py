@@ -7,6 +7,7 @@ POOL/
   origins.parquet        where each image came from; apart, since a folder's name may be a label
   hidden_labels.parquet  labels of the unlabelled rows, where known; only `labels/oracle.py` opens it
   quarantine.parquet     rows left out, each with a reason
+  activations/           what frozen backbones make of the images, where asked for (`pool/activations.py`)
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from xal_ray.acquire.fullsize import Regions, reduce_rois
 from xal_ray.errors import PoolError
 from xal_ray.storage import read_json, read_table
 
 SCHEMA_VERSION = 1
 ROW_GROUP_SIZE = 64
 
+REFERENCE_COLUMNS = ("image_id", "part", "row")  # of the index: what finds an image's pixels
 SPLITS = ("pool", "labeled", "val", "test")
 ROI_STATES = ("present", "absent_confirmed", "not_annotated")
 
@@ -86,6 +89,15 @@ class PixelRows:
     pixels: npt.NDArray[np.uint8]
     rois: npt.NDArray[np.uint8]
     has_roi: npt.NDArray[np.bool_]
+
+    @property
+    def inputs(self) -> npt.NDArray[np.uint8]:
+        """What a network is given."""
+        return self.pixels
+
+    def regions(self, rows: npt.NDArray[np.intp], grid: tuple[int, int]) -> Regions:
+        """The ROIs of some rows, reduced for saliency maps of a grid."""
+        return reduce_rois(self.rois[rows], grid)
 
     def cut(self, rows_at_once: int) -> Iterator[PixelRows]:
         """The same rows in pieces, none copied."""
