@@ -56,6 +56,16 @@ def test_hard_measures_are_those_of_the_fine_grid_and_not_of_the_cells():
     assert np.nanmax(np.abs(at_cells - found["hard_dice"])) > 0.05
 
 
+def test_hard_measures_in_whole_numbers_are_those_of_the_definitions():
+    cams, _ = alignment.minmax(np.random.default_rng(5).random((20, 5, 5)))
+    regions = fullsize.reduce_rois(random_rois(20, 160, seed=6), (5, 5))
+    found = fullsize.measure(cams, regions)
+    fine, _ = alignment.minmax(fullsize.upsample(cams, (60, 60)))
+    for name in ("hard_dice", "iou"):
+        expected = getattr(alignment, name)(fine, regions.fine / 255.0)
+        np.testing.assert_allclose(found[name], expected, atol=1e-12, err_msg=name)
+
+
 def test_a_region_of_one_pixel_is_still_there():
     rois = np.zeros((1, 2048, 2048), dtype=np.uint8)
     rois[0, 1000, 300] = 255
