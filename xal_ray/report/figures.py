@@ -161,7 +161,7 @@ def colour_bar() -> str:
         axes.set_xticks([0, 0.5, 1], labels=["0", "0.5", "1"], fontsize=7)
         axes.tick_params(length=2, pad=1.5)
         axes.grid(visible=False)
-        return _to_data_uri(figure)
+        return to_data_uri(figure)
 
 
 def draw(
@@ -182,23 +182,25 @@ def draw(
         return None
     num_rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        figure, cells = _grid(num_rows, columns, panel_height_in, share_y)
+        figure, cells = grid(num_rows, columns, panel_height_in, share_y)
         for axes, panel in zip(cells, panels, strict=False):
             _draw_panel(axes, panel)
         for axes in cells[len(panels) :]:
             axes.set_axis_off()
-        handles, names = _legend_entries(cells)
+        handles, names = legend_entries(cells)
         figure.legend(handles, names, loc="upper left", ncols=len(names), handlelength=2.6, borderaxespad=0)
-        return _to_data_uri(figure)
+        return to_data_uri(figure)
 
 
-def _grid(num_rows: int, columns: int, panel_height_in: float, share_y: bool) -> tuple[Figure, list[Any]]:
+def grid(
+    num_rows: int, columns: int, panel_height_in: float, share_y: bool, legend_in: float = LEGEND_IN
+) -> tuple[Figure, list[Any]]:
     """Empty axes with fixed margins in inches: matplotlib's own layout would double the time of a page."""
-    height = num_rows * panel_height_in + LEGEND_IN
+    height = num_rows * panel_height_in + legend_in
     inner_height = panel_height_in - TITLE_IN - LABELS_IN
     inner_width = (WIDTH_IN - RIGHT_IN) / columns - TICKS_IN
     figure = Figure(figsize=(WIDTH_IN, height))
-    grid = figure.subplots(
+    axes = figure.subplots(
         num_rows,
         columns,
         squeeze=False,
@@ -206,13 +208,13 @@ def _grid(num_rows: int, columns: int, panel_height_in: float, share_y: bool) ->
         gridspec_kw={
             "left": TICKS_IN / WIDTH_IN,
             "right": 1 - RIGHT_IN / WIDTH_IN,
-            "top": 1 - (LEGEND_IN + TITLE_IN) / height,
+            "top": 1 - (legend_in + TITLE_IN) / height,
             "bottom": LABELS_IN / height,
             "wspace": TICKS_IN / inner_width,
             "hspace": (TITLE_IN + LABELS_IN) / inner_height,
         },
     )
-    return figure, list(grid.flat)
+    return figure, list(axes.flat)
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:
@@ -248,7 +250,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _legend_entries(cells: Sequence[Any]) -> tuple[list[Any], list[str]]:
+def legend_entries(cells: Sequence[Any]) -> tuple[list[Any], list[str]]:
     """Each name once, in the order of first use."""
     entries: dict[str, Any] = {}
     for axes in cells:
@@ -297,7 +299,8 @@ def _shown(rounds: Sequence[Round], split: str) -> list[tuple[int, SplitMetrics]
     ]
 
 
-def _to_data_uri(figure: Figure) -> str:
+def to_data_uri(figure: Figure) -> str:
+    """A figure as SVG in a data URI; to be called with `STYLE` in force."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,259 @@
+"""Compares the arms of a sweep with its baseline, seed by seed, on the validation split.
+
+The test split is read for two arms only, after the choice, and goes into nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from statistics import fmean
+from typing import Literal
+
+from xal_ray.config import Config
+from xal_ray.evaluate import holm, paired_bootstrap, sign_flip_test
+from xal_ray.seeds import derive_seed
+from xal_ray.sweep.arms import Arm
+from xal_ray.sweep.readings import TrialReading, arm_key
+
+SIGNIFICANCE = 0.05
+
+Standing = Literal["baseline", "better", "worse", "within chance", "not compared"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its 95 % interval; `low` and `high` are None for a single seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm less the baseline over the seeds that both have.
+
+    Attributes:
+        by_seed: Of each pair.
+        estimate: Mean and 95 % interval.
+        p: Of the sign-flip test.
+        adjusted_p: After Holm's correction over all compared arms.
+    """
+
+    by_seed: Mapping[int, float]
+    estimate: Estimate
+    p: float
+    adjusted_p: float
+
+    @property
+    def standing(self) -> Standing:
+        """What the difference says: neither the p-value nor the interval alone is believed."""
+        low, high = self.estimate.low, self.estimate.high
+        if self.adjusted_p >= SIGNIFICANCE or low is None or high is None:
+            return "within chance"
+        return "better" if low > 0.0 else "worse" if high < 0.0 else "within chance"
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """An arm over its seeds.
+
+    Attributes:
+        readings: Its trials, by seed.
+        objectives: Seed to area under the validation curve, of finished trials.
+        estimate: Of the objectives; None without any.
+        is_complete: Every seed of the sweep has an objective. Only such arms are compared and chosen.
+        difference: To the baseline; None for the baseline itself, and where nothing is compared.
+    """
+
+    arm: Arm
+    readings: tuple[TrialReading, ...]
+    objectives: Mapping[int, float]
+    estimate: Estimate | None
+    is_complete: bool
+    difference: Difference | None = None
+
+    @property
+    def label(self) -> str:
+        """How a person calls it."""
+        return self.arm.label
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands beside the baseline."""
+        if self.arm.is_baseline:
+            return "baseline"
+        return self.difference.standing if self.difference else "not compared"
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean of training and scoring, over the finished trials."""
+        return _mean_of([reading.seconds for reading in self.finished])
+
+    @property
+    def num_labels(self) -> float | None:
+        """Mean number of labels that a finished trial ends with."""
+        return _mean_of([reading.rounds[-1].num_labels for reading in self.finished if reading.rounds])
+
+    @property
+    def finished(self) -> tuple[TrialReading, ...]:
+        """The trials that ran to their end."""
+        return tuple(reading for reading in self.readings if reading.trial.status == "finished")
+
+    def count(self, status: str) -> int:
+        """How many trials have a status."""
+        return sum(reading.trial.status == status for reading in self.readings)
+
+
+@dataclass(frozen=True)
+class OnTest:
+    """The test split of the chosen arm and the baseline, read after the choice."""
+
+    chosen: Estimate
+    baseline: Estimate
+    difference: Estimate
+    num_pairs: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A sweep's outcome in numbers.
+
+    Attributes:
+        metric: Whose area is the objective.
+        seeds: Of the sweep.
+        arms: In the order in which they came.
+        baseline: None where no trial of it is known.
+        best: The complete arm with the largest mean objective, the earliest of equals.
+        test: None without a best arm other than the baseline, or without a test split.
+    """
+
+    metric: str
+    seeds: tuple[int, ...]
+    arms: tuple[ArmSummary, ...]
+    baseline: ArmSummary | None
+    best: ArmSummary | None
+    test: OnTest | None
+
+    @property
+    def compared(self) -> tuple[ArmSummary, ...]:
+        """The arms that are held against the baseline."""
+        return tuple(arm for arm in self.arms if arm.difference is not None)
+
+    @property
+    def num_pairs(self) -> int:
+        """Seeds that a compared arm shares with the baseline: those that the baseline finished."""
+        return len(self.baseline.objectives) if self.baseline else 0
+
+    def standing(self, standing: Standing) -> tuple[ArmSummary, ...]:
+        """The arms that stand so."""
+        return tuple(arm for arm in self.arms if arm.standing == standing)
+
+
+def compare(base: Config, readings: Sequence[TrialReading]) -> Comparison:
+    """Summarise the arms, compare them with the baseline, and choose.
+
+    Args:
+        base: The sweep's configuration.
+        readings: Of all trials, those of an arm side by side (`read_trials`).
+    """
+    seeds = tuple(range(base.seed, base.seed + base.sweep.seeds))
+    grouped = groupby(readings, key=lambda reading: arm_key(reading.trial.arm))
+    arms = tuple(_summarise(tuple(group), seeds, base.seed) for _, group in grouped)
+    arms = _with_differences(arms, _baseline_of(arms), base.seed)
+    baseline = _baseline_of(arms)
+    candidates = [arm for arm in arms if arm.is_complete and arm.estimate]
+    best = max(candidates, key=_mean_objective, default=None)
+    return Comparison(
+        metric=base.sweep.metric,
+        seeds=seeds,
+        arms=arms,
+        baseline=baseline,
+        best=best,
+        test=_read_test(best, baseline, base.seed),
+    )
+
+
+def estimate_mean(values: Sequence[float], *parts: int | str) -> Estimate:
+    """Mean over seeds and its bootstrap interval; `parts` name what it is for (`derive_seed`)."""
+    return Estimate(*paired_bootstrap(values, derive_seed(*parts)))
+
+
+def _summarise(readings: tuple[TrialReading, ...], seeds: Sequence[int], base_seed: int) -> ArmSummary:
+    arm = readings[0].trial.arm
+    objectives = _by_seed(readings, lambda reading: reading.objective)
+    return ArmSummary(
+        arm=arm,
+        readings=readings,
+        objectives=objectives,
+        estimate=(
+            estimate_mean(list(objectives.values()), base_seed, "sweep", arm.label) if objectives else None
+        ),
+        is_complete=set(seeds) <= set(objectives),
+    )
+
+
+def _with_differences(
+    arms: tuple[ArmSummary, ...], baseline: ArmSummary | None, base_seed: int
+) -> tuple[ArmSummary, ...]:
+    """Arms that miss a seed are left out: what ended early is not missing at random."""
+    if baseline is None or not baseline.objectives:
+        return arms
+    found = {
+        number: _difference(arm, baseline, base_seed)
+        for number, arm in enumerate(arms)
+        if arm.is_complete and not arm.arm.is_baseline
+    }
+    adjusted = holm([difference.p for difference in found.values()])
+    for number, p in zip(found, adjusted, strict=True):
+        found[number] = replace(found[number], adjusted_p=p)
+    return tuple(replace(arm, difference=found.get(number)) for number, arm in enumerate(arms))
+
+
+def _difference(arm: ArmSummary, baseline: ArmSummary, base_seed: int) -> Difference:
+    by_seed = _paired(arm.objectives, baseline.objectives)
+    values = list(by_seed.values())
+    p = sign_flip_test(values, derive_seed(base_seed, "sweep", arm.label, "sign flips"))
+    estimate = estimate_mean(values, base_seed, "sweep", arm.label, "difference")
+    return Difference(by_seed, estimate, p, adjusted_p=p)
+
+
+def _read_test(best: ArmSummary | None, baseline: ArmSummary | None, base_seed: int) -> OnTest | None:
+    if best is None or baseline is None or best.arm.is_baseline:
+        return None
+    areas = [_by_seed(arm.readings, lambda reading: reading.test_area) for arm in (best, baseline)]
+    pairs = _paired(*areas)
+    if not pairs:
+        return None
+    values = [[area[seed] for seed in pairs] for area in areas]
+    chosen, reference, difference = (
+        estimate_mean(numbers, base_seed, "sweep", "test", name)
+        for name, numbers in (("chosen", values[0]), ("baseline", values[1]), ("pairs", list(pairs.values())))
+    )
+    return OnTest(chosen, reference, difference, len(pairs))
+
+
+def _baseline_of(arms: Sequence[ArmSummary]) -> ArmSummary | None:
+    return next((arm for arm in arms if arm.arm.is_baseline), None)
+
+
+def _by_seed(
+    readings: Sequence[TrialReading], area: Callable[[TrialReading], float | None]
+) -> dict[int, float]:
+    areas = {reading.trial.seed: area(reading) for reading in readings}
+    return {seed: value for seed, value in areas.items() if value is not None}
+
+
+def _paired(one: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:
+    return {seed: value - other[seed] for seed, value in one.items() if seed in other}
+
+
+def _mean_objective(arm: ArmSummary) -> float:
+    return arm.estimate.mean if arm.estimate else float("-inf")
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -1,0 +1,212 @@
+"""Says what a comparison found, in words that claim no more than it holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from xal_ray.evaluate import smallest_sign_flip_p
+from xal_ray.report.page import format_number
+from xal_ray.sweep.arms import Arm
+from xal_ray.sweep.comparison import SIGNIFICANCE, ArmSummary, Comparison, Difference, Estimate
+
+PATH_KEYS = frozenset({"pool.path", "pool.source.path", "model.weights"})
+
+# Folders in a message: whatever a quoted path holds, and in plain text what starts at the root, at home or
+# after a scheme, and goes on without spaces.
+_QUOTED_FOLDERS = re.compile(r"(['\"])[^'\"]*/([^'\"/]*)\1")
+_FOLDERS = re.compile(r"(?<![\w.~/])(?:[A-Za-z][A-Za-z0-9+.-]*:|~)?/+(?:[^\s/'\"<>|]+/+)+")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a sweep found.
+
+    Attributes:
+        headline: Whether anything is better than the baseline, in one or two sentences.
+        remarks: How far to trust it, a sentence or two each.
+        comparison: The numbers.
+    """
+
+    headline: str
+    remarks: tuple[str, ...]
+    comparison: Comparison
+
+
+def give_verdict(comparison: Comparison) -> Verdict:
+    """Put a comparison into words."""
+    remarks = (
+        _about_seeds(comparison),
+        _about_missing(comparison),
+        _about_baseline(comparison),
+        _about_choice(comparison),
+    )
+    return Verdict(_headline(comparison), tuple(remark for remark in remarks if remark), comparison)
+
+
+def arm_name(arm: Arm, keys: Mapping[str, str] | None = None) -> str:
+    """An arm's label on one line, of paths the last part alone: folders can name people and places.
+
+    Args:
+        arm: Whose.
+        keys: Key to what it is called here; those that are missing keep their name.
+    """
+    params = {
+        (keys or {}).get(key, key): last_part(str(value)) if key in PATH_KEYS else value
+        for key, value in arm.params.items()
+    }
+    return one_line(Arm(params).label)
+
+
+def last_part(path: str) -> str:
+    """The last part of a path or URI, without a query: that can hold a signature."""
+    return PurePath(path.partition("?")[0]).name
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and control characters."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def without_folders(text: str) -> str:
+    """A message on one line, of each path in it the last part alone."""
+    return _FOLDERS.sub("…/", _QUOTED_FOLDERS.sub(r"\1…/\2\1", one_line(text)))
+
+
+def estimate_words(estimate: Estimate, *, signed: bool = False) -> str:
+    """`0.812 [0.790, 0.834]`, or with a sign for a difference."""
+    sign = "+" if signed and estimate.mean >= 0.0 else ""
+    mean = f"{sign}{format_number(estimate.mean)}"
+    if estimate.low is None:
+        return mean
+    return f"{mean} [{format_number(estimate.low)}, {format_number(estimate.high)}]"
+
+
+def p_words(p: float) -> str:
+    """`p = .41`, with three digits below a tenth; `p < .001`."""
+    if p < 0.001:
+        return "p < .001"
+    return f"p = {p:.{2 if p >= 0.1 else 3}f}".replace("= 0.", "= .")
+
+
+def _headline(comparison: Comparison) -> str:
+    baseline, compared = comparison.baseline, comparison.compared
+    if baseline is None or not compared:
+        return _nothing_compared(comparison)
+    reference = f"the baseline ({arm_name(baseline.arm)})"
+    better, worse = comparison.standing("better"), comparison.standing("worse")
+    shown = max(better or compared, key=lambda arm: _difference(arm).estimate.mean)
+    evidence = _evidence(_difference(shown), len(compared))
+    value = estimate_words(_difference(shown).estimate, signed=True)
+    if not better:
+        reading = "is below zero" if shown in worse else "is within chance"
+        if worse:
+            evidence += f"; {len(worse)} of {len(compared)} {_are(len(worse))} worse"
+        largest = f"the largest difference, {value} for {arm_name(shown.arm)}, {reading} ({evidence})"
+        return f"No arm is better than {reference}: {largest}."
+    text = f"{arm_name(shown.arm)} is better than {reference}: {value} ({evidence})."
+    if len(compared) == 1:
+        return text
+    counts = f"{len(better)} of {len(compared)} arms {_are(len(better))} better"
+    return f"{text} In all, {counts} after Holm's correction, and {len(worse)} {_are(len(worse))} worse."
+
+
+def _nothing_compared(comparison: Comparison) -> str:
+    baseline = comparison.baseline
+    if baseline is None:
+        return "The sweep has no baseline, so no arm is compared."
+    name = f"the baseline ({arm_name(baseline.arm)})"
+    if len(comparison.arms) == 1:
+        return f"Only {name} was tried: there is nothing to compare."
+    if not baseline.finished:
+        return f"No trial of {name} finished, so no arm can be compared with it."
+    if not baseline.objectives:
+        return (
+            f"The validation {comparison.metric.replace('_', ' ')} of {name} has gaps in every trial, "
+            "so no arm can be compared with it."
+        )
+    return f"No other arm finished all {len(comparison.seeds)} seeds, so none is compared with {name}."
+
+
+def _evidence(difference: Difference, num_compared: int) -> str:
+    adjusted = "Holm-adjusted " if num_compared > 1 else ""
+    return f"{adjusted}{p_words(difference.adjusted_p)}, {_counted(len(difference.by_seed), 'paired seed')}"
+
+
+def _about_seeds(comparison: Comparison) -> str:
+    """Where even full agreement of all seeds could not reach significance."""
+    num_arms, num_pairs = len(comparison.compared), comparison.num_pairs
+    smallest = num_arms * smallest_sign_flip_p(num_pairs)
+    if not num_arms or smallest < SIGNIFICANCE:
+        return ""
+    needed = num_pairs
+    while num_arms * 2.0 ** (1 - needed) >= SIGNIFICANCE:
+        needed += 1
+    return (
+        f"Too few seeds: with {_counted(num_pairs, 'paired seed')} and {_counted(num_arms, 'compared arm')} "
+        f"no p-value below {SIGNIFICANCE:.2f} is possible after the correction, whatever the differences "
+        f"(the smallest is {format_number(min(1.0, smallest), 2)}). It takes {needed} seeds."
+    )
+
+
+def _about_missing(comparison: Comparison) -> str:
+    left_out = [arm for arm in comparison.standing("not compared") if not arm.is_complete]
+    if not left_out:
+        return ""
+    reasons = [
+        f"{sum(arm.count(status) for arm in left_out)} {words}"
+        for status, words in (
+            ("stopped", "stopped by the scheduler"),
+            ("failed", "failed"),
+            ("unfinished", "unfinished"),
+        )
+        if any(arm.count(status) for arm in left_out)
+    ]
+    trials = f" ({', '.join(reasons)})" if reasons else ""
+    count = f"{len(left_out)} of {_counted(len(comparison.arms), 'arm')} {_are(len(left_out))}"
+    return (
+        f"{count} not compared, since not every seed of theirs has a result{trials}: the seeds that are left "
+        "are no fair sample of an arm's."
+    )
+
+
+def _about_baseline(comparison: Comparison) -> str:
+    baseline = comparison.baseline
+    if baseline is None or baseline.is_complete or not comparison.compared:
+        return ""
+    return (
+        f"The baseline has a result for {comparison.num_pairs} of {len(comparison.seeds)} seeds only: "
+        "differences are over these, and it can't be chosen."
+    )
+
+
+def _about_choice(comparison: Comparison) -> str:
+    best = comparison.best
+    if best is None or best.estimate is None:
+        return f"No arm finished all {len(comparison.seeds)} seeds, so none is chosen: there is no best.yaml."
+    num_candidates = sum(arm.is_complete for arm in comparison.arms)
+    if num_candidates == 1:
+        return f"best.yaml holds {arm_name(best.arm)}, the only arm that finished all seeds."
+    chosen = f"{'the baseline' if best.arm.is_baseline else arm_name(best.arm)} has the largest mean"
+    if best.standing not in ("baseline", "better"):
+        chosen += ", which is no evidence that it is better than the baseline"
+    return (
+        f"best.yaml: {chosen}. The mean of {format_number(best.estimate.mean)} is optimistic, as the largest "
+        f"of {num_candidates} on the same validation split (the winner's curse)."
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _difference(arm: ArmSummary) -> Difference:
+    if arm.difference is None:
+        raise ValueError(f"{arm.label} is not compared")
+    return arm.difference
