@@ -25,13 +25,24 @@ Backbone = Literal[
 Saliency = Literal[
     "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigencam", "eigengradcam", "scorecam"
 ]
-Strategy = Literal["random", "entropy", "margin", "least_confidence", "bald", "misalignment", "dual"]
+Strategy = Literal[
+    "random",
+    "entropy",
+    "margin",
+    "least_confidence",
+    "bald",
+    "misalignment",
+    "dual",
+    "shuffled_roi",
+    "smallest_roi",
+]
 Uncertainty = Literal["entropy", "margin", "least_confidence", "bald"]
 Normalise = Literal["none", "minmax", "rank"]
 Metric = Literal["balanced_accuracy", "accuracy", "macro_f1", "auroc"]
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-ROI_STRATEGIES: frozenset[str] = frozenset({"misalignment", "dual"})
+ROI_STRATEGIES: frozenset[str] = frozenset({"misalignment", "dual", "shuffled_roi", "smallest_roi"})
+WEIGHTED_STRATEGIES: frozenset[str] = frozenset({"dual", "shuffled_roi"})
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]

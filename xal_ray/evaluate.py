@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import permutation_test, rankdata
 
+from xal_ray.acquire.alignment import derangement
 from xal_ray.acquire.fullsize import Regions, measure
 
 FloatArray = npt.NDArray[np.float64]
@@ -108,21 +109,13 @@ def alignment_metrics(cams: npt.NDArray[Any], regions: Regions, seed: int) -> di
     defined = np.flatnonzero(np.isfinite(found["soft_dice"]))
     if len(defined) < 2:
         return None
-    others = regions.take(defined[_derangement(len(defined), seed)])
+    others = regions.take(defined[derangement(len(defined), seed)])
     twin = measure(cams[defined], others)
     return {
         "num_images": len(defined),
         **{name: _mean(found[name][defined]) for name in ALIGNMENT_MEASURES},
         "shuffled": {name: _mean(twin[name]) for name in ALIGNMENT_MEASURES},
     }
-
-
-def _derangement(count: int, seed: int) -> npt.NDArray[np.intp]:
-    """A random permutation in one cycle: for two or more, no element stays in its place."""
-    cycle = np.random.default_rng(seed).permutation(count)
-    permutation = np.empty(count, dtype=np.intp)
-    permutation[cycle] = np.roll(cycle, 1)
-    return permutation
 
 
 def group_bootstrap(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from xal_ray import config
@@ -49,6 +50,7 @@ def score_schema(num_classes: int) -> pa.Schema:
             pa.field("bald", value),  # (H(mean p) - mean H(p)) / ln C over dropout samples, in [0, 1]
             pa.field("logit_gap", value),  # largest minus second largest logit
             *(pa.field(name, value) for name in ALIGNMENT_COLUMNS),
+            pa.field("shuffled_misalignment", value),  # with the ROI of another image of the same shard
             pa.field("roi_area", value),  # fraction of the image
             pa.field("saliency", pa.list_(value)),  # the map's grid, row-major, min-max normalised
             pa.field("roi_adjoint", pa.list_(value)),  # the ROI as `fullsize.Regions` has it, on that grid
@@ -117,15 +119,32 @@ class Scorer:
         if isinstance(pieces, PixelRows):
             pieces = pieces.cut(self.rows_at_once)
         scored = [self._score_piece(piece) for piece in pieces]
-        return pa.concat_tables(
-            [score_schema(len(self.spec.classes)).empty_table(), *scored]
-        ).combine_chunks()
+        table = pa.concat_tables([score_schema(len(self.spec.classes)).empty_table(), *scored])
+        return self._with_shuffled_rois(table.combine_chunks())
 
     def _score_piece(self, rows: Rows) -> pa.Table:
         raw = _joined(list(self._explain(rows.inputs, exact=False)))
         if self.precision == "bf16" and isinstance(rows, PixelRows):
             self._redo_near_ties(rows, raw)
         return self._to_table(rows, raw)
+
+    def _with_shuffled_rois(self, table: pa.Table) -> pa.Table:
+        """Fill in `shuffled_misalignment`: a control that knows as much of ROIs, and nothing of this image's.
+
+        Where an image is scored alone, it is null: there is no other ROI.
+        """
+        aligned = pc.is_valid(table["misalignment"]).to_numpy()
+        places = np.flatnonzero(aligned)
+        values = np.full(table.num_rows, np.nan)
+        if len(places) > 1:
+            chosen = table.select(["saliency", "roi_adjoint"]).take(pa.array(places))
+            cams, adjoint = (pc.list_flatten(chosen[name]).to_numpy() for name in chosen.column_names)
+            shape = (len(places), round((len(cams) / len(places)) ** 0.5), -1)
+            others = alignment.derangement(len(places), derive_seed("shuffled_roi", len(places)))
+            frame = (self.spec.image_size, self.spec.image_size)
+            values[places] = fullsize.misalignment(cams.reshape(shape), adjoint.reshape(shape)[others], frame)
+        number = table.schema.get_field_index("shuffled_misalignment")
+        return table.set_column(number, table.schema.field(number), _floats(values, aligned))
 
     def _redo_near_ties(self, rows: PixelRows, raw: _Raw) -> None:
         """Rows whose prediction bf16 may have flipped, once more in fp32.
@@ -218,6 +237,7 @@ class Scorer:
             "bald": _floats(raw.bald, finite),
             "logit_gap": _floats(uncertainty.logit_gap(logits), finite),
             **_alignment(cams, rows, has_map, has_roi),
+            "shuffled_misalignment": pa.nulls(len(cams), pa.float32()),  # once the whole shard is there
             "saliency": _lists(cams.reshape(len(cams), -1), has_map),
             "model_id": pa.array([self.model_id] * len(cams), pa.string()),
             "error_code": pa.array(np.where(finite, "undefined_map", "non_finite_output"), mask=has_map),

@@ -16,7 +16,8 @@ from xal_ray.errors import InputError
 NORMALISATIONS = ("none", "minmax", "rank")
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 every_normalisation = pytest.mark.parametrize("normalise", NORMALISATIONS)
-COLUMNS = ("entropy", "margin", "least_confidence", "bald", "misalignment")
+ROI_COLUMNS = ("misalignment", "shuffled_misalignment", "roi_area")
+COLUMNS = ("entropy", "margin", "least_confidence", "bald", *ROI_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def make_table(count=60, seed=0, *, without_roi=0.3, decimals=1):
     """Few decimals, so that there are ties in every column."""
     rng = np.random.default_rng(seed)
     columns = {name: rng.random(count).round(decimals) for name in COLUMNS}
-    columns["misalignment"][rng.random(count) < without_roi] = np.nan
+    missing = rng.random(count) < without_roi
+    for name in ROI_COLUMNS:
+        columns[name][missing] = np.nan
     image_ids = [f"image-{number:03d}" for number in rng.permutation(count)]
     return Table(image_ids, [f"patient-{number}" for number in rng.integers(12, size=count)], columns)
 
@@ -156,8 +159,8 @@ def test_missing_misalignment_is_ranked_all_the_same(strategy, normalise, withou
 @every_strategy
 @every_normalisation
 def test_one_candidate_is_enough(strategy, normalise):
-    for misalignment in (0.4, np.nan):
-        columns = dict.fromkeys(COLUMNS, np.array([0.5])) | {"misalignment": np.array([misalignment])}
+    for value in (0.4, np.nan):
+        columns = dict.fromkeys(COLUMNS, np.array([0.5])) | dict.fromkeys(ROI_COLUMNS, np.array([value]))
         chosen = Table(["a"], ["p"], columns).select(strategy=strategy, normalise=normalise, query_size=1)
         assert chosen.image_ids == ["a"]
 
@@ -289,6 +292,24 @@ def test_dual_is_the_weighted_sum_where_all_have_an_roi(normalise, weight, uncer
     expected = weight * scaled(table.columns[uncertainty], normalise)
     expected += (1 - weight) * scaled(table.columns["misalignment"], normalise)
     assert [found[image_id] for image_id in table.image_ids] == pytest.approx(expected)
+
+
+def test_controls_are_dual_with_another_column():
+    table = make_table(without_roi=0.3)
+    others = {"misalignment": table.columns["shuffled_misalignment"]}
+    twin = replace(table, columns=table.columns | others)
+    for settings in ({"weight": 0.3}, {"weight": 0.8, "normalise": "none", "uncertainty": "margin"}):
+        found = table.utilities_by_id(strategy="shuffled_roi", **settings)
+        assert found == twin.utilities_by_id(strategy="dual", **settings)
+        assert found != table.utilities_by_id(strategy="dual", **settings)
+    assert table.select(strategy="shuffled_roi", query_size=60).reasons[0].startswith("shuffled_roi .")
+
+
+def test_the_smallest_roi_comes_first():
+    table = make_table(without_roi=0.0, decimals=9)
+    chosen = table.select(strategy="smallest_roi", query_size=60).image_ids
+    areas = dict(zip(table.image_ids, table.columns["roi_area"], strict=True))
+    assert chosen == sorted(areas, key=areas.__getitem__)
 
 
 @every_normalisation

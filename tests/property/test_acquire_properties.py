@@ -72,7 +72,15 @@ def test_minmax_spans_the_unit_interval_or_is_undefined(cams):
     np.testing.assert_array_equal(again, maps)
 
 
-COLUMNS = ("entropy", "margin", "least_confidence", "bald", "misalignment")
+# Of the strategies that look at ROIs: the column, its words, and what of it is the utility.
+BY_ROI = {
+    "dual": ("misalignment", "misalignment", lambda values: values),
+    "misalignment": ("misalignment", "misalignment", lambda values: values),
+    "shuffled_roi": ("shuffled_misalignment", "shuffled misalignment", lambda values: values),
+    "smallest_roi": ("roi_area", "ROI area", lambda values: 1.0 - values),
+}
+ROI_COLUMNS = ("misalignment", "shuffled_misalignment", "roi_area")
+COLUMNS = ("entropy", "margin", "least_confidence", "bald", *ROI_COLUMNS)
 NORMALISATIONS = ("none", "minmax", "rank")
 
 
@@ -84,7 +92,9 @@ def tables(draw):
     ids = draw(st.lists(st.text(max_size=4), min_size=count, max_size=count, unique=True))
     groups = draw(st.lists(st.sampled_from("pqr"), min_size=count, max_size=count))
     columns = {name: draw(coarse) for name in COLUMNS}
-    columns["misalignment"][draw(hnp.arrays(bool, count))] = np.nan
+    missing = draw(hnp.arrays(bool, count))
+    for name in ROI_COLUMNS:
+        columns[name][missing] = np.nan
     return ids, groups, columns
 
 
@@ -133,7 +143,9 @@ def test_selection_from_larger_tables_is_that_of_the_whole_table(
     rng = np.random.default_rng(decimals)
     count = 700
     columns = {name: rng.beta(0.6, 1.4, count).round(decimals) for name in COLUMNS}
-    columns["misalignment"][rng.random(count) < 0.2] = np.nan
+    missing = rng.random(count) < 0.2
+    for name in ROI_COLUMNS:
+        columns[name][missing] = np.nan
     table = [f"{number:x}" for number in rng.permutation(count)], rng.choice(list("abcdefgh"), count), columns
     asked = Select(strategy=strategy, normalise=normalise, weight=0.3, max_per_group=cap, query_size=40)
     expected = selected_at_once(*table, asked, 4)
@@ -187,21 +199,20 @@ def selected_at_once(ids, groups, columns, asked, seed):
     def short(value):
         return f"{value:.2f}".removeprefix("0")
 
-    words = (asked.uncertainty if asked.strategy in ("dual", "misalignment") else asked.strategy).replace(
-        "_", " "
-    )
+    words = (asked.uncertainty if asked.strategy in BY_ROI else asked.strategy).replace("_", " ")
     if asked.strategy == "random":
         draws = [hashlib.sha256(f"random\x1f{seed}\x1f{image_id}".encode()).digest()[:8] for image_id in ids]
         utilities = np.array([(int.from_bytes(draw, "big") >> 11) * 2.0**-53 for draw in draws])
         reasons = [f"random draw {short(value)}" for value in utilities]
-    elif asked.strategy not in ("dual", "misalignment"):
+    elif asked.strategy not in BY_ROI:
         utilities = columns[asked.strategy]
         reasons = [f"{words} {short(value)}" for value in utilities]
     else:
         scale = {"none": lambda values: values, "minmax": minmax, "rank": ranks}[asked.normalise]
-        dual = asked.strategy == "dual"
+        dual = asked.strategy in ("dual", "shuffled_roi")
+        name, roi_words, as_utility = BY_ROI[asked.strategy]
         weight = asked.weight if dual else 0.0
-        raw, misalignment = columns[asked.uncertainty], columns["misalignment"].copy()
+        raw, misalignment = columns[asked.uncertainty], as_utility(columns[name].copy())
         has_roi = ~np.isnan(misalignment)
         uncertainty = scale(raw) if dual else raw
         misalignment[has_roi] = scale(misalignment[has_roi])
@@ -216,10 +227,11 @@ def selected_at_once(ids, groups, columns, asked, seed):
         reasons = [
             f"no ROI: ranked by {words} alone ({words} {short(raw[row])})"
             if not has_roi[row]
-            else f"dual {short(utilities[row])} = {short(weight)} x {words}{suffix} {short(uncertainty[row])}"
-            f" + {short(1.0 - weight)} x misalignment{suffix} {short(misalignment[row])}"
+            else f"{asked.strategy} {short(utilities[row])}"
+            f" = {short(weight)} x {words}{suffix} {short(uncertainty[row])}"
+            f" + {short(1.0 - weight)} x {roi_words}{suffix} {short(misalignment[row])}"
             if dual
-            else f"misalignment {short(columns['misalignment'][row])}"
+            else f"{roi_words} {short(columns[name][row])}"
             for row in range(len(ids))
         ]
     order = sorted(range(len(ids)), key=lambda row: (-utilities[row], ids[row]))

@@ -84,7 +84,7 @@ def measure(cams: npt.NDArray[Any], regions: Regions) -> dict[str, FloatArray]:
         `hard_dice` and `iou` (threshold .5) those on the fine grid; `pointing_game` is that of the map's own
         cells.
     """
-    shared, saliency, area = _shares(cams, regions)
+    shared, saliency, area = _shares(cams, regions.adjoint, regions.frame)
     with np.errstate(invalid="ignore", divide="ignore"):
         soft_dice = 2.0 * shared / (saliency + area)
         energy = shared / saliency
@@ -102,6 +102,25 @@ def measure(cams: npt.NDArray[Any], regions: Regions) -> dict[str, FloatArray]:
     }
     undefined = np.isnan(soft_dice)
     return {name: np.where(undefined, np.nan, column) for name, column in values.items()}
+
+
+def misalignment(
+    cams: npt.NDArray[Any], adjoint: npt.NDArray[np.float32], frame: tuple[int, int]
+) -> FloatArray:
+    """Misalignment as `measure` has it, from the adjoints alone.
+
+    Args:
+        cams: (n, gh, gw) saliency maps, each min-max normalised; undefined ones are NaN.
+        adjoint: (n, gh, gw), see `Regions`.
+        frame: Height and width of the images, pixels.
+
+    Returns:
+        (n,); NaN where a map is undefined or an ROI is empty.
+    """
+    shared, saliency, area = _shares(cams, adjoint, frame)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        missed: FloatArray = 1.0 - 2.0 * shared / (saliency + area)
+    return missed
 
 
 def fine_cells(cells: int) -> int:
@@ -157,14 +176,15 @@ def _thresholded(cams: npt.NDArray[Any], regions: Regions) -> tuple[FloatArray, 
         return 2.0 * shared / both, shared / (both - shared)
 
 
-def _shares(cams: npt.NDArray[Any], regions: Regions) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _shares(
+    cams: npt.NDArray[Any], adjoint: npt.NDArray[np.float32], frame: tuple[int, int]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Means over the pixels of the full-size image: of map times ROI, of the map, and of the ROI."""
     maps = cams.astype(np.float64)
-    adjoint = regions.adjoint.astype(np.float64)
-    height, width = regions.frame
+    area = adjoint.sum(axis=(1, 2), dtype=np.float64)
+    height, width = frame
     down, right = interpolation(height, maps.shape[1]), interpolation(width, maps.shape[2])
     low, high = _extrema(maps, down, right)
-    area = regions.area
     everywhere = np.outer(down.mean(axis=0), right.mean(axis=0))
     defined = np.isfinite(maps).all(axis=(1, 2)) & (high > low) & (area > 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):

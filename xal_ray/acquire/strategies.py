@@ -19,6 +19,13 @@ from xal_ray.acquire.streaming import Candidates, GroupsOf, Replay, TopRows, wit
 from xal_ray.config import ROI_STRATEGIES, Normalise, Select, Strategy
 from xal_ray.errors import InputError
 
+# What a strategy that needs an ROI reads of it.
+ROI_COLUMN_OF = {
+    "dual": "misalignment",
+    "misalignment": "misalignment",
+    "shuffled_roi": "shuffled_misalignment",
+    "smallest_roi": "roi_area",
+}
 # With a cap, rows that are kept at first: this many for each that is asked for, and not fewer than this.
 SPARE_ROWS = 4
 LEAST_ROWS = 10_000
@@ -113,7 +120,7 @@ def select(
 def needed_columns(settings: Select) -> tuple[str, ...]:
     """The score columns that the strategy reads."""
     if settings.strategy in ROI_STRATEGIES:
-        return settings.uncertainty, "misalignment"
+        return settings.uncertainty, ROI_COLUMN_OF[settings.strategy]
     return () if settings.strategy == "random" else (settings.strategy,)
 
 
@@ -186,8 +193,27 @@ def _by_column(name: str) -> Rank:
 
 def _dual(replay: Replay, settings: Select, seed: int) -> Rank:
     """Uncertainty and misalignment: `S = w U + (1 - w) M`; Uddin et al., arXiv 2602.13308 (2026)."""
-    name, weight = settings.uncertainty, settings.weight
-    score = _Combined(name, weight, settings.normalise, settings.normalise)
+    return _weighed(replay, settings, "dual", "misalignment")
+
+
+def _shuffled_roi(replay: Replay, settings: Select, seed: int) -> Rank:
+    """A control: `dual` with the ROIs of other images. What it gains has nothing to do with looking right."""
+    return _weighed(replay, settings, "shuffled_roi", "shuffled misalignment")
+
+
+def _misalignment(replay: Replay, settings: Select, seed: int) -> Rank:
+    """Misalignment alone: `dual` with w = 0, so images without an ROI still have their place."""
+    return _by_roi(replay, settings, "misalignment", "misalignment", lambda values: values)
+
+
+def _smallest_roi(replay: Replay, settings: Select, seed: int) -> Rank:
+    """A control: the smallest ROI first, since soft Dice is low for a small ROI wherever the model looks."""
+    return _by_roi(replay, settings, "roi_area", "ROI area", lambda values: 1.0 - values)
+
+
+def _weighed(replay: Replay, settings: Select, strategy: Strategy, roi_words: str) -> Rank:
+    name, weight, roi_name = settings.uncertainty, settings.weight, ROI_COLUMN_OF[strategy]
+    score = _Combined(name, roi_name, weight, settings.normalise, settings.normalise)
     score.fit(replay)
     words = name.replace("_", " ")
     scale = "" if settings.normalise == "none" else f" {settings.normalise}"
@@ -197,11 +223,11 @@ def _dual(replay: Replay, settings: Select, seed: int) -> Rank:
 
         def reason(row: int) -> str:
             if np.isnan(misalignment[row]):
-                return f"no ROI: ranked by {words} alone ({words} {_short(chunk.columns[name][row])})"
+                return _without_roi(words, chunk.columns[name][row])
             return (
-                f"dual {_short(utilities[row])}"
+                f"{strategy} {_short(utilities[row])}"
                 f" = {_short(weight)} x {words}{scale} {_short(uncertainty[row])}"
-                f" + {_short(1.0 - weight)} x misalignment{scale} {_short(misalignment[row])}"
+                f" + {_short(1.0 - weight)} x {roi_words}{scale} {_short(misalignment[row])}"
             )
 
         return Ranking(utilities, reason)
@@ -209,24 +235,34 @@ def _dual(replay: Replay, settings: Select, seed: int) -> Rank:
     return rank
 
 
-def _misalignment(replay: Replay, settings: Select, seed: int) -> Rank:
-    """Misalignment alone: `dual` with w = 0, so images without an ROI still have their place."""
+def _by_roi(
+    replay: Replay,
+    settings: Select,
+    roi_name: str,
+    roi_words: str,
+    as_utility: Callable[[FloatArray], FloatArray],
+) -> Rank:
+    """By what is known of the ROI alone; images without one have the place of their uncertainty."""
     name = settings.uncertainty
-    score = _Combined(name, 0.0, "none", settings.normalise)
+    score = _Combined(name, roi_name, 0.0, "none", settings.normalise, as_utility)
     score.fit(replay)
     words = name.replace("_", " ")
 
     def rank(chunk: Candidates) -> Ranking:
-        misalignment = chunk.column("misalignment")
+        known = chunk.column(roi_name)
 
         def reason(row: int) -> str:
-            if np.isnan(misalignment[row]):
-                return f"no ROI: ranked by {words} alone ({words} {_short(chunk.columns[name][row])})"
-            return f"misalignment {_short(misalignment[row])}"
+            if np.isnan(known[row]):
+                return _without_roi(words, chunk.columns[name][row])
+            return f"{roi_words} {_short(known[row])}"
 
         return Ranking(score.of(chunk)[2], reason)
 
     return rank
+
+
+def _without_roi(words: str, value: float) -> str:
+    return f"no ROI: ranked by {words} alone ({words} {_short(value)})"
 
 
 STRATEGY_FUNCTIONS: Mapping[Strategy, StrategyFunction] = {
@@ -237,6 +273,8 @@ STRATEGY_FUNCTIONS: Mapping[Strategy, StrategyFunction] = {
     "bald": _bald,
     "misalignment": _misalignment,
     "dual": _dual,
+    "shuffled_roi": _shuffled_roi,
+    "smallest_roi": _smallest_roi,
 }
 
 Scale = Unchanged | Range | Distribution
@@ -250,12 +288,22 @@ NORMALISATIONS: Mapping[Normalise, type[Unchanged] | type[Range] | type[Distribu
 class _Combined:
     """`S = w U + (1 - w) M`; a row without M gets the S that stands where its U stands.
 
+    M is misalignment, or what stands for it in a control: `as_m` of the column `roi_name`, NaN without ROI.
+
     That is the quantile of S, over the rows with M, at the quantile of its U among all rows: to have no ROI
     neither helps nor hurts. Where no row has M, S = U. M is normalised among the rows that have it.
     """
 
-    def __init__(self, name: str, weight: float, normalise_u: Normalise, normalise_m: Normalise) -> None:
-        self._name, self._weight = name, weight
+    def __init__(
+        self,
+        name: str,
+        roi_name: str,
+        weight: float,
+        normalise_u: Normalise,
+        normalise_m: Normalise,
+        as_m: Callable[[FloatArray], FloatArray] = lambda values: values,
+    ) -> None:
+        self._name, self._roi_name, self._weight, self._as_m = name, roi_name, weight, as_m
         self._u: Scale = NORMALISATIONS[normalise_u]()
         self._m: Scale = NORMALISATIONS[normalise_m]()
         # Where U stands among all rows; a rank says so itself.
@@ -266,7 +314,7 @@ class _Combined:
     def fit(self, replay: Replay) -> None:
         """Learn the scales of U and M, then the distribution of S where some rows are to be placed in it."""
         for chunk in replay():
-            misalignment = chunk.column("misalignment")
+            misalignment = self._as_m(chunk.column(self._roi_name))
             misalignment = misalignment[~np.isnan(misalignment)]
             self._u.add(chunk.column(self._name))
             self._m.add(misalignment)
@@ -291,7 +339,7 @@ class _Combined:
 
     def _parts(self, chunk: Candidates) -> tuple[FloatArray, FloatArray, FloatArray]:
         uncertainty = self._u.scaled(chunk.column(self._name))
-        misalignment = chunk.column("misalignment").copy()
+        misalignment = self._as_m(chunk.column(self._roi_name)).copy()
         has_roi = ~np.isnan(misalignment)
         misalignment[has_roi] = self._m.scaled(misalignment[has_roi])
         return uncertainty, misalignment, self._weight * uncertainty + (1.0 - self._weight) * misalignment

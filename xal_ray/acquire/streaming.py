@@ -16,6 +16,8 @@ from xal_ray.acquire.distribution import FloatArray, IntArray
 
 GROUPED_BUFFER = 1 << 16  # rows that wait for one look-up of their groups
 
+ROI_COLUMNS = frozenset({"misalignment", "shuffled_misalignment", "roi_area"})
+
 GroupsOf = Callable[[list[str]], list[str]]
 
 
@@ -26,7 +28,7 @@ class Candidates:
     Attributes:
         num_rows: n.
         columns: (n,) float64 by name, in [0, 1]: `entropy`, `margin`, `least_confidence`, `bald`, and
-            `misalignment`, which is NaN where there is no ROI or none that can be compared. Those that the
+            `ROI_COLUMNS`, which are NaN where there is no ROI or none that can be compared. Those that the
             strategy does not use may be absent.
         load_ids: Reads the n ids. Called when an id matters, since ids cost more than all else.
     """
@@ -67,7 +69,7 @@ class Candidates:
         if name not in self.columns:
             raise ValueError(f"the score table has no column {name}")
         column = self.columns[name]
-        if np.isinf(column).any() or (name != "misalignment" and np.isnan(column).any()):
+        if np.isinf(column).any() or (name not in ROI_COLUMNS and np.isnan(column).any()):
             raise ValueError(f"{name} is not finite in some row; rows with an error_code are left out before")
         return column
 

@@ -164,11 +164,14 @@ def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
 def describe_request(config: Config) -> list[tuple[str, str]]:
     """What the run was asked for, as (term, words)."""
     select, model = config.select, config.model
+    weighed = f"{select.weight:g} × uncertainty + {1 - select.weight:g} × misalignment"  # noqa: RUF001
     words = {
         "random": "random picks",
         "misalignment": "misalignment of saliency and ROI alone",
-        "dual": f"dual: {select.weight:g} × uncertainty + {1 - select.weight:g} × misalignment "  # noqa: RUF001
+        "dual": f"dual: {weighed} (normalise: {select.normalise})",
+        "shuffled_roi": f"a control, dual with the ROIs of other images: {weighed} "
         f"(normalise: {select.normalise})",
+        "smallest_roi": "a control: the smallest ROI first",
     }
     per_group = f", at most {select.max_per_group} of a group" if select.max_per_group else ""
     return [
@@ -246,7 +249,7 @@ def describe_alignment(comparisons: Sequence[Comparison]) -> str:
 
 def public_config(config: Config) -> dict[str, Any]:
     """The configuration as plain values, of paths the last part alone: folders can name people and places."""
-    tree = config.model_dump(mode="json")
+    tree = config.model_dump(mode="json", exclude={"sweep"})  # of no effect on a run; it may hold an address
     for node, key in ((tree["pool"], "path"), (tree["pool"]["source"], "path"), (tree["model"], "weights")):
         if node[key] is not None:
             node[key] = _last_part(node[key])

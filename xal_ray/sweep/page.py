@@ -139,9 +139,9 @@ def _public_value(key: str, value: str) -> str:
 
 
 def _public_tree(base: Config) -> dict[str, Any]:
-    """`public_config`, with the paths and the address that a sweep's section can hold taken out too."""
+    """`public_config` and the section `sweep`, without the paths and the address that this can hold."""
     tree = public_config(base)
-    sweep = tree["sweep"]
+    sweep = tree["sweep"] = base.sweep.model_dump(mode="json")
     for part in ("params", "baseline"):
         for key in PATH_KEYS & set(sweep[part]):
             value = sweep[part][key]
