@@ -120,6 +120,66 @@ def run(
 
 
 @app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="The YAML file of a run: the base of all arms.")],
+    params: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            metavar="KEY=SPEC",
+            help="What to try: a range 0:1:0.1, a list a,b,c, or 0:1 and 1e-4:1:log to draw from. "
+            "Repeatable; replaces sweep.params.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Runs of each arm; seeds are paired across arms.")
+    ] = None,
+    search: Annotated[str | None, typer.Option("--search", help="grid, random or optuna.")] = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="none or asha.")] = None,
+    trials_at_once: Annotated[
+        int | None, typer.Option("--trials-at-once", min=1, help="Default: as many as fit.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--baseline",
+            metavar="KEY=VALUE",
+            help="What arms are compared with; default select.strategy=random. Repeatable.",
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The sweep's folder. Default: sweeps/<name>.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run whole runs side by side: every arm with the same seeds, compared with a baseline.
+
+    The same command takes up a sweep that was stopped; one with more --param or --seeds adds to it.
+
+    Example: xal-ray sweep configs/quickstart.yaml --param select.weight=0:1:0.1 --seeds 10
+    """
+    with _errors_shown(debug):
+        from xal_ray.sweep import describe_sweep, settings_of
+        from xal_ray.sweep import sweep as run_sweep
+
+        options = {"seeds": seeds, "search": search, "scheduler": scheduler, "trials_at_once": trials_at_once}
+        settings = settings_of(load_config(config, overrides or []), params or [], baseline or [], options)
+        folder = out or Path("sweeps") / settings.name
+        if dry_run:
+            for line in describe_sweep(settings, folder):
+                typer.echo(line)
+            return
+        outcome = run_sweep(settings, folder, Reporter(), verbose=verbose)
+        for line in outcome.in_words():
+            typer.echo(line)
+        if not any(trial.status in ("finished", "stopped") for trial in outcome.trials):
+            raise typer.Exit(1)
+
+
+@app.command()
 def score(
     model: Annotated[
         Path, typer.Option("--model", help="A model's folder (RUN/rounds/NNN) or its .safetensors file.")

@@ -12,18 +12,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from xal_ray.errors import RunError
 from xal_ray.storage import append_line, digest, disk_errors
 
 GENESIS = "0" * 64
 LOCK_NAME = ".lock"
+_LOCK_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -85,25 +87,40 @@ class Ledger:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, what: str = "run", wait_s: float = 0.0) -> Iterator[None]:
     """Hold a run folder for this process alone; the lock goes with the process, however it ends.
 
+    Args:
+        folder: It is made where it is not there.
+        what: What a person calls it.
+        wait_s: How long to wait for another process to let it go.
+
     Raises:
-        RunError: Another process works on this run.
+        RunError: Another process works on it, and still does after `wait_s`.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         stream = (folder / LOCK_NAME).open("w")
+    deadline = time.monotonic() + wait_s
     with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                "another process is working on this run",
-                where=str(folder),
-                next_step="wait for it, or give another --out",
-            ) from None
+        while not _is_taken(stream):
+            if time.monotonic() >= deadline:
+                raise RunError(
+                    f"another process is working on this {what}",
+                    where=str(folder),
+                    next_step="wait for it, or give another --out",
+                )
+            time.sleep(_LOCK_POLL_S)
         yield
+
+
+def _is_taken(stream: IO[str]) -> bool:
+    """Take the lock if nobody else has it."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read(path: Path) -> list[Record]:

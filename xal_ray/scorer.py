@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import torch
 from xal_ray import config
 from xal_ray.acquire import alignment, fullsize, uncertainty
 from xal_ray.model.inference import Explainer, Outputs
+from xal_ray.model.saliency import Kept
 from xal_ray.model.weights import load_model
 from xal_ray.pool.activations import ActivationRows
 from xal_ray.pool.schema import PixelRows
@@ -28,6 +28,7 @@ ALIGNMENT_COLUMNS = fullsize.MEASURES
 
 Floats = npt.NDArray[np.float32]
 Rows = PixelRows | ActivationRows
+Inputs = npt.NDArray[np.uint8] | Kept
 
 
 def score_schema(num_classes: int) -> pa.Schema:
@@ -178,7 +179,7 @@ class Scorer:
         raw.bald[places] = exact.bald
         return np.where(np.isfinite(moved), moved, 0.0)
 
-    def _explain(self, inputs: npt.NDArray[Any], *, exact: bool) -> Iterator[_Raw]:
+    def _explain(self, inputs: Inputs, *, exact: bool) -> Iterator[_Raw]:
         """Batch by batch. A GPU works on the next batch while this one's results are looked at."""
         running: Outputs | None = None
         for start in range(0, len(inputs), self.batch_size):
@@ -189,7 +190,7 @@ class Scorer:
         if running is not None:
             yield self._to_raw(running)
 
-    def _explain_batch(self, inputs: npt.NDArray[Any], exact: bool) -> Outputs:
+    def _explain_batch(self, inputs: Inputs, exact: bool) -> Outputs:
         try:
             return self.explainer(inputs, exact=exact)
         except torch.OutOfMemoryError:

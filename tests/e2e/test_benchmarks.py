@@ -26,5 +26,5 @@ def test_a_benchmark_prints_a_table_and_leaves_json(name, tmp_path):
     assert result["machine"] in done.stdout
 
 
-def test_there_are_six():
-    assert BENCHMARKS == ["decode", "memory", "pipeline", "precision", "scoring", "topk"]
+def test_there_are_seven():
+    assert BENCHMARKS == ["decode", "frozen", "memory", "pipeline", "precision", "scoring", "topk"]

@@ -19,6 +19,7 @@ import pyarrow as pa
 from xal_ray.errors import XalRayError
 
 _THOUSANDS_WAITING = 10_000  # calls that the dispatcher may hold; Ray Data allows far fewer
+_ANYWHERE = "DEFAULT"  # beside a sweep's trial, too, whose own reservation has no room for actors
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,15 @@ def warm_crew(shape: Shape) -> Crew:
             num_gpus=shape.gpus_per_actor or None,
             max_restarts=-1,
             max_task_retries=-1,
+            scheduling_strategy=_ANYWHERE,
         )(_Actor)
         actors = [actor.remote() for _ in range(shape.num_actors)]
         dispatcher = ray.remote(
-            num_cpus=0, max_concurrency=_THOUSANDS_WAITING, max_restarts=-1, max_task_retries=-1
+            num_cpus=0,
+            max_concurrency=_THOUSANDS_WAITING,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy=_ANYWHERE,
         )(_Dispatcher).remote(actors)
         _crew = Crew(shape, dispatcher, actors)
     return _crew

@@ -15,9 +15,10 @@ from xal_ray.errors import ConfigError
 
 # Read by Ray when it is imported and by its processes. Without auto-connect, a thread that outlives a stopped
 # Ray can't start another; an actor that asked for no GPU must see none; the settings of Train halve the fixed
-# cost of a `fit()`. The settings of malloc keep an actor's memory instead of handing every activation back to
-# the system and asking for it again: an eighth of the time of scoring on a processor. One arena, because each
-# thread that reads ahead would leave what it held behind in an arena of its own.
+# cost of a `fit()`; those of Tune leave console, current folder and Ctrl-C to us, and let a trial fail before
+# its first result. The settings of malloc keep an actor's memory instead of handing every
+# activation back to the system and asking for it again: an eighth of the time of scoring on a processor. One
+# arena, because each thread that reads ahead would leave what it held behind in an arena of its own.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",
@@ -27,10 +28,15 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 }
+IN_PROCESS = actors.Shape(0, 0.0)
 _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
 
 
@@ -111,9 +117,12 @@ def stop() -> None:
 def scoring_shape(resources: config.Ray) -> actors.Shape:
     """Resolve `auto`: an actor for each GPU, with all of it; without GPUs one for each core.
 
-    A given number of actors shares the GPUs out, at most one each.
+    A given number of actors shares the GPUs out, at most one each. No actors: this process does the work, and
+    Ray need not have started.
     """
     wish, gpus = resources.num_actors, resources.gpus_per_actor
+    if wish == 0:
+        return IN_PROCESS
     num = (round(_declared("GPU")) or _one_a_core(resources.cpus_per_actor)) if wish == "auto" else wish
     each = min(1.0, _declared("GPU") / num) if gpus == "auto" else float(gpus)
     return actors.Shape(num, resources.cpus_per_actor, each)
@@ -136,6 +145,16 @@ def _one_a_core(cpus_each: float) -> int:
 def gpus_per_worker(wish: float | str, num_workers: int) -> float:
     """Resolve `auto`: one GPU a worker, or none where there are fewer: workers can't share one."""
     return float(wish) if wish != "auto" else float(_declared("GPU") >= num_workers)
+
+
+def capacity(resources: config.Ray) -> tuple[float, float]:
+    """Logical CPUs and GPUs: of the Ray that runs, or else of the one that `start` would start."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return _declared("CPU"), _declared("GPU")
+    import torch
+
+    return float(resources.num_cpus), float(torch.cuda.device_count())
 
 
 def _declared(resource: str) -> float:

@@ -98,14 +98,16 @@ def run_shards(
     *,
     stall_timeout_s: float = 600.0,
 ) -> Pace:
-    """Run the shards whose file does not exist yet on the session's actors.
+    """Run the shards whose file does not exist yet, on the session's actors or, without any, in this process.
+
+    A shard's file is the same either way.
 
     Args:
         stage: What a person calls it.
         shards: The shards; each names its target file.
         work: Builds the work in an actor, once.
         arguments: What `work` is built with.
-        shape: The actors.
+        shape: The actors; none leave the work to this process, and Ray alone.
         reporter: Hears about progress.
         stall_timeout_s: How long no shard may finish before the stage is given up.
 
@@ -116,13 +118,12 @@ def run_shards(
     missing = [shard for shard in shards if not shard.path.exists()]
     if not missing:
         return Pace(0, 0.0, 0.0)
-    check_capacity(stage, shape.num_actors, shape.cpus_per_actor, shape.gpus_per_actor)
     total = sum(shard.rows.num_rows for shard in shards)
     num_rows = sum(shard.rows.num_rows for shard in missing)
     begin, startup_s = time.monotonic(), None
     with reporter.bar(stage, total, "images") as advance:
         advance(total - num_rows)
-        for receipt in _receipts(stage, missing, _setup(work, arguments), shape, stall_timeout_s):
+        for receipt in _work_off(stage, missing, work, arguments, shape, stall_timeout_s):
             if startup_s is None:
                 startup_s = time.monotonic() - begin - receipt["busy_s"]
             advance(receipt["rows"])
@@ -132,6 +133,26 @@ def run_shards(
         f"then {pace.rows_per_s:.0f} images/s"
     )
     return pace
+
+
+def _work_off(
+    stage: str,
+    shards: Sequence[Shard],
+    work: Callable[..., Work],
+    arguments: Mapping[str, Any],
+    shape: Shape,
+    stall_timeout_s: float,
+) -> Iterator[dict[str, Any]]:
+    """Yield the receipt of each finished shard."""
+    if shape.num_actors:
+        check_capacity(stage, shape.num_actors, shape.cpus_per_actor, shape.gpus_per_actor)
+        yield from _receipts(stage, shards, _setup(work, arguments), shape, stall_timeout_s)
+        return
+    do = work(**arguments)
+    for shard in shards:
+        begin = time.monotonic()
+        do(shard.path, shard.rows)
+        yield {"rows": shard.rows.num_rows, "busy_s": time.monotonic() - begin}
 
 
 def _receipts(

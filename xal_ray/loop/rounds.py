@@ -7,6 +7,7 @@ command takes a killed run up where it stopped and ends with the same bytes.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,8 @@ from xal_ray.progress import Reporter
 from xal_ray.report.page import build_report
 from xal_ray.storage import read_table
 
+OnRound = Callable[[RoundLayout], None]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -33,7 +36,7 @@ class Outcome:
 
     Attributes:
         status: `finished`, `already_finished`, or `awaiting_labels`.
-        report: The page.
+        report: The page; a run `with_report=False` has none until `build_report` makes it.
         waiting: The round that waits for labels, and how many it still lacks.
     """
 
@@ -43,7 +46,16 @@ class Outcome:
     num_missing: int = 0
 
 
-def run(config: Config, out: Path, reporter: Reporter, *, verbose: bool = False) -> Outcome:
+def run(
+    config: Config,
+    out: Path,
+    reporter: Reporter,
+    *,
+    verbose: bool = False,
+    on_round: OnRound = lambda files: None,
+    with_report: bool = True,
+    wait_s: float = 0.0,
+) -> Outcome:
     """Run the whole loop, or the rest of it.
 
     Args:
@@ -51,6 +63,9 @@ def run(config: Config, out: Path, reporter: Reporter, *, verbose: bool = False)
         out: The run's folder.
         reporter: Hears about progress.
         verbose: Let Ray speak.
+        on_round: Called for each committed round in its order, also for those of earlier calls.
+        with_report: Build the page at the end.
+        wait_s: How long to wait for another process that holds the folder.
 
     Raises:
         InputError: Something the user gave is wrong; a folder that this call began is removed again.
@@ -59,20 +74,24 @@ def run(config: Config, out: Path, reporter: Reporter, *, verbose: bool = False)
     layout = RunLayout(out)
     pool = open_or_prepare(config, reporter, verbose=verbose)
     check_budget(config, pool)
-    with locked(layout.path):
+    with locked(layout.path, wait_s=wait_s):
         is_new = not layout.ledger.exists()
         try:
             if is_new:
                 check_model(config, pool)
-            return _run_rounds(open_run(config, pool, layout, reporter, verbose))
+            return _run_rounds(
+                open_run(config, pool, layout, reporter, verbose), on_round, with_report=with_report
+            )
         except InputError:
             if is_new and not layout.initial.committed.exists() and not layout.initial.to_label.exists():
                 _remove_own(layout)
             raise
 
 
-def _run_rounds(run: Run) -> Outcome:
+def _run_rounds(run: Run, on_round: OnRound, *, with_report: bool) -> Outcome:
     if run.ledger.find("run_finished"):
+        for number in range(run.config.num_rounds + 1):
+            on_round(run.layout.round(number))
         return Outcome("already_finished", run.layout.report)
     if not run.is_committed(run.layout.initial) and not start_round(run, run.layout.initial):
         return _await(run, run.layout.initial)
@@ -80,7 +99,9 @@ def _run_rounds(run: Run) -> Outcome:
         files = run.layout.round(number)
         if not run.is_committed(files) and not run_round(run, files):
             return _await(run, files)
-    build_report(run.layout.path, run.pool)
+        on_round(files)
+    if with_report:
+        build_report(run.layout.path, run.pool)
     run.ledger.append("run_finished")
     return Outcome("finished", run.layout.report)
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from xal_ray.config import Saliency
 from xal_ray.model.folding import fold_batch_norms
 from xal_ray.model.network import ModelSpec, Network, images_to_tensor
-from xal_ray.model.saliency import explain_activation, explain_with_library
+from xal_ray.model.saliency import Kept, explain_activation, explain_kept, explain_with_library
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -99,20 +99,19 @@ class Explainer:
         self._last_input = torch.empty(0)
         self.network.classifier.register_forward_pre_hook(self._keep_input)
 
-    def __call__(self, inputs: npt.NDArray[Any], *, exact: bool = False) -> Outputs:
+    def __call__(self, inputs: npt.NDArray[np.uint8] | Kept, *, exact: bool = False) -> Outputs:
         """Explain a batch.
 
         Args:
-            inputs: (n, image_size, image_size, channels) uint8 images; or their activations at the target
-                layer, float32, for `gradcam`.
+            inputs: (n, image_size, image_size, channels) images; or what their frozen backbone gave, for
+                `gradcam`.
             exact: In float32, whatever the precision.
 
         Raises:
             ModelError: The images do not fit the network.
         """
-        if inputs.dtype != np.uint8:
-            activation = torch.from_numpy(inputs).to(self.device)
-            logits, maps = explain_activation(self.network, activation)
+        if isinstance(inputs, Kept):
+            logits, maps = explain_kept(self.network, inputs, self.device)
         elif self.saliency == "gradcam":
             images = images_to_tensor(inputs, self.spec, self.device)
             logits, maps = explain_activation(self.network, self._features(images, exact))

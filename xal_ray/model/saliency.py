@@ -7,6 +7,8 @@ heads it is taken by automatic differentiation of the head alone. Both are exact
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,27 @@ from xal_ray.config import Saliency
 from xal_ray.model.network import Network
 
 SCORECAM_BATCH = 16  # masked images in one forward pass
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a frozen backbone gave for n images.
+
+    Attributes:
+        embeddings: (n, d) float32, the last linear layer's input.
+        activations: n arrays of the target layer's activation, float32; read-only and not copied.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    activations: Sequence[npt.NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.activations)
+
+    def __getitem__(self, some: slice) -> Kept:
+        """Some of the images."""
+        return Kept(self.embeddings[some], self.activations[some])
 
 
 def explain(network: Network, images: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -67,6 +90,32 @@ def explain_activation(
     logits, gradient = _head_gradient(network, activation, targets)
     weights = network.spatial(gradient).mean(dim=(2, 3))
     return logits, _weighted_map(network.spatial(activation), weights)
+
+
+def explain_kept(network: Network, kept: Kept, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`explain` from what a frozen backbone gave before; with a pooled linear head nothing is copied.
+
+    Args:
+        network: The network, in eval mode, on the device.
+        kept: Of n images.
+        device: Where to compute.
+
+    Returns:
+        As `explain`.
+    """
+    linear = network.linear_weight
+    if linear is None or device.type != "cpu":
+        return explain_activation(network, torch.from_numpy(np.stack(kept.activations)).to(device))
+    with torch.no_grad():
+        logits = network.classifier(torch.from_numpy(kept.embeddings))
+        weights = linear[logits.argmax(dim=1)].numpy()
+    # Image by image: an activation then passes the processor's cache once, straight from the mapped file.
+    shape = kept.activations[0].shape
+    maps = np.empty((len(kept), shape[1] * shape[2]), dtype=np.float32)
+    for weight, activation, target in zip(weights, kept.activations, maps, strict=True):
+        np.einsum("k,kp->p", weight, activation.reshape(shape[0], -1), out=target)
+    maps = np.maximum(maps, 0.0) / np.float32(shape[1] * shape[2])
+    return logits, torch.from_numpy(maps.reshape(-1, *shape[1:]))
 
 
 def explain_with_library(network: Network, images: Tensor, method: Saliency) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from xal_ray.acquire.fullsize import Regions, fine_cells
 from xal_ray.errors import PoolError
+from xal_ray.model.saliency import Kept
 from xal_ray.storage import write_bytes
 
 Floats = npt.NDArray[np.float32]
@@ -79,13 +80,13 @@ class ActivationRows:
 
     Attributes:
         image_ids: n ids.
-        inputs: (n, *activation) float32.
+        inputs: What a network goes on from.
         has_roi: (n,) bool.
         rois: Reduced regions of all n; those without an ROI are empty.
     """
 
     image_ids: list[str]
-    inputs: Floats
+    inputs: Kept
     has_roi: npt.NDArray[np.bool_]
     rois: Regions
 
@@ -133,17 +134,22 @@ class ActivationReader:
             PoolError: A part is damaged.
         """
         count, shapes = references.num_rows, self.shapes
-        inputs = np.empty((count, *shapes.activation), dtype=np.float32)
+        embeddings = np.empty((count, shapes.width), dtype=np.float32)
+        activations: list[Any] = [None] * count
         has_roi = np.zeros(count, dtype=bool)
         adjoint = np.empty((count, *shapes.grid), dtype=np.float32)
         fine = np.empty((count, *shapes.fine), dtype=np.uint8)
         for places, part, rows in self._by_part(references):
-            inputs[places] = _matrix(part, "activation", shapes.activation)[rows]
+            embeddings[places] = _matrix(part, "embedding", (shapes.width,))[rows]
+            mapped = _matrix(part, "activation", shapes.activation)
+            for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+                activations[place] = mapped[row]
             has_roi[places] = part["has_roi"].to_numpy(zero_copy_only=False)[rows]
             adjoint[places] = _matrix(part, "roi_adjoint", shapes.grid)[rows]
             fine[places] = _matrix(part, "roi_fine", shapes.fine)[rows]
         image_ids = references["image_id"].to_pylist()
-        return ActivationRows(image_ids, inputs, has_roi, Regions(adjoint, fine, shapes.frame))
+        rois = Regions(adjoint, fine, shapes.frame)
+        return ActivationRows(image_ids, Kept(embeddings, activations), has_roi, rois)
 
     def stream_rows(self, references: pa.Table, rows_at_once: int) -> Iterator[ActivationRows]:
         """`read_rows` piece by piece.

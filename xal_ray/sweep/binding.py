@@ -1,0 +1,72 @@
+"""A sweep's folder belongs to one base configuration and one pool; arms and seeds may be added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from xal_ray.config import Config
+from xal_ray.errors import InputError, RunError
+from xal_ray.ledger import LOCK_NAME
+from xal_ray.pool.schema import PoolReader
+from xal_ray.storage import read_json, sha256_file, write_json
+from xal_ray.sweep.planning import flatten
+
+RECORD_NAME = "sweep.json"
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Refuse a folder with something else in it, and leave nothing in a new one where the input is wrong."""
+    is_new = not (folder / RECORD_NAME).exists()
+    strangers = [path.name for path in folder.iterdir() if path.name != LOCK_NAME and is_new]
+    if strangers:
+        raise RunError(
+            "the output folder holds something else than a sweep",
+            found=min(strangers),
+            where=str(folder),
+            next_step="give another --out",
+        )
+    try:
+        yield
+    except InputError:
+        if is_new and not (folder / "trials").exists():
+            for name in (RECORD_NAME, LOCK_NAME):
+                (folder / name).unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def bind(settings: Config, pool: PoolReader, folder: Path) -> None:
+    """Bind a folder to a sweep's base, or refuse it where it belongs to another.
+
+    Raises:
+        RunError: It does.
+    """
+    identity = settings.identity()
+    del identity["seed"]
+    weights = Path(settings.model.weights)
+    if settings.model.weights not in ("none", "imagenet") and weights.is_file():
+        identity["model"]["weights"] = sha256_file(weights)
+    record: dict[str, Any] = {"base": flatten(identity), "pool": pool.content_hash}
+    path = folder / RECORD_NAME
+    if not path.exists():
+        write_json(path, record)
+        return
+    before = read_json(path)
+    if before == record:
+        return
+    differing = [key for key, value in record["base"].items() if before["base"].get(key) != value]
+    key = differing[0] if differing else None
+    raise RunError(
+        "the output folder belongs to a sweep of another base configuration",
+        expected=f"{key}: {before['base'].get(key)}"
+        if key
+        else f"a pool with content hash {before['pool'][:12]}",
+        found=f"{key}: {record['base'][key]}" if key else f"one with {pool.content_hash[:12]}",
+        where=str(folder),
+        next_step="give another --out for this configuration, or undo the change to add to that sweep",
+    )
