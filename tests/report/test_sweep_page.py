@@ -16,12 +16,12 @@ from xal_ray.config import Config, build_config
 from xal_ray.layout import RunLayout
 from xal_ray.ledger import Ledger
 from xal_ray.storage import write_json
-from xal_ray.sweep import canvas, figures
 from xal_ray.sweep.arms import Arm, Trial, Value
-from xal_ray.sweep.outcome import write_results
-from xal_ray.sweep.parallel_figure import parallel_figure
-from xal_ray.sweep.parameters import swept_axes
-from xal_ray.sweep.wording import arm_name, one_line, p_words, without_folders
+from xal_ray.sweep.page import canvas, figures
+from xal_ray.sweep.page.parallel_figure import parallel_figure
+from xal_ray.sweep.page.parameters import swept_axes
+from xal_ray.sweep.results.outcome import write_results
+from xal_ray.sweep.results.wording import arm_name, one_line, p_words, without_folders
 
 CANARY = "Jane-Doe-1957"
 HOSTILE = "<script>alert(1)</script>$x_1$\u2028\n- é𝄞"

@@ -17,10 +17,10 @@ from xal_ray.layout import RunLayout
 from xal_ray.ledger import Ledger
 from xal_ray.storage import read_json, read_table, write_json
 from xal_ray.sweep.arms import Arm, Trial, Value
-from xal_ray.sweep.comparison import compare
-from xal_ray.sweep.outcome import verdict_tree, write_results
-from xal_ray.sweep.readings import METRICS, arm_key, read_trials, table_schema
-from xal_ray.sweep.wording import Verdict, give_verdict
+from xal_ray.sweep.results.comparison import compare
+from xal_ray.sweep.results.outcome import verdict_tree, write_results
+from xal_ray.sweep.results.readings import METRICS, arm_key, read_trials, table_schema
+from xal_ray.sweep.results.wording import Verdict, give_verdict
 
 BASELINE = Arm({"select.strategy": "random"}, is_baseline=True)
 SEED = 5

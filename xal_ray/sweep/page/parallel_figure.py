@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from xal_ray.report.figures import INK, MUTED, WIDTH_IN, to_data_uri
 from xal_ray.sweep.arms import Value
-from xal_ray.sweep.canvas import BASELINE_COLOUR, fitted, style
-from xal_ray.sweep.comparison import Comparison
-from xal_ray.sweep.parameters import UNSET_AT, Axis, swept_axes
+from xal_ray.sweep.page.canvas import BASELINE_COLOUR, fitted, style
+from xal_ray.sweep.page.parameters import UNSET_AT, Axis, swept_axes
+from xal_ray.sweep.results.comparison import Comparison
 
 HEIGHT_IN = 3.9
 MAX_TICKS = 7  # values of a parameter that are written at its axis

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from xal_ray.sweep.arms import Arm, Value
-from xal_ray.sweep.canvas import fitted, short_keys
-from xal_ray.sweep.comparison import Comparison
-from xal_ray.sweep.readings import is_numeric, swept_keys
-from xal_ray.sweep.wording import PATH_KEYS, last_part
+from xal_ray.sweep.page.canvas import fitted, short_keys
+from xal_ray.sweep.results.comparison import Comparison
+from xal_ray.sweep.results.readings import is_numeric, swept_keys
+from xal_ray.sweep.results.wording import PATH_KEYS, last_part
 
 LOG_FROM = 50.0  # largest over smallest value, from which an axis is logarithmic
 UNSET_AT = -0.13  # below all values

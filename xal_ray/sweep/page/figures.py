@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from xal_ray.report.figures import HAIRLINE, INK, WIDTH_IN, to_data_uri
-from xal_ray.sweep.canvas import (
+from xal_ray.sweep.page.canvas import (
     BASELINE_COLOUR,
     BEST_COLOUR,
     CHARACTER_IN,
@@ -21,7 +21,7 @@ from xal_ray.sweep.canvas import (
     names_of,
     style,
 )
-from xal_ray.sweep.comparison import ArmSummary, Comparison, estimate_mean
+from xal_ray.sweep.results.comparison import ArmSummary, Comparison, estimate_mean
 
 MAX_ROWS = 30  # arms in the figure of differences
 OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != BEST_COLOUR)

@@ -15,7 +15,7 @@ from matplotlib.ft2font import FT2Font
 
 from xal_ray.report.figures import STYLE, WIDTH_IN, grid, legend_entries, to_data_uri
 from xal_ray.sweep.arms import Arm
-from xal_ray.sweep.wording import arm_name
+from xal_ray.sweep.results.wording import arm_name
 
 BASELINE_COLOUR = "#4b5563"
 BEST_COLOUR = "#1d4e89"

@@ -16,13 +16,13 @@ from xal_ray.config import Config
 from xal_ray.report.figures import MIN_GROUPS
 from xal_ray.report.page import format_number, public_config
 from xal_ray.storage import write_bytes
-from xal_ray.sweep import figures
-from xal_ray.sweep.canvas import short_keys
-from xal_ray.sweep.comparison import ArmSummary, Comparison
-from xal_ray.sweep.parallel_figure import parallel_figure
-from xal_ray.sweep.parameter_figures import parameter_figure
-from xal_ray.sweep.parameters import swept_axes
-from xal_ray.sweep.wording import (
+from xal_ray.sweep.page import figures
+from xal_ray.sweep.page.canvas import short_keys
+from xal_ray.sweep.page.parallel_figure import parallel_figure
+from xal_ray.sweep.page.parameter_figures import parameter_figure
+from xal_ray.sweep.page.parameters import swept_axes
+from xal_ray.sweep.results.comparison import ArmSummary, Comparison
+from xal_ray.sweep.results.wording import (
     PATH_KEYS,
     Verdict,
     arm_name,
@@ -57,7 +57,7 @@ def build_page(folder: Path, base: Config, verdict: Verdict, warnings: Sequence[
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("xal_ray", "sweep"), jinja2.PackageLoader("xal_ray", "report")]
+            [jinja2.PackageLoader("xal_ray", "sweep/page"), jinja2.PackageLoader("xal_ray", "report")]
         ),
         autoescape=True,  # names, values and causes are somebody else's text
         undefined=jinja2.StrictUndefined,

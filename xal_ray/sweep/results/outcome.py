@@ -17,11 +17,11 @@ from typing import Any
 from xal_ray.config import Config
 from xal_ray.storage import write_json, write_table
 from xal_ray.sweep.arms import Trial
-from xal_ray.sweep.best import write_best
-from xal_ray.sweep.comparison import ArmSummary, Comparison, compare
-from xal_ray.sweep.page import build_page
-from xal_ray.sweep.readings import read_trials, trials_table
-from xal_ray.sweep.wording import Verdict, arm_name, give_verdict, without_folders
+from xal_ray.sweep.page.page import build_page
+from xal_ray.sweep.results.best import write_best
+from xal_ray.sweep.results.comparison import ArmSummary, Comparison, compare
+from xal_ray.sweep.results.readings import read_trials, trials_table
+from xal_ray.sweep.results.wording import Verdict, arm_name, give_verdict, without_folders
 
 TABLE_NAME = "sweep.parquet"
 VERDICT_NAME = "verdict.json"

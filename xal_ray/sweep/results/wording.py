@@ -10,7 +10,7 @@ from pathlib import PurePath
 from xal_ray.evaluate import smallest_sign_flip_p
 from xal_ray.report.page import format_number
 from xal_ray.sweep.arms import Arm
-from xal_ray.sweep.comparison import SIGNIFICANCE, ArmSummary, Comparison, Difference, Estimate
+from xal_ray.sweep.results.comparison import SIGNIFICANCE, ArmSummary, Comparison, Difference, Estimate
 
 PATH_KEYS = frozenset({"pool.path", "pool.source.path", "model.weights"})
 

@@ -10,8 +10,8 @@ import yaml
 from xal_ray.config import Config, build_config, read_yaml
 from xal_ray.layout import RunLayout
 from xal_ray.storage import write_bytes
-from xal_ray.sweep.comparison import ArmSummary, Comparison
-from xal_ray.sweep.wording import arm_name, estimate_words, one_line, p_words
+from xal_ray.sweep.results.comparison import ArmSummary, Comparison
+from xal_ray.sweep.results.wording import arm_name, estimate_words, one_line, p_words
 
 BEST_NAME = "best.yaml"
 MAX_NAME = 64  # characters, as `Config.name` allows

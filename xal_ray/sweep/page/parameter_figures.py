@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from xal_ray.report.figures import MUTED
 from xal_ray.sweep.arms import Value
-from xal_ray.sweep.canvas import (
+from xal_ray.sweep.page.canvas import (
     BASELINE_COLOUR,
     BEST_COLOUR,
     FADED,
@@ -22,9 +22,9 @@ from xal_ray.sweep.canvas import (
     names_of,
     style,
 )
-from xal_ray.sweep.comparison import ArmSummary, Comparison, Estimate, estimate_mean
-from xal_ray.sweep.figures import objective_words
-from xal_ray.sweep.parameters import Axis, swept_axes
+from xal_ray.sweep.page.figures import objective_words
+from xal_ray.sweep.page.parameters import Axis, swept_axes
+from xal_ray.sweep.results.comparison import ArmSummary, Comparison, Estimate, estimate_mean
 
 PANEL_IN = 3.1
 JITTER = 0.11  # of a column's width, to either side

@@ -15,7 +15,7 @@ from xal_ray.config import Config
 from xal_ray.evaluate import holm, paired_bootstrap, sign_flip_test
 from xal_ray.seeds import derive_seed
 from xal_ray.sweep.arms import Arm
-from xal_ray.sweep.readings import TrialReading, arm_key
+from xal_ray.sweep.results.readings import TrialReading, arm_key
 
 SIGNIFICANCE = 0.05
 
