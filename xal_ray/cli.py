@@ -134,7 +134,14 @@ def sweep(
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Runs of each arm; seeds are paired across arms.")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="Whose validation curve decides: balanced_accuracy, accuracy, ..."),
+    ] = None,
     search: Annotated[str | None, typer.Option("--search", help="grid, random or optuna.")] = None,
+    num_samples: Annotated[
+        int | None, typer.Option("--num-samples", min=1, help="Arms that random and optuna try.")
+    ] = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="none or asha.")] = None,
     trials_at_once: Annotated[
         int | None, typer.Option("--trials-at-once", min=1, help="Default: as many as fit.")
@@ -165,7 +172,14 @@ def sweep(
         from xal_ray.sweep import describe_sweep, settings_of
         from xal_ray.sweep import sweep as run_sweep
 
-        options = {"seeds": seeds, "search": search, "scheduler": scheduler, "trials_at_once": trials_at_once}
+        options = {
+            "seeds": seeds,
+            "metric": metric,
+            "search": search,
+            "num_samples": num_samples,
+            "scheduler": scheduler,
+            "trials_at_once": trials_at_once,
+        }
         settings = settings_of(load_config(config, overrides or []), params or [], baseline or [], options)
         folder = out or Path("sweeps") / settings.name
         if dry_run:

@@ -137,7 +137,7 @@ def test_the_other_commands_exist():
 def test_named_keys_and_files_exist(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     named = re.findall(rf"`(?:--set )?'?((?:{'|'.join(SECTIONS)})\.[a-z0-9_.]+)(?:[=: ][^`]*)?`", text)
-    keys = [key for key in named if not key.endswith((".parquet", ".json", ".safetensors"))]
+    keys = [key for key in named if not key.endswith((".parquet", ".json", ".html", ".safetensors"))]
     assert [key for key in keys if not has_key(key)] == []
     modules = re.findall(r"`([a-z_/]+/[a-z_]+\.py)`", text)
     assert [
