@@ -42,6 +42,7 @@ Metric = Literal["balanced_accuracy", "accuracy", "macro_f1", "auroc"]
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 ROI_STRATEGIES: frozenset[str] = frozenset({"misalignment", "dual", "shuffled_roi", "smallest_roi"})
+CONTROL_STRATEGIES: frozenset[str] = frozenset({"random", "shuffled_roi", "smallest_roi"})
 WEIGHTED_STRATEGIES: frozenset[str] = frozenset({"dual", "shuffled_roi"})
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

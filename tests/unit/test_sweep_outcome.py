@@ -309,7 +309,15 @@ def test_no_arm_is_better(tmp_path: Path) -> None:
     assert tree["best"] == "select.strategy=random"
     assert tree["test"] is None
     assert any("the baseline has the largest mean" in remark for remark in verdict.remarks)
+    assert not any("it is a control" in remark for remark in verdict.remarks)
     assert load_config(tmp_path / "b" / "best.yaml").select.strategy == "random"
+
+
+def test_a_control_that_is_best_is_called_one(tmp_path: Path) -> None:
+    shuffled = Arm({"select.strategy": "shuffled_roi"})
+    verdict, tree = judge(tmp_path, [(BASELINE, 0.0), (weight(0.5), 0.01), (shuffled, 0.02)])
+    assert tree["best"] == "select.strategy=shuffled_roi"
+    assert any("it is a control" in remark for remark in verdict.remarks)
 
 
 def test_equal_arms_go_to_the_earlier(tmp_path: Path) -> None:

@@ -109,9 +109,10 @@ def stop() -> None:
     """Stop the Ray that `start` started."""
     import ray
 
-    actors.forget()
     if ray.is_initialized():
+        actors.release()  # left to Ray's own end, a dispatcher was once seen to outlive it
         ray.shutdown()
+    actors.forget()
 
 
 def scoring_shape(resources: config.Ray) -> actors.Shape:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from xal_ray.config import CONTROL_STRATEGIES
 from xal_ray.evaluate import smallest_sign_flip_p
 from xal_ray.report.page import format_number
 from xal_ray.sweep.arms import Arm
@@ -192,6 +193,8 @@ def _about_choice(comparison: Comparison) -> str:
     chosen = f"{'the baseline' if best.arm.is_baseline else arm_name(best.arm)} has the largest mean"
     if best.standing not in ("baseline", "better"):
         chosen += ", which is no evidence that it is better than the baseline"
+    if best.arm.params.get("select.strategy") in CONTROL_STRATEGIES and not best.arm.is_baseline:
+        chosen += "; it is a control, so what it gains does not come from what the others add to it"
     return (
         f"best.yaml: {chosen}. The mean of {format_number(best.estimate.mean)} is optimistic, as the largest "
         f"of {num_candidates} on the same validation split (the winner's curse)."
