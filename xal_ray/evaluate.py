@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import permutation_test, rankdata
+from scipy.stats import rankdata
 
 from xal_ray.acquire.alignment import derangement
 from xal_ray.acquire.fullsize import Regions, measure
@@ -20,7 +20,6 @@ IntArray = npt.NDArray[np.int64]
 
 NUM_ECE_BINS = 15
 INTERVAL_PERCENT = (2.5, 97.5)
-NUM_SIGN_FLIPS = 10_000  # up to 13 pairs have fewer, and are then tested exactly
 
 ALIGNMENT_MEASURES = ("soft_dice", "hard_dice", "iou", "pointing_game", "energy_in_roi", "lift")
 
@@ -164,7 +163,7 @@ def group_bootstrap(
     drawn_hits, drawn_support = drawn[:, :num_classes], drawn[:, num_classes:]
     accuracy = drawn_hits.sum(axis=1) / drawn_support.sum(axis=1)
     balanced = np.nanmean(_ratios(drawn_hits, drawn_support), axis=1)
-    return {"accuracy": _interval(accuracy), "balanced_accuracy": _interval(balanced)}
+    return {"accuracy": percentile_interval(accuracy), "balanced_accuracy": percentile_interval(balanced)}
 
 
 def _resampled_sums(rows: FloatArray, num_resamples: int, seed: int) -> FloatArray:
@@ -179,34 +178,6 @@ def _resampled_sums(rows: FloatArray, num_resamples: int, seed: int) -> FloatArr
             yield times @ rows
 
     return np.stack(list(sums()))
-
-
-def paired_bootstrap(
-    differences: Sequence[float], seed: int, num_resamples: int = 10_000
-) -> tuple[float, float | None, float | None]:
-    """The mean of paired differences with a 95 % percentile interval.
-
-    Args:
-        differences: One for each seed of a run: an arm's value less the other arm's, same seed.
-        seed: Of the resampling.
-        num_resamples: How many.
-
-    Returns:
-        (mean, low, high); low and high are None for a single difference.
-
-    Raises:
-        ValueError: There are no differences, or they are not finite.
-
-    Source:
-        Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
-    """
-    values = _finite(differences)
-    mean = float(values.mean())
-    if len(values) == 1:
-        return mean, None, None
-    draws = np.random.default_rng(seed).integers(len(values), size=(num_resamples, len(values)))
-    low, high = _interval(values[draws].mean(axis=1))
-    return mean, low, high
 
 
 def curve_area(num_labels: Sequence[int], values: Sequence[float | None]) -> float | None:
@@ -233,64 +204,10 @@ def curve_area(num_labels: Sequence[int], values: Sequence[float | None]) -> flo
     return float((steps * (heights[1:] + heights[:-1]) / 2.0).sum() / steps.sum())
 
 
-def sign_flip_test(differences: Sequence[float], seed: int) -> float:
-    """Whether the mean of paired differences is zero: a two-sided p-value from flipping their signs.
-
-    Exact while 2^n is at most `NUM_SIGN_FLIPS`, else from that many random flips, the observed one counted.
-
-    Args:
-        differences: One for each seed of a run: an arm's value less the other arm's, same seed.
-        seed: Of the random flips.
-
-    Returns:
-        In (0, 1]; 1 for a single difference, which no flip can tell from chance, and where all are zero.
-
-    Raises:
-        ValueError: There are no differences, or they are not finite.
-
-    Source:
-        Ernst, "Permutation Methods: A Basis for Exact Inference" (2004), section 3.
-    """
-    values = _finite(differences)
-    if len(values) == 1 or not values.any():
-        return 1.0
-    found = permutation_test(
-        (values,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=NUM_SIGN_FLIPS,
-        random_state=np.random.default_rng(seed),
-    )
-    return min(1.0, float(found.pvalue))
-
-
-def smallest_sign_flip_p(num_differences: int) -> float:
-    """The smallest p-value that `sign_flip_test` can give for n differences: `2 / 2^n`, 1 for none."""
-    exact = 2.0 ** (1 - num_differences)
-    return min(1.0, exact if 2**num_differences <= NUM_SIGN_FLIPS else 2.0 / (NUM_SIGN_FLIPS + 1))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjustment of p-values that are looked at together: controls the chance of any false alarm.
-
-    The i-th smallest of m becomes `max_{j <= i} min(1, (m - j + 1) p_j)`.
-
-    Args:
-        p_values: In [0, 1].
-
-    Returns:
-        The adjusted values, in the same order.
-
-    Source:
-        Holm, "A simple sequentially rejective multiple test procedure" (1979).
-    """
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for place, index in enumerate(np.argsort(p_values, kind="stable")):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+def percentile_interval(values: FloatArray) -> tuple[float, float]:
+    """The middle 95 % of resampled values."""
+    low, high = np.percentile(values, INTERVAL_PERCENT)
+    return float(low), float(high)
 
 
 def _checked(probs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[FloatArray, IntArray]:
@@ -301,13 +218,6 @@ def _checked(probs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[FloatAr
     if ((labels < 0) | (labels >= probs.shape[1])).any():
         raise ValueError(f"labels must be in [0, {probs.shape[1]})")
     return probs.astype(np.float64), labels.astype(np.int64)
-
-
-def _finite(differences: Sequence[float]) -> FloatArray:
-    values = np.asarray(differences, dtype=np.float64)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError("differences must be at least one finite number")
-    return values
 
 
 def _ratios(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
@@ -325,8 +235,3 @@ def _mean(values: FloatArray) -> float | None:
 
 def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _interval(values: FloatArray) -> tuple[float, float]:
-    low, high = np.percentile(values, INTERVAL_PERCENT)
-    return float(low), float(high)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from xal_ray.config import CONTROL_STRATEGIES
-from xal_ray.evaluate import smallest_sign_flip_p
+from xal_ray.paired import smallest_sign_flip_p
 from xal_ray.report.page import format_number
 from xal_ray.sweep.arms import Arm
 from xal_ray.sweep.results.comparison import SIGNIFICANCE, ArmSummary, Comparison, Difference, Estimate
