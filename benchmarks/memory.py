@@ -35,7 +35,7 @@ def main() -> None:
     image_mb = args.image_size**2 * 3 / 1024**2
     counts = {f"{n}x": round(n * STORE_MB / image_mb) for n in (1, args.times)}
     if args.smoke:
-        args.image_size, counts = 32, {"1x": 16, "10x": 32}
+        args.backbone, args.image_size, counts = "efficientnet_lite0", 32, {"1x": 16}
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

