@@ -316,8 +316,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _only_what_never_changes_is_cached(self) -> Config:
-        if not self.model.cache_activations:
-            return self
+        obstacle = self.obstacle_to_caching()
+        if self.model.cache_activations and obstacle is not None:
+            raise ValueError(obstacle)
+        return self
+
+    def obstacle_to_caching(self) -> str | None:
+        """Why `model.cache_activations` would change results or can't be had here; None where it can."""
         needed = {
             "model.freeze": (self.model.freeze, "backbone"),
             "train.augment": (self.train.augment, "none"),
@@ -326,17 +331,15 @@ class Config(Section):
         }
         for key, (found, expected) in needed.items():
             if found != expected:
-                raise ValueError(
+                return (
                     f"model.cache_activations needs {key}={expected}, found {found}; set it, or "
                     "model.cache_activations=false"
                 )
         if self.model.weights == "none":
-            raise ValueError(
-                "model.cache_activations needs model.weights: random features differ from round to round"
-            )
+            return "model.cache_activations needs model.weights: random features differ from round to round"
         if self.score.precision == "bf16":
-            raise ValueError("kept activations are fp32; set score.precision=auto or fp32")
-        return self
+            return "kept activations are fp32; set score.precision=auto or fp32"
+        return None
 
     def pool_path(self) -> Path:
         """The packed pool's folder: as written, else `pools/<name>`."""
@@ -401,17 +404,30 @@ def _merge_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[
             raise ConfigError(
                 "a --set is not of the form key=value", found=text, next_step="--set select.query_size=50"
             )
-        node = merged
-        *parents, leaf = key.strip().split(".")
-        for parent in parents:
-            if not isinstance(node.get(parent), dict):
-                node[parent] = {}
-            node = node[parent]
         try:
-            node[leaf] = yaml.safe_load(value)
+            set_key(merged, key.strip(), yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise ConfigError("the value of a --set is not valid YAML", found=text) from error
     return merged
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in a tree of plain values, in place; what stands in its way is replaced."""
+    node = tree
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        if not isinstance(node.get(parent), dict):
+            node[parent] = {}
+        node = node[parent]
+    node[leaf] = value
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys, dotted: `{"a": {"b": 1}}` to `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _deep_copy(tree: Mapping[str, Any]) -> dict[str, Any]:

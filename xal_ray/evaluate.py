@@ -6,6 +6,7 @@ Everything here answers in plain floats that JSON can hold; what is undefined is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,13 @@ def curve_area(num_labels: Sequence[int], values: Sequence[float | None]) -> flo
     if len(heights) < 2 or not np.isfinite(heights).all():
         return None
     return float((steps * (heights[1:] + heights[:-1]) / 2.0).sum() / steps.sum())
+
+
+def area_over_rounds(num_labels: Sequence[int], values: Sequence[float | None]) -> float | None:
+    """`curve_area` of a run's rounds; None also where a round brought no label: the curve then has a step."""
+    if any(after <= before for before, after in pairwise(num_labels)):
+        return None
+    return curve_area(num_labels, values)
 
 
 def percentile_interval(values: FloatArray) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from xal_ray.config import Config, build_config, read_yaml
+from xal_ray.config import Config, build_config, flatten, read_yaml
 from xal_ray.engine.activations import keep_activations
 from xal_ray.errors import ConfigError, RunError
 from xal_ray.layout import RoundLayout, RunLayout
@@ -169,8 +169,8 @@ def _refuse_strangers(layout: RunLayout, resolved: bytes) -> None:
 
 
 def _other_config(config: Config, pool: PoolReader, layout: RunLayout, ledger: Ledger) -> RunError:
-    before = _flatten(build_config(read_yaml(layout.config), where=str(layout.config)).identity())
-    now = _flatten(config.identity())
+    before = flatten(build_config(read_yaml(layout.config), where=str(layout.config)).identity())
+    now = flatten(config.identity())
     differing = [key for key in now if before.get(key) != now[key]]
     if differing:
         key = differing[0]
@@ -185,10 +185,3 @@ def _other_config(config: Config, pool: PoolReader, layout: RunLayout, ledger: L
         where=str(layout.path),
         next_step="give another --out for this configuration, or undo the change to go on with that run",
     )
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,7 +20,7 @@ import yaml
 
 from xal_ray.config import Config
 from xal_ray.errors import RunError
-from xal_ray.evaluate import curve_area
+from xal_ray.evaluate import area_over_rounds
 from xal_ray.pool.schema import ROI_STATES, SPLITS, PoolReader
 from xal_ray.report import figures, overlay
 from xal_ray.report.figures import MIN_GROUPS
@@ -275,9 +274,7 @@ def _area(committed: Sequence[Round], split: str) -> float | None:
     """Area under balanced accuracy; None where a round lacks it, or two rounds have equally many labels."""
     metrics = [_shown_metrics(a_round, split) for a_round in committed]
     num_labels = [a_round.num_labels or 0 for a_round in committed]
-    if any(after <= before for before, after in pairwise(num_labels)):
-        return None
-    return curve_area(num_labels, [found.balanced_accuracy if found else None for found in metrics])
+    return area_over_rounds(num_labels, [found.balanced_accuracy if found else None for found in metrics])
 
 
 def _state_words(run: Run) -> str:

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xal_ray.config import Config
+from xal_ray.config import Config, flatten
 from xal_ray.errors import InputError, RunError
 from xal_ray.ledger import LOCK_NAME
 from xal_ray.pool.schema import PoolReader
 from xal_ray.storage import read_json, sha256_file, write_json
-from xal_ray.sweep.planning import flatten
 
 RECORD_NAME = "sweep.json"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xal_ray import config
-from xal_ray.config import ROI_STRATEGIES, WEIGHTED_STRATEGIES, Config, build_config
+from xal_ray.config import ROI_STRATEGIES, WEIGHTED_STRATEGIES, Config, build_config, flatten, set_key
 from xal_ray.errors import ConfigError
 from xal_ray.storage import digest
 from xal_ray.sweep.arms import Arm, Value
@@ -121,36 +121,10 @@ def warnings_of(base: Config, keys: Iterable[str]) -> list[str]:
     return sentences
 
 
-def safely_cached(settings: Config) -> bool:
-    """Whether a frozen backbone's activations can be kept for this configuration, its scores unchanged."""
-    return (
-        settings.model.freeze == "backbone"
-        and settings.model.weights != "none"
-        and settings.train.augment == "none"
-        and settings.train.num_workers == 0
-        and settings.score.saliency == "gradcam"
-        and settings.score.precision != "bf16"
-    )
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys, dotted: `{"a": {"b": 1}}` to `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def _with_params(base: Config, params: Mapping[str, Value]) -> Config:
     tree = base.model_dump(mode="json", exclude={"sweep"})
     for key, value in params.items():
-        node = tree
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            if not isinstance(node.get(parent), dict):
-                node[parent] = {}
-            node = node[parent]
-        node[leaf] = value
+        set_key(tree, key, value)
     return build_config(tree, where=f"the sweep's arm {Arm(params).label}")
 
 
@@ -175,7 +149,7 @@ def _has_effect(key: str, settings: Config) -> bool:
 def _with_cache(base: Config, settings: Config, params: Mapping[str, Value]) -> Config:
     """`model.cache_activations` where `sweep.cache` may decide, and results allow it."""
     is_decided = "cache_activations" in base.model.model_fields_set or "model.cache_activations" in params
-    if is_decided or base.sweep.cache == "never" or not safely_cached(settings):
+    if is_decided or base.sweep.cache == "never" or settings.obstacle_to_caching() is not None:
         return settings
     return settings.model_copy(
         update={"model": settings.model.model_copy(update={"cache_activations": True})}

@@ -15,14 +15,13 @@ import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from xal_ray import config
 from xal_ray.config import Config
 from xal_ray.errors import XalRayError
-from xal_ray.evaluate import curve_area
+from xal_ray.evaluate import area_over_rounds
 from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.loop import run
 from xal_ray.progress import QUIET
@@ -195,8 +194,7 @@ def _read_round(files: RoundLayout, before: list[dict[str, Any]], metric: str) -
     value = splits["val"].get(metric, math.nan)
     num_labels = [*(reading["num_labels"] for reading in before), metrics["num_labels"]]
     values = [*(reading["val"].get(metric) for reading in before), value]
-    grows = all(before < after for before, after in pairwise(num_labels))
-    area = (curve_area(num_labels, values) if len(values) > 1 else value) if grows else None
+    area = area_over_rounds(num_labels, values) if before else value
     return {
         "round": files.number,
         ROUNDS_DONE: files.number + 1,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from xal_ray.errors import XalRayError
-from xal_ray.evaluate import curve_area
+from xal_ray.evaluate import area_over_rounds
 from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.ledger import Ledger
 from xal_ray.storage import read_json
@@ -75,9 +74,11 @@ class TrialReading:
 
     def _area(self, split: str) -> float | None:
         num_labels = [a_round.num_labels for a_round in self.rounds]
-        if self.trial.status != "finished" or any(after <= before for before, after in pairwise(num_labels)):
+        if self.trial.status != "finished":
             return None
-        return curve_area(num_labels, [a_round.values[f"{split}_{self.metric}"] for a_round in self.rounds])
+        return area_over_rounds(
+            num_labels, [a_round.values[f"{split}_{self.metric}"] for a_round in self.rounds]
+        )
 
 
 def read_trials(folder: Path, trials: Sequence[Trial], metric: str) -> list[TrialReading]:
