@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from run_outputs import outputs
 
 from xal_ray.config import build_config
 from xal_ray.ledger import Ledger
@@ -20,16 +21,6 @@ from xal_ray.progress import QUIET
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.fault, pytest.mark.timeout(420)]
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
-COMPARED = ("selection.parquet", "labels.parquet", "metrics.json", "model.safetensors", "model.json")
-
-
-def outputs(path):
-    files = [
-        file
-        for file in sorted(path.rglob("*.*"))
-        if file.name in COMPARED or file.parent.name in ("scores", "holdout")
-    ]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 def leftovers(path):

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 import yaml
+from run_outputs import outputs
 
 from xal_ray.config import build_config
 from xal_ray.layout import RunLayout
@@ -18,17 +19,7 @@ from xal_ray.progress import QUIET
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.fault, pytest.mark.timeout(420)]
 
-KEPT = ("selection.parquet", "labels.parquet", "metrics.json", "model.safetensors", "model.json")
 STRATEGIES, SEEDS = ("random", "margin"), (0, 1)
-
-
-def outputs(path):
-    files = [
-        file
-        for file in sorted(path.rglob("*.*"))
-        if file.name in KEPT or file.parent.name in ("scores", "holdout")
-    ]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from run_outputs import outputs
 
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError, LabelError, ModelError, PoolError, RunError
@@ -17,17 +18,6 @@ from xal_ray.scorer import score_schema
 from xal_ray.storage import digest, read_shards, read_table, sha256_file, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
-
-
-def outputs(path):
-    """The bytes of all that must be equal between two runs of one configuration."""
-    kept = ("selection.parquet", "labels.parquet", "metrics.json", "model.safetensors", "model.json")
-    files = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.name in kept or file.parent.name in ("scores", "holdout")
-    ]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}
 
 
 @pytest.fixture(scope="module")

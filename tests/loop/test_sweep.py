@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from rich.console import Console
+from run_outputs import outputs
 
 from xal_ray.config import build_config, load_config
 from xal_ray.errors import ConfigError, InputError, RunError
@@ -36,18 +37,6 @@ pytestmark = [
         "ignore::DeprecationWarning:mlflow.*", "ignore::DeprecationWarning:sqlalchemy.*"
     ),
 ]
-
-KEPT = ("selection.parquet", "labels.parquet", "metrics.json", "model.safetensors", "model.json")
-
-
-def outputs(path):
-    """The bytes of all that must be equal between two runs of one configuration."""
-    files = [
-        file
-        for file in sorted(path.rglob("*.*"))
-        if file.name in KEPT or file.parent.name in ("scores", "holdout")
-    ]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 def small(tree, **sections):

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from page_text import visible_text
 from PIL import Image
 
 from xal_ray.config import build_config
@@ -222,27 +223,6 @@ def render(tmp_path: Path, recipe: Recipe, **options: Any) -> str:
     written = page.build_report(run, pool)
     assert written == run / "report.html"
     return written.read_text(encoding="utf-8")
-
-
-def visible_text(html: str) -> str:
-    """What a reader sees, spaces collapsed."""
-    parts: list[str] = []
-
-    class Collector(HTMLParser):
-        hidden = False
-
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.hidden = tag == "style"
-
-        def handle_endtag(self, tag: str) -> None:
-            self.hidden = False
-
-        def handle_data(self, data: str) -> None:
-            if not self.hidden:
-                parts.append(data)
-
-    Collector().feed(html)
-    return " ".join(" ".join(parts).split())
 
 
 @pytest.fixture(scope="module")

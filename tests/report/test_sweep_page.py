@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from page_text import visible_text
 
 from xal_ray.config import Config, build_config
 from xal_ray.layout import RunLayout
@@ -110,26 +111,6 @@ def weight_arms() -> list[Arm]:
 
 def peak_at_half(params: Mapping[str, Value]) -> float:
     return 0.05 - 0.2 * abs(float(params["select.weight"]) - 0.5) if "select.weight" in params else 0.0
-
-
-def visible_text(html: str) -> str:
-    parts: list[str] = []
-
-    class Collector(HTMLParser):
-        hidden = False
-
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.hidden = tag == "style"
-
-        def handle_endtag(self, tag: str) -> None:
-            self.hidden = False
-
-        def handle_data(self, data: str) -> None:
-            if not self.hidden:
-                parts.append(data)
-
-    Collector().feed(html)
-    return " ".join(" ".join(parts).split())
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from xal_ray import config
-from xal_ray.engine.session import scoring_shape, start
+from xal_ray.engine.session import ready_to_score
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.errors import StorageError
 from xal_ray.model.network import ModelSpec, Network, images_to_tensor
@@ -113,15 +113,13 @@ def _make(
         Shard(part_path(reader.path, number), index.filter(pc.equal(index["part"], number)).sort_by("row"))
         for number in pc.unique(index["part"]).sort().to_pylist()
     ]
-    if resources.num_actors != 0:
-        start(resources, verbose=verbose)
     arguments = {"pool": pool, "spec": spec, "reader": reader, "threads": resources.threads_per_actor}
     run_shards(
         "frozen backbone",
         shards,
         ActivationShard,
         arguments,
-        scoring_shape(resources),
+        ready_to_score(resources, verbose=verbose),
         reporter,
         stall_timeout_s=resources.stall_timeout_s,
     )

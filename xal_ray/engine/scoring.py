@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from xal_ray import config
-from xal_ray.engine.session import scoring_shape, start
+from xal_ray.engine.session import ready_to_score
 from xal_ray.engine.shards import Pace, Shard, cut, run_shards
 from xal_ray.errors import StageError
 from xal_ray.pool.activations import ActivationReader
@@ -71,8 +71,7 @@ def score(
     ]
     pace = Pace(0, 0.0, 0.0)
     if not all(shard.path.exists() for shard in shards):
-        if resources.num_actors != 0:
-            start(resources, verbose=verbose)
+        shape = ready_to_score(resources, verbose=verbose)
         scorer = {
             "model": model,
             "settings": settings,
@@ -84,7 +83,7 @@ def score(
             shards,
             ScoreShard,
             {"images": activations or pool, "scorer": scorer},
-            scoring_shape(resources),
+            shape,
             reporter,
             stall_timeout_s=resources.stall_timeout_s,
         )

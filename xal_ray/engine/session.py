@@ -129,6 +129,13 @@ def scoring_shape(resources: config.Ray) -> actors.Shape:
     return actors.Shape(num, resources.cpus_per_actor, each)
 
 
+def ready_to_score(resources: config.Ray, *, verbose: bool = False) -> actors.Shape:
+    """`scoring_shape`, with Ray started where there are actors at all."""
+    if resources.num_actors != 0:
+        start(resources, verbose=verbose)
+    return scoring_shape(resources)
+
+
 def decoding_shape(resources: config.Ray) -> actors.Shape:
     """Resolve `auto` for actors that decode: one for each core, and no GPU."""
     num = resources.num_decoders
