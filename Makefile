@@ -26,7 +26,7 @@ format: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dicom,nifti,lite,s3,optuna,mlflow,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dicom,nifti,lite,s3,gs,optuna,mlflow,cluster,dev]"
 	touch $(READY)
 
 clean:

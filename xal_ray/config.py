@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xal_ray.errors import ConfigError
+from xal_ray.places import Place
 
 Backbone = Literal[
     "resnet18",
@@ -88,7 +89,7 @@ class Source(Section):
     """Where images come from."""
 
     kind: Literal["table", "folder", "phantom"] | None = None
-    path: Path | None = None
+    path: Place | None = None
     columns: Columns = Columns()
     phantom: Phantom = Phantom()
 
@@ -145,7 +146,7 @@ class Limits(Section):
 class Pool(Section):
     """The packed pool and what it is made from."""
 
-    path: Path | None = None
+    path: Place | None = None
     source: Source = Source()
     image_size: Annotated[int, Field(ge=16, le=2048)] = 224
     channels: Literal[1, 3] = 1
@@ -225,16 +226,25 @@ class Roi(Section):
 class Ray(Section):
     """Resources. Not part of a run's identity: a run may be resumed with others."""
 
-    num_cpus: PositiveInt = 6
+    address: str = "local"  # a Ray of its own; "auto" joins the cluster that this machine is a node of
+    num_cpus: PositiveInt = 6  # of a Ray of its own
     object_store_mb: Annotated[int, Field(ge=80)] = 400
     num_actors: NaturalInt | Literal["auto"] = "auto"  # 0 = score in the process that runs the loop
     cpus_per_actor: PositiveFloat = 0.5
     gpus_per_actor: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     threads_per_actor: PositiveInt = 1
+    actor_resources: dict[str, PositiveFloat] = {}  # custom resources that place scoring actors
+    keep_actors: bool | Literal["auto"] = "auto"  # between stages; auto = not on a cluster that was joined
+    shard_attempts: PositiveInt = 3  # a shard that kills so many actors is searched for the image that does
     num_decoders: PositiveInt | Literal["auto"] = "auto"
     cpus_per_decoder: PositiveFloat = 0.5
+    decoder_resources: dict[str, PositiveFloat] = {}
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
+    worker_resources: dict[str, PositiveFloat] = {}
+    min_workers: NaturalInt = 0  # training goes on with so few where nodes are lost; 0 = train.num_workers
+    checkpoint_every_steps: NaturalInt = 100  # of training on workers; 0 = none
+    max_failures: NaturalInt = 3  # of training workers in a round
     cpus_per_trial: PositiveFloat = 1.0  # of a sweep's trial that trains or scores itself
     gpus_per_trial: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     stall_timeout_s: PositiveFloat = 600.0

@@ -41,10 +41,13 @@ _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
 
 
 def start(resources: config.Ray, *, verbose: bool = False) -> None:
-    """Start Ray on this machine, unless this process already uses a Ray.
+    """Start Ray on this machine or join the cluster that is named, unless this process already uses a Ray.
 
-    A local cluster is always our own (`address="local"`): a plain `ray.init()` would join whatever
+    By default the cluster is our own (`address="local"`): a plain `ray.init()` would join whatever
     cluster a machine happens to run.
+
+    Raises:
+        ConfigError: There is no cluster at `ray.address`.
     """
     prepare_environment(verbose=verbose)
     import ray
@@ -53,20 +56,43 @@ def start(resources: config.Ray, *, verbose: bool = False) -> None:
     if not ray.is_initialized():
         with warnings.catch_warnings(), _native_stderr_closed(not verbose), _private_files():
             warnings.simplefilter("ignore")  # Ray's own deprecations are not the user's business
-            ray.init(
-                address="local",
-                num_cpus=resources.num_cpus,
-                object_store_memory=resources.object_store_mb * 1024**2,
-                include_dashboard=False,
-                logging_level=logging.INFO if verbose else logging.ERROR,
-                log_to_driver=verbose,
-            )
+            _start_or_join(resources, verbose)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     if not verbose:
         for logger in _LOGGERS:
             logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def _start_or_join(resources: config.Ray, verbose: bool) -> None:
+    import ray
+
+    spoken = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
+    if resources.address == "local":
+        ray.init(
+            address="local",
+            num_cpus=resources.num_cpus,
+            object_store_memory=resources.object_store_mb * 1024**2,
+            include_dashboard=False,
+            **spoken,
+        )
+        return
+    try:
+        ray.init(address=resources.address, **spoken)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            "the Ray cluster can't be joined",
+            expected="a running cluster of which this machine is a node",
+            found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            where=f"ray.address={resources.address}",
+            next_step="submit from outside with --cluster FILE or --address URL, or set ray.address=local",
+        ) from error
+
+
+def is_joined(resources: config.Ray) -> bool:
+    """Whether the Ray is a cluster that others own, whose nodes may come and go."""
+    return resources.address != "local"
 
 
 def prepare_environment(*, verbose: bool = False) -> None:

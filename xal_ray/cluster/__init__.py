@@ -1,0 +1,1 @@
+"""Runs on a Ray cluster: bring it up, submit, watch, fetch, take down."""
