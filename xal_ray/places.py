@@ -1,8 +1,8 @@
 """Places: a local path, or the address of an object store (`s3://`, `gs://`), named in one way.
 
 A local place is a `pathlib.Path`, a remote one has the same methods (`upath.UPath` over fsspec) without being
-one. Code that only joins, lists, reads and opens need not know which it has; what a disk can and an object store
-can't (rename, append, lock, flush) is in `storage`.
+one. Code that only joins, lists, reads and opens need not know which it has; what a disk can and an object
+store can't (rename, append, lock, flush) is in `storage`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from xal_ray.errors import ConfigError
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 REMOTE_SCHEMES = ("s3", "gs")
-# Throttled requests are tried again, ever more slowly, for minutes. No listing is kept: other machines write too.
+# Throttled requests are tried again, ever more slowly, for minutes. No listing is kept: other machines write
+# too.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "use_listings_cache": False,
