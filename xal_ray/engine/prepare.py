@@ -23,7 +23,7 @@ from xal_ray.engine.shards import cut, run_shards
 from xal_ray.errors import InputError, PoolError, SourceError, StorageError
 from xal_ray.images import Decoded, ImageError, decode_image, decode_mask, to_training_size
 from xal_ray.pool.card import build_card, count_values, open_prepared, plan_of
-from xal_ray.pool.manifest import classes_of
+from xal_ray.pool.manifest import classes_of, fingerprint
 from xal_ray.pool.schema import (
     INDEX_SCHEMA,
     LABEL_SCHEMA,
@@ -38,7 +38,7 @@ from xal_ray.pool.sources import phantom, read_source
 from xal_ray.pool.splits import assign_splits
 from xal_ray.progress import Reporter
 from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, pack_coverage
-from xal_ray.storage import digest, disk_errors, read_json, read_shards, sha256_bytes, write_json, write_table
+from xal_ray.storage import disk_errors, read_json, read_shards, sha256_bytes, write_json, write_table
 
 # What the folder of a growing pool is bound to: a part made under other settings must not be reused.
 _PLAN = "plan.json"
@@ -239,7 +239,7 @@ def _check_errors(quarantine: pa.Table, total: int, limits: config.Limits) -> No
 def _open_partial(settings: config.Pool, manifest: pa.Table, out: Path) -> Path:
     """The hidden folder in which the pool grows; what was begun under another plan is thrown away."""
     partial = out.parent / f".{out.name}.partial"
-    rows = digest(manifest.drop_columns(["uri", "mask_uri"]).to_pylist())
+    rows = fingerprint(manifest)
     plan = {"settings": plan_of(settings), "manifest": rows}
     if partial.exists() and not ((partial / _PLAN).exists() and read_json(partial / _PLAN) == plan):
         shutil.rmtree(partial)

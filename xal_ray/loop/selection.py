@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +17,8 @@ from xal_ray.loop.state import Run
 from xal_ray.scores import groups_of, score_chunks
 from xal_ray.seeds import derive_seed
 from xal_ray.storage import read_table, write_json, write_table
+
+_IDS_AT_ONCE = 1 << 16
 
 
 def rows_to_score(run: Run, files: RoundLayout) -> pa.Table:
@@ -55,9 +59,20 @@ def draw_initial_set(run: Run, files: RoundLayout) -> None:
         write_table(files.selection, SELECTION_SCHEMA.empty_table())
         return
     settings = Select(strategy="random", query_size=count, max_per_group=run.config.select.max_per_group)
-    candidates = Candidates.of(run.unlabelled()["image_id"].to_pylist(), {})
-    picks = _select(run, files, lambda: iter([candidates]), settings)
+    picks = _select(run, files, everyone(run.unlabelled()), settings)
     write_table(files.selection, selection_table(picks))
+
+
+def everyone(rows: pa.Table) -> Replay:
+    """Index rows as candidates without scores, chunk by chunk: ids as Python texts weigh most."""
+    ids = rows["image_id"]
+
+    def replay() -> Iterator[Candidates]:
+        for start in range(0, rows.num_rows, _IDS_AT_ONCE):
+            chunk = ids.slice(start, _IDS_AT_ONCE)
+            yield Candidates(len(chunk), {}, chunk.to_pylist)
+
+    return replay
 
 
 def _select(run: Run, files: RoundLayout, replay: Replay, settings: Select) -> Selection:
