@@ -1,13 +1,17 @@
-"""What tests share: one local Ray for the whole suite, a small packed pool, and the real MRI slices."""
+"""What tests share: one Ray for the whole suite, a small packed pool, an S3, and the real MRI slices."""
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
+import uuid
 from pathlib import Path
 
 import pytest
 
 from xal_ray import config
+from xal_ray.places import place
 from xal_ray.progress import QUIET
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,6 +19,22 @@ REAL_MANIFEST = ROOT.parent / "shared" / "data" / "brain_tumor_t1ce" / "manifest
 
 # Processes that a test starts inherit these; two cores are shared by all that runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# S3 is a server on this machine, for all processes of the suite: Ray's workers inherit what is set before Ray
+# starts. It is started by the first test that needs it; until then, and instead of any real one, there is
+# nobody at this port, which is kept free for it.
+_S3_PORT_KEEPER = socket.socket()
+_S3_PORT_KEEPER.bind(("127.0.0.1", 0))
+S3_PORT = _S3_PORT_KEEPER.getsockname()[1]
+os.environ |= {
+    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{S3_PORT}",
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+for _name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+    os.environ.pop(_name, None)
 
 RAY = config.Ray(num_cpus=6, num_actors=2, object_store_mb=200, stall_timeout_s=120)
 
@@ -27,6 +47,27 @@ def ray_session():
     session.start(RAY)
     yield RAY
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The endpoint of an S3 on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    _S3_PORT_KEEPER.close()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=S3_PORT, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    yield f"http://127.0.0.1:{S3_PORT}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server):
+    """A new, empty bucket as a place."""
+    bucket = place(f"s3://test-{uuid.uuid4().hex[:12]}")
+    bucket.fs.call_s3("create_bucket", Bucket=bucket.name)
+    return bucket
 
 
 @pytest.fixture(scope="session")

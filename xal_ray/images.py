@@ -6,6 +6,7 @@ holds is ever quoted: headers may name a patient.
 
 from __future__ import annotations
 
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xal_ray.config import Limits
+from xal_ray.places import is_remote
+from xal_ray.storage import read_at_most
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
@@ -52,7 +55,7 @@ class ImageError(Exception):
         detail: One sentence for people; it never holds anything that was read from the file.
     """
 
-    def __init__(self, code: ErrorCode, detail: str) -> None:
+    def __init__(self, code: ErrorCode | str, detail: str) -> None:
         super().__init__(code, detail)  # both in `args`, so that it survives pickling
         self.code = code
         self.detail = detail
@@ -96,7 +99,7 @@ def decode_image(path: Path, limits: Limits, *, at_least: int | None = None, gre
     px as they are. All numbers are those of `benchmarks/decode.py`.
 
     Args:
-        path: A PNG, JPEG, BMP, TIFF or WebP file with one frame.
+        path: A PNG, JPEG, BMP, TIFF or WebP file with one frame, on a disk or in an object store.
         limits: The largest file and the most pixels (of the original).
         at_least: The training size, pixels; None decodes every pixel. Only JPEG files heed it.
         grey: Colours are not needed: of a colour JPEG only the brightness is decoded, within 2 of 255 of the
@@ -107,6 +110,7 @@ def decode_image(path: Path, limits: Limits, *, at_least: int | None = None, gre
 
     Raises:
         ImageError: The file is missing, too large, damaged, or of another kind.
+        StorageError: The object store refused.
     """
     upright, frame, box = _load(path, limits, at_least, grey)
     pixels = _divide_by_depth(upright) if upright.mode.startswith("I") else _to_8_bit(upright)
@@ -161,10 +165,12 @@ def _load(
     path: Path, limits: Limits, at_least: int | None = None, grey: bool = False
 ) -> tuple[Image.Image, tuple[int, int], Box | None]:
     """Decode a file within limits; the picture the right way up, its frame, and the frame's box in it."""
-    _check_file(path, limits)
+    fetched = _fetch(path, limits) if is_remote(path) else None
+    if fetched is None:
+        _check_file(path, limits)
     try:
         # Other warnings of Pillow may quote a header: they are dropped.
-        with warnings.catch_warnings(action="ignore"), path.open("rb") as stream:
+        with warnings.catch_warnings(action="ignore"), fetched or path.open("rb") as stream:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             source = _open_header(stream)
             _check_header(source, limits)
@@ -189,6 +195,18 @@ def _load(
         raise ImageError("unreadable", f"the file is damaged ({type(error).__name__})") from None
 
 
+def _fetch(path: Path, limits: Limits) -> BinaryIO:
+    """An object's bytes, if they are not too many: one request says how many, another gets them."""
+    try:
+        data, num_bytes = read_at_most(path, limits.max_file_bytes)
+    except FileNotFoundError:
+        raise ImageError("missing_file", "there is no object at this address") from None
+    except IsADirectoryError:
+        raise ImageError("unreadable", "the address is that of a folder") from None
+    _check_size(num_bytes, limits)
+    return io.BytesIO(data or b"")
+
+
 def _check_file(path: Path, limits: Limits) -> None:
     try:
         is_file, num_bytes = path.is_file(), path.stat().st_size
@@ -196,6 +214,10 @@ def _check_file(path: Path, limits: Limits) -> None:
         raise ImageError("missing_file", "there is no file at this path") from None
     if not is_file:  # a folder, or a pipe that would never end
         raise ImageError("unreadable", "the path is not a regular file")
+    _check_size(num_bytes, limits)
+
+
+def _check_size(num_bytes: int, limits: Limits) -> None:
     if num_bytes == 0:
         raise ImageError("truncated", "the file is empty")
     if num_bytes > limits.max_file_bytes:

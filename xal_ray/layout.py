@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from xal_ray.acquire.strategies import Selection
+from xal_ray.storage import names_in
 
 INITIAL = -1  # the round number of the initial set in the ledger
 
@@ -145,5 +146,5 @@ class RunLayout:
 
     def rounds(self) -> list[RoundLayout]:
         """The rounds that have begun, in their order, without the initial set."""
-        names = sorted(folder.name for folder in (self.path / "rounds").glob("[0-9]*") if folder.is_dir())
+        names = [name for name in names_in(self.path / "rounds") if name.isdecimal()]
         return [self.round(int(name)) for name in names]

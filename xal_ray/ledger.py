@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,11 +21,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from xal_ray.errors import RunError
-from xal_ray.storage import append_line, digest, disk_errors
+from xal_ray.places import is_remote
+from xal_ray.storage import append_line, digest, disk_errors, make_folder, write_bytes
+from xal_ray.storage.lease import in_use, leased
 
 GENESIS = "0" * 64
-LOCK_NAME = ".lock"
+LOCK_NAME = ".lock"  # on an object store, what the names of the lease's objects begin with
 _LOCK_POLL_S = 0.05
+
+CheckLock = Callable[[], None]
+
+
+def is_lock(name: str) -> bool:
+    """Whether a file of that name in a run folder belongs to its lock."""
+    return name == LOCK_NAME or name.startswith(f"{LOCK_NAME}-")
 
 
 @dataclass(frozen=True)
@@ -46,17 +55,24 @@ class Ledger:
 
     Args:
         path: `ledger.jsonl`; it need not exist yet.
+        check_lock: What `locked` gave; it raises where the folder is no longer this process's.
 
     Raises:
         RunError: A line was changed, removed, or is not a record.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check_lock: CheckLock = lambda: None) -> None:
         self.path = path
+        self.check_lock = check_lock
         self.records: list[Record] = _read(path)
 
     def append(self, event: str, *, round_number: int | None = None, **data: Any) -> Record:
-        """Append a record and wait until the disk has it."""
+        """Append a record and wait until the disk has it.
+
+        Raises:
+            RunError: Another process has taken the folder over.
+            StorageError: The disk refused.
+        """
         body: dict[str, Any] = {
             "seq": len(self.records),
             "time_utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -66,6 +82,7 @@ class Ledger:
             "prev_hash": self.records[-1].hash if self.records else GENESIS,
         }
         record = Record(**body, hash=digest(body))
+        self.check_lock()
         append_line(self.path, json.dumps(asdict(record), sort_keys=True, allow_nan=False))
         self.records.append(record)
         return record
@@ -87,31 +104,36 @@ class Ledger:
 
 
 @contextmanager
-def locked(folder: Path, *, what: str = "run", wait_s: float = 0.0) -> Iterator[None]:
+def locked(folder: Path, *, what: str = "run", wait_s: float = 0.0) -> Iterator[CheckLock]:
     """Hold a run folder for this process alone; the lock goes with the process, however it ends.
+
+    On an object store it is a lease (`storage/lease.py`): it goes some seconds after the process.
 
     Args:
         folder: It is made where it is not there.
         what: What a person calls it.
         wait_s: How long to wait for another process to let it go.
 
+    Yields:
+        What raises RunError where another process has taken the folder over.
+
     Raises:
         RunError: Another process works on it, and still does after `wait_s`.
     """
+    if is_remote(folder):
+        with leased(folder, LOCK_NAME, what=what, wait_s=wait_s) as lease:
+            yield lease.check
+        return
+    make_folder(folder)
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         stream = (folder / LOCK_NAME).open("w")
     deadline = time.monotonic() + wait_s
     with stream:
         while not _is_taken(stream):
             if time.monotonic() >= deadline:
-                raise RunError(
-                    f"another process is working on this {what}",
-                    where=str(folder),
-                    next_step="wait for it, or give another --out",
-                )
+                raise in_use(folder, what)
             time.sleep(_LOCK_POLL_S)
-        yield
+        yield lambda: None
 
 
 def _is_taken(stream: IO[str]) -> bool:
@@ -130,8 +152,11 @@ def _read(path: Path) -> list[Record]:
     whole, newline, torn = content.rpartition(b"\n")
     if torn:
         # The process died while it wrote this line, so nothing that follows from it has happened.
-        with disk_errors(path):
-            os.truncate(path, len(whole) + len(newline))
+        if is_remote(path):
+            write_bytes(path, whole + newline)
+        else:
+            with disk_errors(path):
+                os.truncate(path, len(whole) + len(newline))
     records: list[Record] = []
     for number, line in enumerate(whole.splitlines(), start=1):
         records.append(_parse(line, records[-1].hash if records else GENESIS, f"{path}, line {number}"))

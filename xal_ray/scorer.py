@@ -35,7 +35,8 @@ def score_schema(num_classes: int) -> pa.Schema:
     """The columns of a score table.
 
     Every requested id has one row. A row's values are finite, or null with the reason in `error_code`:
-    `non_finite_output` (no probabilities) or `undefined_map` (probabilities, but no map to align).
+    `non_finite_output` (no probabilities), `undefined_map` (probabilities, but no map to align),
+    `out_of_memory` (nothing: not even alone did the image fit), or what `Scorer.without_scores` was given.
     Alignment columns are also null, without an error, where the image has no ROI; `bald` where no dropout
     samples were asked for.
     """
@@ -70,10 +71,16 @@ class _Raw:
     maps: Floats  # (n, gh, gw)
     bald: npt.NDArray[np.float64]  # (n,); NaN without samples
     tie_ratio: npt.NDArray[np.float64]  # (n,) the logit gap in units of the terms that it is a sum of
+    lost: npt.NDArray[np.bool_]  # (n,) no memory for it: the other numbers are NaN
 
 
 class Scorer:
     """A model, loaded once, that turns images into score tables.
+
+    Where a batch does not fit into memory, it is tried again at half the size, down to one image, and smaller
+    batches are kept for the rest of the call (a shard, in the engine). Sums over other batches differ in
+    their last digits, so the bytes of such a shard depend on the memory that was there; a shard that fits is
+    the same everywhere. An image that does not fit alone gets no scores.
 
     Args:
         model: A model's folder, or its .safetensors file.
@@ -119,9 +126,17 @@ class Scorer:
         """
         if isinstance(pieces, PixelRows):
             pieces = pieces.cut(self.rows_at_once)
+        self._resize(self.batch_size)
         scored = [self._score_piece(piece) for piece in pieces]
         table = pa.concat_tables([score_schema(len(self.spec.classes)).empty_table(), *scored])
         return self._with_shuffled_rois(table.combine_chunks())
+
+    def without_scores(self, image_ids: list[str], error_code: str) -> pa.Table:
+        """Rows for images that are not to be touched: all null, with the reason."""
+        schema = score_schema(len(self.spec.classes))
+        given = {"image_id": image_ids, "model_id": self.model_id, "error_code": error_code}
+        rows = [{**dict.fromkeys(schema.names), **given, "image_id": image_id} for image_id in image_ids]
+        return pa.Table.from_pylist(rows, schema=schema)
 
     def _score_piece(self, rows: Rows) -> pa.Table:
         raw = _joined(list(self._explain(rows.inputs, exact=False)))
@@ -153,10 +168,11 @@ class Scorer:
         How far bf16 moves a gap differs from model to model, so it is measured: on the rows nearest to a tie,
         which are done again in any case. Then those within `tie_sigmas` of that distance are.
         """
-        self._redo(rows, raw, np.flatnonzero(~np.isfinite(raw.logits).all(axis=1)))
-        if not self.settings.tie_sigmas:
+        self._redo(rows, raw, np.flatnonzero(~np.isfinite(raw.logits).all(axis=1) & ~raw.lost))
+        if not self.settings.tie_sigmas or raw.lost.all():
             return
         by_ratio = np.argsort(raw.tie_ratio, kind="stable")
+        by_ratio = by_ratio[~raw.lost[by_ratio]]
         num_probes = math.ceil(len(by_ratio) / ROWS_PER_PROBE)
         moved = self._redo(rows, raw, by_ratio[:num_probes])
         limit = self.settings.tie_sigmas * np.sqrt(np.mean(moved**2))
@@ -177,30 +193,51 @@ class Scorer:
         raw.logits[places] = exact.logits
         raw.maps[places] = exact.maps
         raw.bald[places] = exact.bald
+        raw.lost[places] = exact.lost
         return np.where(np.isfinite(moved), moved, 0.0)
 
     def _explain(self, inputs: Inputs, *, exact: bool) -> Iterator[_Raw]:
         """Batch by batch. A GPU works on the next batch while this one's results are looked at."""
         running: Outputs | None = None
-        for start in range(0, len(inputs), self.batch_size):
-            started = self._explain_batch(inputs[start : start + self.batch_size], exact)
+        start = 0
+        while start < len(inputs):
+            batch = inputs[start : start + self._size]
+            started = self._try_batch(batch, exact)
             if running is not None:
                 yield self._to_raw(running)
             running = started
+            if started is not None:
+                start += len(batch)
+            elif len(batch) > 1:
+                self._resize(len(batch) // 2)
+            else:
+                yield self._lost()
+                start += 1
         if running is not None:
             yield self._to_raw(running)
 
-    def _explain_batch(self, inputs: Inputs, exact: bool) -> Outputs:
+    def _try_batch(self, batch: Inputs, exact: bool) -> Outputs | None:
+        """A batch's outputs, or None where memory does not suffice."""
         try:
-            return self.explainer(inputs, exact=exact)
-        except torch.OutOfMemoryError:
-            if len(inputs) == 1:
+            return self.explainer(batch, exact=exact)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
                 raise
+        # Outside the handler, whose traceback holds what the batch had taken.
         torch.cuda.empty_cache()
-        half = len(inputs) // 2
-        return Outputs.joined(
-            self._explain_batch(inputs[:half], exact), self._explain_batch(inputs[half:], exact)
-        )
+        return None
+
+    def _resize(self, size: int) -> None:
+        """Make batches of this size from now on; compiled code is made for one size alone."""
+        self._size = size
+        if self.settings.compile:
+            self.explainer.compile_for = size
+
+    def _lost(self) -> _Raw:
+        """What there is to say of an image for which there was no memory."""
+        none = np.full(1, np.nan)
+        logits = np.full((1, len(self.spec.classes)), np.nan)
+        return _Raw(logits, np.full((1, 1, 1), np.nan, np.float32), none, none, np.ones(1, bool))
 
     def _to_raw(self, outputs: Outputs) -> _Raw:
         logits = outputs.logits.cpu().numpy().astype(np.float64)
@@ -210,7 +247,7 @@ class Scorer:
         else:
             bald = uncertainty.bald(outputs.samples.cpu().numpy())
         tie_ratio = gaps / np.maximum(outputs.tie_scale.cpu().numpy(), np.finfo(np.float32).tiny)
-        return _Raw(logits, outputs.maps.cpu().numpy(), bald, tie_ratio)
+        return _Raw(logits, outputs.maps.cpu().numpy(), bald, tie_ratio, np.zeros(len(logits), bool))
 
     def _dropout_masks(self) -> torch.Tensor | None:
         """Masks that depend on the model alone: all images see the same sample of models."""
@@ -227,7 +264,8 @@ class Scorer:
         probs = _softmax(logits)
         cams, defined = alignment.minmax(raw.maps)
         has_map = finite & defined
-        has_roi = rows.has_roi & self.use_roi
+        has_roi = rows.has_roi & self.use_roi & ~raw.lost
+        reasons = np.where(finite, "undefined_map", np.where(raw.lost, "out_of_memory", "non_finite_output"))
         columns: dict[str, pa.Array] = {
             "image_id": pa.array(rows.image_ids, pa.string()),
             "probs": _lists(probs, finite, fixed=True),
@@ -241,7 +279,7 @@ class Scorer:
             "shuffled_misalignment": pa.nulls(len(cams), pa.float32()),  # once the whole shard is there
             "saliency": _lists(cams.reshape(len(cams), -1), has_map),
             "model_id": pa.array([self.model_id] * len(cams), pa.string()),
-            "error_code": pa.array(np.where(finite, "undefined_map", "non_finite_output"), mask=has_map),
+            "error_code": pa.array(reasons, mask=has_map),
         }
         schema = score_schema(logits.shape[1])
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)
@@ -255,11 +293,20 @@ def _batch_size(wish: int | str, device: torch.device) -> int:
 
 
 def _joined(batches: list[_Raw]) -> _Raw:
+    grid = max(batch.maps.shape[1:] for batch in batches)  # a lost image's is a cell
     return _Raw(
         np.concatenate([batch.logits for batch in batches]),
-        np.concatenate([batch.maps for batch in batches]),
+        np.concatenate([np.broadcast_to(batch.maps, (len(batch.maps), *grid)) for batch in batches]),
         np.concatenate([batch.bald for batch in batches]),
         np.concatenate([batch.tie_ratio for batch in batches]),
+        np.concatenate([batch.lost for batch in batches]),
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice; torch has a class for a GPU's, and a text for the rest."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        text in str(error) for text in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     )
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.acquire.streaming import Candidates, Replay
-from xal_ray.storage import iter_row_groups, read_table
+from xal_ray.storage import iter_row_groups, names_in, read_table
 
 
 def score_chunks(folder: Path, columns: Sequence[str]) -> Replay:
@@ -43,8 +43,8 @@ def rows_of(folder: Path, image_ids: Sequence[str], columns: Sequence[str]) -> d
     """
     wanted = pa.array(image_ids, pa.string())
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.parquet")):
-        shard = read_table(path, ["image_id", *columns])
+    for name in names_in(folder, ".parquet"):
+        shard = read_table(folder / name, ["image_id", *columns])
         rows = shard.filter(pc.is_in(shard["image_id"], value_set=wanted)).to_pylist()
         found.update({row["image_id"]: row for row in rows})
     return found

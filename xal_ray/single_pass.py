@@ -12,6 +12,7 @@ from xal_ray import config
 from xal_ray.acquire.strategies import needed_columns, select
 from xal_ray.acquire.subsample import draw
 from xal_ray.engine.scoring import score
+from xal_ray.engine.shared import sharing
 from xal_ray.errors import ModelError, PoolError, RunError
 from xal_ray.layout import selection_table
 from xal_ray.model.weights import load_model
@@ -19,7 +20,7 @@ from xal_ray.pool.schema import SPLITS, PoolReader, open_pool, rows_of_splits
 from xal_ray.progress import Reporter
 from xal_ray.scores import groups_of, score_chunks
 from xal_ray.seeds import derive_seed
-from xal_ray.storage import read_json, write_json, write_table
+from xal_ray.storage import is_empty, read_json, write_json, write_table
 
 
 def score_pool(
@@ -81,7 +82,8 @@ def score_pool(
         drawn = draw(everyone, settings.score.subsample, at_least=query_size, seed=seed)
         rows = rows.filter(pa.array(drawn))
     requests = {out / "scores": rows}
-    score(pool, model, requests, settings.score, settings.roi, settings.ray, reporter, verbose=verbose)
+    with sharing([pool.path, out], settings.ray):
+        score(pool, model, requests, settings.score, settings.roi, settings.ray, reporter, verbose=verbose)
     if query_size:
         _choose(pool, out, settings, query_size)
     return int(rows.num_rows)
@@ -112,7 +114,7 @@ def _bind(out: Path, binding: dict[str, object]) -> None:
                 where=str(out),
                 next_step="give another --out",
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not is_empty(out):
         raise RunError(
             "the output folder holds something else", where=str(out), next_step="give another --out"
         )

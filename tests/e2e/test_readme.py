@@ -97,7 +97,17 @@ OTHERS = [words for words in commands() if words[0] != "xal-ray"]
 
 def test_every_command_that_exists_is_shown():
     shown = {parse(words)[0] for words in OURS}
-    assert shown == {"prepare", "run", "sweep", "score", "report", "labels import", "doctor"}
+    assert shown == {
+        "prepare",
+        "run",
+        "sweep",
+        "score",
+        "report",
+        "labels import",
+        "doctor",
+        "attach",
+        "down",
+    }
 
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)

@@ -199,9 +199,9 @@ def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, ray_s
 
 
 def test_a_stage_that_stands_still_is_named(tmp_path, ray_session):
-    shards, work = shards_of(tmp_path, 1), writer()
+    shards, work, short = shards_of(tmp_path, 1), writer(), config.Ray(stall_timeout_s=0.5)
     with pytest.raises(StageError, match=r"stood still for 0\.5 s") as caught:
-        run_shards("writing", shards, work, {"sleep_s": 3.0}, Shape(1, 0.5), QUIET, stall_timeout_s=0.5)
+        run_shards("writing", shards, work, {"sleep_s": 3.0}, Shape(1, 0.5), QUIET, short)
     assert "ray.num_cpus" in str(caught.value)
 
 
@@ -242,3 +242,51 @@ def test_auto_without_a_gpu_is_an_actor_a_core_as_far_as_the_logical_cpus_go(mon
     for cpus, expected in ((6.0, 10), (3.0, 4), (1.0, 1), (64.0, 16)):
         monkeypatch.setattr(ray, "cluster_resources", lambda cpus=cpus: {"CPU": cpus})
         assert session.scoring_shape(config.Ray()).num_actors == expected
+
+
+HEAD, SMALL, BIG = {"memory": 9.0}, {"CPU": 4.0, "fast": 1.0}, {"CPU": 8.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "scoring_shape", "num_decoders"),
+    [
+        ([HEAD], {}, Shape(1, 0.5, 0.0), 1),
+        ([HEAD, SMALL, SMALL], {}, Shape(8, 0.5, 0.0), 8),
+        ([HEAD, SMALL, BIG], {}, Shape(2, 0.5, 1.0), 12),
+        ([HEAD, SMALL, BIG], {"num_actors": 6}, Shape(6, 0.5, 1.0), 12),
+        ([HEAD], {"num_actors": 6, "gpus_per_actor": 1.0}, Shape(6, 0.5, 1.0), 1),
+        ([HEAD, SMALL], {"cpus_per_actor": 3.0, "cpus_per_decoder": 2.0}, Shape(1, 3.0, 0.0), 2),
+        ([HEAD, SMALL, BIG], {"actor_resources": {"fast": 0.1}}, Shape(4, 0.5, 0.0, {"fast": 0.1}), 12),
+    ],
+)
+def test_a_joined_cluster_is_counted_by_what_its_nodes_declare(
+    monkeypatch, nodes, settings, scoring_shape, num_decoders
+):
+    import ray
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    declared = [{"Alive": True, "Resources": node} for node in nodes]
+    monkeypatch.setattr(ray, "nodes", lambda: [*declared, {"Alive": False, "Resources": BIG}])
+    resources = config.Ray(address="auto", **settings)
+    assert session.scoring_shape(resources) == scoring_shape
+    assert session.decoding_shape(resources).num_actors == num_decoders
+
+
+def test_what_a_cluster_may_still_bring_is_told_and_not_refused(monkeypatch):
+    import ray
+
+    said = []
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    session.check_capacity("scoring", 4, 0.5, 1.0, custom={"fast": 0.1}, warn=said.append)
+    text = "2 CPU (it has 1), 4 GPU (it has 0), 0.4 fast (it has 0)"
+    assert said == [f"scoring asks for more than the cluster has now: {text}"]
+    with pytest.raises(ConfigError, match="fast"):
+        session.check_capacity("scoring", 1, 0.0, 0.0, custom={"fast": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("address", "keep", "kept"),
+    [("local", "auto", True), ("auto", "auto", False), ("auto", True, True), ("local", False, False)],
+)
+def test_actors_stay_where_nobody_else_may_need_what_they_hold(address, keep, kept):
+    assert session.keeps_actors(config.Ray(address=address, keep_actors=keep)) == kept

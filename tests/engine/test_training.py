@@ -1,14 +1,17 @@
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from xal_ray import config
 from xal_ray.engine.training import TrainRequest, train
 from xal_ray.errors import ConfigError, ModelError
 from xal_ray.pool.schema import rows_of_splits
-from xal_ray.progress import QUIET
+from xal_ray.progress import QUIET, Reporter
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -39,6 +42,16 @@ def test_no_worker_and_one_worker_give_the_same_files(phantom_pool, labelled, tm
     card = json.loads((tmp_path / "0" / "model.json").read_text())
     assert card["num_labels"] == labelled[0].num_rows
     assert [row["step"] for row in card["history"]] == [2, 4]
+
+
+def test_on_a_cluster_the_drivers_own_training_is_told_once(phantom_pool, labelled, tmp_path, ray_session):
+    joined = ray_session.model_copy(update={"address": "auto"})
+    heard = io.StringIO()
+    first = request(phantom_pool, labelled, config.Model(backbone="efficientnet_b0"), max_steps=1)
+    for each in (first, replace(first, round_number=1)):
+        reporter = Reporter(Console(file=heard, width=400))
+        train(each, tmp_path / str(each.round_number), joined, reporter)
+    assert heard.getvalue().count("train.num_workers=1") == 1
 
 
 def test_two_workers_train_one_model(phantom_pool, labelled, tmp_path, ray_session):

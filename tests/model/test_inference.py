@@ -185,22 +185,67 @@ def test_bald_is_deterministic_and_there_only_where_asked_for(saved):
     assert (much > little).all()
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved(saved, monkeypatch):
+class Cramped:
+    """An explainer with room for so many images, and for some not even alone."""
+
+    def __init__(self, explainer, room, error, too_large=()):
+        self.explainer, self.room, self.error, self.too_large = explainer, room, error, too_large
+        self.sizes = []
+
+    def __call__(self, pixels, *, exact):
+        self.sizes.append(len(pixels))
+        if len(pixels) > self.room or any(image in self.too_large for image in map(bytes, pixels)):
+            raise self.error
+        return self.explainer(pixels, exact=exact)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError(), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_a_batch_that_does_not_fit_into_memory_is_halved(saved, monkeypatch, error):
     rows = make_rows(8)
     scorer = Scorer(saved, config.Score(batch_size=8, precision="fp32"), use_roi=True)
     whole = scorer(rows)
-    explain_batch, sizes = scorer.explainer, []
-
-    def too_small(pixels, *, exact):
-        sizes.append(len(pixels))
-        if len(pixels) > 3:
-            raise torch.OutOfMemoryError
-        return explain_batch(pixels, exact=exact)
-
-    monkeypatch.setattr(scorer, "explainer", too_small)
+    cramped = Cramped(scorer.explainer, 3, error)
+    monkeypatch.setattr(scorer, "explainer", cramped)
     halved = scorer(rows)
-    assert sizes == [8, 4, 2, 2, 4, 2, 2]
-    np.testing.assert_allclose(halved["entropy"].to_numpy(), whole["entropy"].to_numpy(), rtol=1e-4)
+    assert cramped.sizes == [8, 4, 2, 2, 2, 2]  # once found too large, a size is not tried again
+    assert halved["image_id"].equals(whole["image_id"])
+    for name in ("entropy", "misalignment", "shuffled_misalignment", "logit_gap"):
+        assert halved[name].null_count == whole[name].null_count
+        there = whole[name].is_valid().to_numpy()
+        values = (table[name].to_numpy(zero_copy_only=False)[there] for table in (halved, whole))
+        np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-5, err_msg=name)
+    scorer(rows)
+    assert cramped.sizes[6:] == [8, 4, 2, 2, 2, 2]  # the next shard begins anew
+
+
+def test_an_error_that_is_not_for_want_of_memory_is_not_hidden(saved, monkeypatch):
+    scorer = Scorer(saved, config.Score(batch_size=8, precision="fp32"), use_roi=True)
+    monkeypatch.setattr(scorer, "explainer", Cramped(scorer.explainer, 3, RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        scorer(make_rows(8))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("lost", [[2], [0, 7], list(range(8))])
+def test_an_image_that_does_not_fit_alone_gets_no_scores(saved, monkeypatch, precision, lost):
+    rows = make_rows(8)
+    settings = config.Score(batch_size=8, precision=precision, tie_sigmas=3.0)
+    scorer = Scorer(saved, settings, use_roi=True)
+    whole = scorer(rows).to_pylist()
+    too_large = [rows.pixels[row].tobytes() for row in lost]
+    monkeypatch.setattr(scorer, "explainer", Cramped(scorer.explainer, 8, MemoryError(), too_large))
+    for number, (row, expected) in enumerate(zip(scorer(rows).to_pylist(), whole, strict=True)):
+        assert row["image_id"] == expected["image_id"]
+        if number in lost:
+            assert row.pop("error_code") == "out_of_memory"
+            filled = {name for name, value in row.items() if value is not None}
+            assert filled == {"image_id", "model_id"}
+        else:
+            assert row["error_code"] == expected["error_code"]
+            assert row["entropy"] == pytest.approx(expected["entropy"], rel=1e-2)
 
 
 def test_compiled_equals_eager(saved):

@@ -14,8 +14,9 @@ from xal_ray.config import Train
 from xal_ray.errors import LabelError, ModelError, StageError
 from xal_ray.model import learner
 from xal_ray.model.learner import fit
-from xal_ray.model.minibatches import LabelledImages, augment, endless_minibatches
+from xal_ray.model.minibatches import LabelledImages, Minibatches, augment
 from xal_ray.model.network import ModelSpec, Network, freeze_backbone, images_to_tensor
+from xal_ray.model.optimiser import Optimiser, class_weights, weighted_loss
 from xal_ray.model.weights import build_network, load_model, save_model
 
 pytestmark = pytest.mark.slow
@@ -151,7 +152,7 @@ def fit_scripted(patience: int, losses: list[float], max_steps: int = 6) -> tupl
 
 def test_best_weights_are_kept_and_patience_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     # The schedule depends on the budget: a constant one makes runs of different length comparable.
-    monkeypatch.setattr(learner._Optimiser, "_set_learning_rate", lambda *_: None)
+    monkeypatch.setattr(Optimiser, "_set_learning_rate", lambda *_: None)
     steps, best = fit_scripted(2, [3.0, 1.0, 2.0, 1.5, 0.1, 0.1])
     assert steps == 4
     _, two_steps = fit_scripted(0, [9.0, 9.0], max_steps=2)
@@ -178,9 +179,9 @@ def test_one_class_is_enough_and_absent_classes_weigh_nothing() -> None:
     history = fit(make_network(), SPEC, make_images(4, classes=1), None, QUICK, seed=0, device=CPU)
     assert np.isfinite(history[-1]["train_loss"])
     assert "val_loss" not in history[-1]
-    balanced = learner._class_weights(np.array([6, 2, 0]), QUICK)
+    balanced = class_weights(np.array([6, 2, 0]), QUICK)
     assert balanced.tolist() == pytest.approx([8 / 12, 8 / 4, 0.0])
-    none = learner._class_weights(np.array([6, 2, 0]), Train(class_weights="none"))
+    none = class_weights(np.array([6, 2, 0]), Train(class_weights="none"))
     assert none.tolist() == [1.0, 1.0, 1.0]
 
 
@@ -191,14 +192,14 @@ def test_loss_is_the_weighted_mean_over_images() -> None:
         0.5 * np.log(np.exp([2.0, 0.0, 1.0]).sum() / np.exp(2.0)),
         3.0 * np.log(np.exp([0.5, 1.5, -1.0]).sum() / np.exp(1.5)),
     ]
-    found = learner._weighted_loss(logits, labels, class_weights)
+    found = weighted_loss(logits, labels, class_weights)
     assert float(found) == pytest.approx(np.mean(by_hand), rel=1e-6)
 
 
 @pytest.mark.parametrize(("count", "size"), [(2, 32), (3, 2), (7, 3), (5, 5), (5, 1)])
 def test_minibatches_show_every_image_equally_often(count: int, size: int) -> None:
     images = LabelledImages(np.zeros((count, 1, 1, 1), np.uint8), np.arange(count))
-    stream = endless_minibatches(images, size, seed=0)
+    stream = Minibatches(images, size, seed=0)
     effective = min(max(size, 2), count)
     batches = [next(stream).labels for _ in range(count * 4)]
     assert {len(batch) for batch in batches} == {effective}
@@ -234,7 +235,7 @@ def test_shift_repeats_the_border() -> None:
 
 def test_learning_rate_follows_half_a_cosine() -> None:
     settings = Train(max_steps=4, learning_rate=0.8, augment="none", class_weights="none")
-    step_once = learner._Optimiser(make_network(), SPEC, settings, torch.ones(3), CPU)
+    step_once = Optimiser(make_network(), SPEC, settings, torch.ones(3), CPU)
     rates = []
     for step in range(1, 5):
         step_once._set_learning_rate(step)

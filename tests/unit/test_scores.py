@@ -5,6 +5,7 @@ import pytest
 from xal_ray import storage
 from xal_ray.errors import StorageError
 from xal_ray.scores import score_chunks
+from xal_ray.storage import tables
 
 FLOATS = pa.float32()
 
@@ -52,7 +53,7 @@ def test_ids_are_read_only_when_asked_for(folder, monkeypatch):
     def refuse(*_):
         raise AssertionError("ids were read")
 
-    monkeypatch.setattr(storage, "_read_ids", refuse)
+    monkeypatch.setattr(tables, "_read_ids", refuse)
     assert sum(chunk.num_rows for chunk in score_chunks(folder, [])()) == 6
 
 

@@ -16,7 +16,7 @@ from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.errors import StorageError
 from xal_ray.model.network import ModelSpec, Network, images_to_tensor
 from xal_ray.model.weights import backbone_sha256, build_network, load_backbone, save_backbone
-from xal_ray.pool.activations import ActivationReader, Shapes, part_path, write_part
+from xal_ray.pool.activations import ActivationReader, Shapes, part_path, refuse_remote, write_part
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import Reporter
 from xal_ray.storage import digest, write_json
@@ -49,6 +49,7 @@ def keep_activations(
         StorageError: The disk has no room for the activations.
         StageError: The stage failed; the same call goes on from its finished parts.
     """
+    refuse_remote(pool.path)
     spec = ModelSpec(model.backbone, pool.classes, pool.image_size, pool.channels)
     network = build_network(spec, model.weights, 0)
     made_of = {
@@ -121,7 +122,7 @@ def _make(
         arguments,
         ready_to_score(resources, verbose=verbose),
         reporter,
-        stall_timeout_s=resources.stall_timeout_s,
+        resources,
     )
 
 

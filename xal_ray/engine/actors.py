@@ -7,16 +7,12 @@ through actors in every round. So the actors belong to the session, not to a sta
 
 from __future__ import annotations
 
-import asyncio
-import pickle
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
-from xal_ray.errors import XalRayError
+from xal_ray.engine.dispatch import Dispatcher
+from xal_ray.engine.work import Actor
 
 _THOUSANDS_WAITING = 10_000  # calls that the dispatcher may hold; Ray Data allows far fewer
 _ANYWHERE = "DEFAULT"  # beside a sweep's trial, too, whose own reservation has no room for actors
@@ -24,11 +20,12 @@ _ANYWHERE = "DEFAULT"  # beside a sweep's trial, too, whose own reservation has 
 
 @dataclass(frozen=True)
 class Shape:
-    """How many actors, and what each declares to Ray."""
+    """How many actors, and what each declares to Ray; `resources` are custom ones, by name."""
 
     num_actors: int
     cpus_per_actor: float
     gpus_per_actor: float = 0.0
+    resources: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,20 +51,29 @@ def warm_crew(shape: Shape) -> Crew:
         actor = ray.remote(
             num_cpus=shape.cpus_per_actor,
             num_gpus=shape.gpus_per_actor or None,
+            resources=dict(shape.resources) or None,
             max_restarts=-1,
-            max_task_retries=-1,
+            max_task_retries=0,  # the dispatcher counts what Ray would repeat for ever
             scheduling_strategy=_ANYWHERE,
-        )(_Actor)
+        )(Actor)
         actors = [actor.remote() for _ in range(shape.num_actors)]
         dispatcher = ray.remote(
             num_cpus=0,
             max_concurrency=_THOUSANDS_WAITING,
             max_restarts=-1,
             max_task_retries=-1,
-            scheduling_strategy=_ANYWHERE,
-        )(_Dispatcher).remote(actors)
+            scheduling_strategy=beside_driver(),
+        )(Dispatcher).remote(actors)
         _crew = Crew(shape, dispatcher, actors)
     return _crew
+
+
+def beside_driver() -> Any:
+    """Where no other node's end reaches: the node of the process that drives the stage."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def release() -> None:
@@ -91,51 +97,3 @@ def forget() -> None:
     """Drop the handles of actors whose Ray has ended."""
     global _crew
     _crew = None
-
-
-class _Dispatcher:
-    """Gives every shard to the actor that is free first. Its calls wait; it computes nothing."""
-
-    def __init__(self, actors: list[Any]) -> None:
-        self.actors = actors
-        self.idle: asyncio.Queue[Any] | None = None
-
-    async def run(self, setup: bytes, path: str, rows: bytes) -> dict[str, Any]:
-        """Have a shard done; returns its receipt."""
-        if self.idle is None:  # a queue belongs to the loop that it is made in
-            self.idle = asyncio.Queue()
-            for actor in self.actors:
-                self.idle.put_nowait(actor)
-        actor = await self.idle.get()
-        try:
-            receipt: dict[str, Any] = await actor.run.remote(setup, path, rows)
-            return receipt
-        finally:
-            self.idle.put_nowait(actor)
-
-
-class _Actor:
-    """Does shards of whatever work it is handed."""
-
-    def __init__(self) -> None:
-        self.setup = b""
-        self.work: Any = None
-
-    def run(self, setup: bytes, path: str, payload: bytes) -> dict[str, Any]:
-        """Do a shard; what goes wrong for a reason of ours comes back in the receipt.
-
-        Raised here, Ray would try again and again what can't succeed.
-        """
-        rows = pa.ipc.open_stream(payload).read_all()
-        receipt = {"shard": path, "rows": rows.num_rows, "busy_s": 0.0, "error": None}
-        try:
-            if setup != self.setup:
-                self.setup, self.work = b"", None  # the old work's memory goes first
-                work, arguments = pickle.loads(setup)  # noqa: S301 - made by our own driver
-                self.work, self.setup = work(**arguments), setup
-            begin = time.monotonic()
-            self.work(Path(path), rows)
-            receipt["busy_s"] = time.monotonic() - begin
-        except XalRayError as error:
-            receipt["error"] = pickle.dumps(error)
-        return receipt

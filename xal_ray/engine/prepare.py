@@ -1,13 +1,15 @@
 """Prepare: source files, decoded once, become a packed pool.
 
-The pool grows in a hidden folder beside its place and is renamed into it when it is whole, so that there is
-never half a pool; a killed prepare goes on from its finished parts.
+On a disk the pool grows in a hidden folder beside its place and is renamed into it when it is whole, so that
+there is never half a pool. An object store can't rename: there it grows in its place, and is a pool from the
+moment its card is written, last. Either way a killed prepare goes on from its finished parts.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ import pyarrow.compute as pc
 from xal_ray import config
 from xal_ray.engine.session import decoding_shape, start
 from xal_ray.engine.shards import cut, run_shards
+from xal_ray.engine.shared import sharing
 from xal_ray.errors import InputError, PoolError, SourceError, StorageError
 from xal_ray.images import Decoded, ImageError, decode_image, decode_mask, to_training_size
+from xal_ray.places import is_remote, place
 from xal_ray.pool.card import build_card, count_values, open_prepared, plan_of
 from xal_ray.pool.manifest import classes_of, fingerprint
 from xal_ray.pool.schema import (
@@ -38,7 +42,16 @@ from xal_ray.pool.sources import phantom, read_source
 from xal_ray.pool.splits import assign_splits
 from xal_ray.progress import Reporter
 from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, pack_coverage
-from xal_ray.storage import disk_errors, read_json, read_shards, sha256_bytes, write_json, write_table
+from xal_ray.storage import (
+    disk_errors,
+    is_empty,
+    read_json,
+    read_shards,
+    remove_tree,
+    sha256_bytes,
+    write_json,
+    write_table,
+)
 
 # What the folder of a growing pool is bound to: a part made under other settings must not be reused.
 _PLAN = "plan.json"
@@ -69,8 +82,10 @@ def prepare(
         StorageError: The disk refused.
     """
     if (out / "card.json").exists():
+        if is_remote(out) and (out / _PLAN).exists():
+            _clear_away(out)  # a call was killed when all but this was done
         return open_prepared(settings, out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_empty(out) and not (is_remote(out) and (out / _PLAN).exists()):
         raise PoolError(
             "the pool's folder holds something else",
             where=str(out),
@@ -82,25 +97,27 @@ def prepare(
     try:
         start(resources, verbose=verbose)
         shards = cut(manifest, partial / _ROWS, settings.rows_per_part)
-        run_shards(
-            "decoding",
-            shards,
-            PackShard,
-            {"settings": settings, "folder": partial},
-            decoding_shape(resources),
-            reporter,
-            stall_timeout_s=resources.stall_timeout_s,
-        )
+        with sharing([partial], resources):
+            run_shards(
+                "decoding",
+                shards,
+                PackShard,
+                {"settings": settings, "folder": partial},
+                decoding_shape(resources),
+                reporter,
+                resources,
+            )
         _finish(settings, manifest, classes, partial, reporter)
     except StorageError:
         raise  # the finished parts are good: the same command goes on with them
     except InputError:
         _discard(partial)
         raise
-    with disk_errors(out):
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+    if not is_remote(out):
+        with disk_errors(out):
+            if out.exists():
+                out.rmdir()
+            partial.rename(out)
     return open_pool(out)
 
 
@@ -111,16 +128,21 @@ class PackShard:
         self.settings = settings
         self.folder = folder
 
-    def __call__(self, path: Path, rows: pa.Table) -> None:
-        """Decode the rows of a part. The index rows are written last: they say that the part is done."""
+    def __call__(self, path: Path, rows: pa.Table, refused: Mapping[str, str] | None = None) -> None:
+        """Decode the rows of a part. The index rows are written last: they say that the part is done.
+
+        Rows that are refused (image_id to error code) go into quarantine unseen.
+        """
         part = int(path.stem)
         packed: list[dict[str, Any]] = []
-        refused: list[dict[str, str]] = []
+        quarantine: list[dict[str, str]] = []
         for row in rows.to_pylist():
             try:
+                if refused and row["image_id"] in refused:
+                    raise ImageError(refused[row["image_id"]], "the process that decoded it died of it")
                 packed.append(_pack(row, self.settings))
             except ImageError as error:
-                refused.append(
+                quarantine.append(
                     {
                         "image_id": row["image_id"],
                         "uri": row["uri"],
@@ -137,9 +159,15 @@ class PackShard:
             plain=["pixels"],
             row_group_size=ROW_GROUP_SIZE,
         )
-        write_table(self.folder / _REFUSED / path.name, _table(refused, QUARANTINE_SCHEMA))
+        write_table(self.folder / _REFUSED / path.name, _table(quarantine, QUARANTINE_SCHEMA))
         write_table(self.folder / _ORIGINS / path.name, _table(packed, ORIGIN_SCHEMA))
         write_table(path, _table(packed, INDEX_SCHEMA))
+
+    def probe(self, rows: pa.Table) -> None:
+        """Decode, and write nothing."""
+        for row in rows.to_pylist():
+            with suppress(ImageError):
+                _pack(row, self.settings)
 
 
 def _pack(row: dict[str, Any], settings: config.Pool) -> dict[str, Any]:
@@ -172,10 +200,10 @@ def _decode(row: dict[str, Any], settings: config.Pool) -> _ImageAndRoi:
         drawn, roi = phantom.draw(row, settings.source.phantom, size)
         return _ImageAndRoi(Decoded(drawn, (size, size)), roi)
     grey = settings.channels == 1
-    image = decode_image(Path(row["uri"]), settings.limits, at_least=size, grey=grey)
+    image = decode_image(place(row["uri"]), settings.limits, at_least=size, grey=grey)
     frame = image.frame
     if row["mask_uri"]:
-        mask = decode_mask(Path(row["mask_uri"]), settings.limits)
+        mask = decode_mask(place(row["mask_uri"]), settings.limits)
         check_mask(mask, frame, where=f"image_id {row['image_id']}, mask {row['mask_uri']}")
         return _ImageAndRoi(image, mask_to_grid(mask.astype(np.float32), (size, size)))
     if row["boxes"]:
@@ -188,7 +216,8 @@ def _decode(row: dict[str, Any], settings: config.Pool) -> _ImageAndRoi:
 def _discard(partial: Path) -> None:
     """Remove the growing pool; an actor that is being ended may still finish a file in it."""
     for _ in range(10):
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(StorageError):
+            remove_tree(partial, last=_PLAN)
         time.sleep(0.1)
         if not partial.exists():
             return
@@ -207,15 +236,20 @@ def _finish(
     write_table(partial / "quarantine.parquet", quarantine)
     write_table(partial / "index.parquet", _without_hidden_labels(index))
     card = build_card(settings, index, quarantine, classes)
-    for folder in (_ROWS, _ORIGINS, _REFUSED):
-        shutil.rmtree(partial / folder)
-    (partial / _PLAN).unlink()
     write_json(partial / "card.json", card)
+    _clear_away(partial)
     if card["duplicates_across_splits"]:
         reporter.line(
             f"warning: {card['duplicates_across_splits']} images stand in more than one split, "
             "pixel for pixel"
         )
+
+
+def _clear_away(pool: Path) -> None:
+    """Remove what a whole pool needs no longer; the plan goes last, as the sign that there is something."""
+    for folder in (_ROWS, _ORIGINS, _REFUSED):
+        remove_tree(pool / folder)
+    (pool / _PLAN).unlink()
 
 
 def _without_hidden_labels(index: pa.Table) -> pa.Table:
@@ -237,13 +271,14 @@ def _check_errors(quarantine: pa.Table, total: int, limits: config.Limits) -> No
 
 
 def _open_partial(settings: config.Pool, manifest: pa.Table, out: Path) -> Path:
-    """The hidden folder in which the pool grows; what was begun under another plan is thrown away."""
-    partial = out.parent / f".{out.name}.partial"
+    """The folder in which the pool grows; what was begun under another plan is thrown away."""
+    partial = out if is_remote(out) else out.parent / f".{out.name}.partial"
     rows = fingerprint(manifest)
     plan = {"settings": plan_of(settings), "manifest": rows}
-    if partial.exists() and not ((partial / _PLAN).exists() and read_json(partial / _PLAN) == plan):
-        shutil.rmtree(partial)
-    write_json(partial / _PLAN, plan)
+    known = (partial / _PLAN).exists() and read_json(partial / _PLAN) == plan
+    if not known:
+        remove_tree(partial, last=_PLAN)
+        write_json(partial / _PLAN, plan)
     return partial
 
 

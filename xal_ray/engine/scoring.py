@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xal_ray import config
 from xal_ray.engine.session import ready_to_score
@@ -16,7 +18,14 @@ from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import Reporter
 from xal_ray.scorer import Scorer
-from xal_ray.storage import read_table, write_table
+from xal_ray.storage import names_in, present, read_table, write_table
+
+# What to do about most images without a score, by their reason.
+_CURES = {
+    "non_finite_output": "a diverged model gives no finite output: lower train.learning_rate",
+    "out_of_memory": "remove the folder, then lower score.batch_size, or use fewer actors on a node or a GPU",
+    "crashed": "look at the nodes for a broken device or a lack of memory, remove the folder, and go on",
+}
 
 
 class ScoreShard:
@@ -26,9 +35,27 @@ class ScoreShard:
         self.images = images
         self.scorer = Scorer(**scorer)
 
-    def __call__(self, path: Path, rows: pa.Table) -> None:
-        """Score the referenced rows and write their shard."""
-        write_table(path, self.scorer(self.images.stream_rows(rows, self.scorer.rows_at_once)))
+    def __call__(self, path: Path, rows: pa.Table, refused: Mapping[str, str] | None = None) -> None:
+        """Score the referenced rows and write their shard; refused ones get their error code, no scores."""
+        if not refused:
+            write_table(path, self._scored(rows))
+            return
+        codes = pa.array([refused.get(image_id) for image_id in rows["image_id"].to_pylist()], pa.string())
+        tables = [self._scored(rows.filter(pc.is_null(codes)))]
+        for code in sorted(set(refused.values())):
+            hit = pc.equal(codes, code)
+            tables.append(self.scorer.without_scores(rows.filter(hit)["image_id"].to_pylist(), code))
+        scores = pa.concat_tables(tables)
+        write_table(path, scores.take(pc.index_in(rows["image_id"], scores["image_id"])).combine_chunks())
+
+    def probe(self, rows: pa.Table) -> None:
+        """Score, and write nothing."""
+        self._scored(rows)
+
+    def _scored(self, rows: pa.Table) -> pa.Table:
+        if not rows.num_rows:
+            return self.scorer([])
+        return self.scorer(self.images.stream_rows(rows, self.scorer.rows_at_once))
 
 
 def score(
@@ -70,7 +97,7 @@ def score(
         for shard in cut(rows.select(REFERENCE_COLUMNS), folder, settings.rows_per_shard)
     ]
     pace = Pace(0, 0.0, 0.0)
-    if not all(shard.path.exists() for shard in shards):
+    if len(present(shard.path for shard in shards)) < len(shards):
         shape = ready_to_score(resources, verbose=verbose)
         scorer = {
             "model": model,
@@ -85,7 +112,7 @@ def score(
             {"images": activations or pool, "scorer": scorer},
             shape,
             reporter,
-            stall_timeout_s=resources.stall_timeout_s,
+            resources,
         )
     for folder in requests:
         _check(
@@ -97,8 +124,9 @@ def score(
 def _check(folder: Path, shards: Sequence[Shard], max_error_fraction: float) -> None:
     """Compare scores with the request, a shard at a time."""
     num_rows = num_failed = 0
+    reasons: Counter[str] = Counter()
     for shard in shards:
-        scores = read_table(shard.path, ["image_id", "predicted"])
+        scores = read_table(shard.path, ["image_id", "predicted", "error_code"])
         if not scores["image_id"].equals(shard.rows["image_id"]):
             raise StageError(
                 "the scores do not cover exactly the requested images",
@@ -109,7 +137,8 @@ def _check(folder: Path, shards: Sequence[Shard], max_error_fraction: float) -> 
             )
         num_rows += scores.num_rows
         num_failed += scores["predicted"].null_count
-    strangers = {path.name for path in folder.glob("*.parquet")} - {shard.path.name for shard in shards}
+        reasons.update(scores.filter(pc.is_null(scores["predicted"]))["error_code"].to_pylist())
+    strangers = set(names_in(folder, ".parquet")) - {shard.path.name for shard in shards}
     if strangers:
         raise StageError(
             "the scores do not cover exactly the requested images",
@@ -122,7 +151,8 @@ def _check(folder: Path, shards: Sequence[Shard], max_error_fraction: float) -> 
         raise StageError(
             "too many images have no score",
             expected=f"at most {max_error_fraction:.1%} (score.max_error_fraction)",
-            found=f"{num_failed} of {num_rows}",
+            found=f"{num_failed} of {num_rows}: "
+            + ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items())),
             where=f"{folder}, column error_code",
-            next_step="a diverged model gives no finite output: lower train.learning_rate",
+            next_step=_CURES[max(reasons, key=lambda reason: (reasons[reason], reason))],
         )

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from xal_ray import config
@@ -19,7 +19,7 @@ from xal_ray.errors import ConfigError
 # its first result. The settings of malloc keep an actor's memory instead of handing every
 # activation back to the system and asking for it again: an eighth of the time of scoring on a processor. One
 # arena, because each thread that reads ahead would leave what it held behind in an arena of its own.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_worker_niceness": "0",
@@ -95,9 +95,14 @@ def is_joined(resources: config.Ray) -> bool:
     return resources.address != "local"
 
 
+def keeps_actors(resources: config.Ray) -> bool:
+    """Whether actors stay from stage to stage; `auto`: not where others may need what they hold."""
+    return not is_joined(resources) if resources.keep_actors == "auto" else resources.keep_actors
+
+
 def prepare_environment(*, verbose: bool = False) -> None:
     """Set what Ray and its processes read; what a user has set stays."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -144,15 +149,22 @@ def stop() -> None:
 def scoring_shape(resources: config.Ray) -> actors.Shape:
     """Resolve `auto`: an actor for each GPU, with all of it; without GPUs one for each core.
 
-    A given number of actors shares the GPUs out, at most one each. No actors: this process does the work, and
-    Ray need not have started.
+    On a Ray of our own a given number of actors shares the GPUs out, at most one each. On a cluster that was
+    joined each takes a whole one where there is any: what it has now says little of what it will have. No
+    actors: this process does the work, and Ray need not have started.
     """
-    wish, gpus = resources.num_actors, resources.gpus_per_actor
+    wish, gpus, custom = resources.num_actors, resources.gpus_per_actor, resources.actor_resources
     if wish == 0:
         return IN_PROCESS
-    num = (round(_declared("GPU")) or _one_a_core(resources.cpus_per_actor)) if wish == "auto" else wish
-    each = min(1.0, _declared("GPU") / num) if gpus == "auto" else float(gpus)
-    return actors.Shape(num, resources.cpus_per_actor, each)
+    if is_joined(resources):
+        declared = round(_fitting("GPU", custom))
+        num = (declared or _one_a_declared_cpu(resources.cpus_per_actor, custom)) if wish == "auto" else wish
+        each = float(min(1, declared)) if gpus == "auto" else float(gpus)
+    else:
+        declared = round(_declared("GPU"))
+        num = (declared or _one_a_core(resources.cpus_per_actor)) if wish == "auto" else wish
+        each = min(1.0, _declared("GPU") / num) if gpus == "auto" else float(gpus)
+    return actors.Shape(num, resources.cpus_per_actor, each, custom)
 
 
 def ready_to_score(resources: config.Ray, *, verbose: bool = False) -> actors.Shape:
@@ -164,16 +176,33 @@ def ready_to_score(resources: config.Ray, *, verbose: bool = False) -> actors.Sh
 
 def decoding_shape(resources: config.Ray) -> actors.Shape:
     """Resolve `auto` for actors that decode: one for each core, and no GPU."""
-    num = resources.num_decoders
+    num, cpus, custom = resources.num_decoders, resources.cpus_per_decoder, resources.decoder_resources
     if num == "auto":
-        num = _one_a_core(resources.cpus_per_decoder)
-    return actors.Shape(num, resources.cpus_per_decoder)
+        num = _one_a_declared_cpu(cpus, custom) if is_joined(resources) else _one_a_core(cpus)
+    return actors.Shape(num, cpus, resources=custom)
 
 
 def _one_a_core(cpus_each: float) -> int:
     """The cores of this machine, as far as the logical CPUs go (one stays free)."""
     cores = os.cpu_count() or 1
     return max(1, min(cores, int((_declared("CPU") - 1.0) / cpus_each)))
+
+
+def _one_a_declared_cpu(cpus_each: float, custom: Mapping[str, float]) -> int:
+    """An actor for each CPU that the nodes of a cluster declare now; a head without work declares none."""
+    return max(1, sum(int(node["CPU"] / max(1.0, cpus_each)) for node in _nodes(custom) if "CPU" in node))
+
+
+def _fitting(resource: str, custom: Mapping[str, float]) -> float:
+    """How much of a resource the nodes declare that have the custom resources of one actor."""
+    return sum(node.get(resource, 0.0) for node in _nodes(custom))
+
+
+def _nodes(custom: Mapping[str, float]) -> list[dict[str, float]]:
+    import ray
+
+    declared = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node for node in declared if all(node.get(name, 0.0) >= custom[name] for name in custom)]
 
 
 def gpus_per_worker(wish: float | str, num_workers: int) -> float:
@@ -197,8 +226,24 @@ def _declared(resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0.0))
 
 
-def check_capacity(stage: str, num: int, cpus: float, gpus_each: float) -> None:
+def check_capacity(
+    stage: str,
+    num: int,
+    cpus: float,
+    gpus_each: float,
+    *,
+    custom: Mapping[str, float] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> None:
     """Refuse what could never be scheduled: Ray would wait for it for ever, without a word.
+
+    Args:
+        stage: What a person calls it.
+        num: How many actors or workers.
+        cpus: Logical CPUs of each.
+        gpus_each: GPUs of each.
+        custom: Custom resources of each, by name.
+        warn: Told instead of refused: a cluster that was joined may bring more, and only it knows.
 
     Raises:
         ConfigError: The cluster has too few logical CPUs (one must stay free for reads) or GPUs.
@@ -206,20 +251,27 @@ def check_capacity(stage: str, num: int, cpus: float, gpus_each: float) -> None:
     import ray
 
     have = ray.cluster_resources()
-    needed = num * cpus + 1.0
-    if needed > have.get("CPU", 0.0):
+    wanted = {"CPU": num * cpus, "GPU": num * gpus_each, **{k: num * v for k, v in (custom or {}).items()}}
+    if warn is not None:
+        short = [name for name, number in wanted.items() if number > have.get(name, 0.0)]
+        texts = [f"{wanted[name]:g} {name} (it has {have.get(name, 0.0):g})" for name in short]
+        if short:
+            warn(f"{stage} asks for more than the cluster has now: {', '.join(texts)}")
+        return
+    if wanted["CPU"] + 1.0 > have.get("CPU", 0.0):
         raise ConfigError(
             f"{stage} would starve: its actors take all logical CPUs and the reads would wait for ever",
-            expected=f"at least {needed:g} logical CPUs ({num} x {cpus:g}, and 1 for reads)",
+            expected=f"at least {wanted['CPU'] + 1.0:g} logical CPUs ({num} x {cpus:g}, and 1 for reads)",
             found=f"{have.get('CPU', 0.0):g}",
             where="ray",
             next_step="raise ray.num_cpus (it may exceed the cores), or use fewer actors or workers",
         )
-    if num * gpus_each > have.get("GPU", 0.0):
-        raise ConfigError(
-            f"{stage} asks for more GPUs than there are",
-            expected=f"at most {have.get('GPU', 0.0):g}",
-            found=f"{num} x {gpus_each:g}",
-            where="ray",
-            next_step="lower ray.gpus_per_actor, ray.gpus_per_worker, or the number of actors or workers",
-        )
+    for name in list(wanted)[1:]:
+        if wanted[name] > have.get(name, 0.0):
+            raise ConfigError(
+                f"{stage} asks for more {name}s than there are",
+                expected=f"at most {have.get(name, 0.0):g}",
+                found=f"{num} x {wanted[name] / num:g}",
+                where="ray",
+                next_step="lower ray.gpus_per_actor, ray.gpus_per_worker, or the number of actors or workers",
+            )

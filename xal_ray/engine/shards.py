@@ -17,14 +17,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
-from xal_ray.engine.actors import Shape, release, warm_crew
-from xal_ray.engine.session import check_capacity
+from xal_ray import config
+from xal_ray.engine.actors import Crew, Shape, release, warm_crew
+from xal_ray.engine.session import check_capacity, is_joined, keeps_actors
+from xal_ray.engine.shared import marks
+from xal_ray.engine.watchdog import Watchdog
+from xal_ray.engine.work import Work, to_bytes
 from xal_ray.errors import StageError
 from xal_ray.progress import Reporter
+from xal_ray.storage import present
 
 RECEIPT_SCHEMA = pa.schema(
     [
@@ -32,12 +37,15 @@ RECEIPT_SCHEMA = pa.schema(
         pa.field("rows", pa.int64(), nullable=False),
         pa.field("busy_s", pa.float64(), nullable=False),  # of the actor, in the work itself
         pa.field("error", pa.binary()),  # a pickled XalRayError of ours
+        pa.field("note", pa.string()),  # what a person should know
     ]
 )
-# A task of Ray Data that waits for an actor needs next to nothing; one more than there are actors keeps a
-# shard ready for whichever is free next.
-_CPUS_PER_WAITING_TASK = 0.01
+# A task of Ray Data that waits for an actor computes nothing: no CPU, so that it finds a place beside actors
+# that hold all of them, and on a head that declares none. One more than there are actors keeps a shard ready
+# for whichever is free next.
+_CPUS_PER_WAITING_TASK = 0
 _SHARDS_IN_WAITING = 1
+_PIPELINES = 4  # of Ray Data that a stage may use up, as long as each gets something done
 
 
 @dataclass(frozen=True)
@@ -73,13 +81,6 @@ class Pace:
         return self.num_rows / max(self.seconds - self.startup_s, 1e-9)
 
 
-class Work(Protocol):
-    """What an actor does: set up once, then called for each shard, whose file it writes atomically."""
-
-    def __call__(self, path: Path, rows: pa.Table) -> None:
-        """Do the work of one shard."""
-
-
 def cut(rows: pa.Table, folder: Path, rows_per_shard: int) -> list[Shard]:
     """Cut rows into shards by their order alone, so that the same request gives the same shards."""
     return [
@@ -95,8 +96,7 @@ def run_shards(
     arguments: Mapping[str, Any],
     shape: Shape,
     reporter: Reporter,
-    *,
-    stall_timeout_s: float = 600.0,
+    resources: config.Ray = config.Ray(),  # noqa: B008 - frozen
 ) -> Pace:
     """Run the shards whose file does not exist yet, on the session's actors or, without any, in this process.
 
@@ -109,13 +109,15 @@ def run_shards(
         arguments: What `work` is built with.
         shape: The actors; none leave the work to this process, and Ray alone.
         reporter: Hears about progress.
-        stall_timeout_s: How long no shard may finish before the stage is given up.
+        resources: How long no shard may finish (`stall_timeout_s`), how many actors a shard may kill
+            (`shard_attempts`), whether the actors stay (`keep_actors`), and whose the cluster is.
 
     Raises:
         XalRayError: What the work raised, as it raised it.
-        StageError: The stage stood still for `stall_timeout_s`, or Ray failed.
+        StageError: The stage stood still, a shard kills whatever works on it, or Ray failed.
     """
-    missing = [shard for shard in shards if not shard.path.exists()]
+    there = present(shard.path for shard in shards)
+    missing = [shard for shard in shards if shard.path not in there]
     if not missing:
         return Pace(0, 0.0, 0.0)
     total = sum(shard.rows.num_rows for shard in shards)
@@ -123,9 +125,11 @@ def run_shards(
     begin, startup_s = time.monotonic(), None
     with reporter.bar(stage, total, "images") as advance:
         advance(total - num_rows)
-        for receipt in _work_off(stage, missing, work, arguments, shape, stall_timeout_s):
+        for receipt in _work_off(stage, missing, work, arguments, shape, reporter, resources):
             if startup_s is None:
                 startup_s = time.monotonic() - begin - receipt["busy_s"]
+            if receipt["note"]:
+                reporter.line(f"{stage}: {receipt['note']}")
             advance(receipt["rows"])
     pace = Pace(num_rows, time.monotonic() - begin, startup_s or 0.0)
     reporter.line(
@@ -141,29 +145,82 @@ def _work_off(
     work: Callable[..., Work],
     arguments: Mapping[str, Any],
     shape: Shape,
-    stall_timeout_s: float,
+    reporter: Reporter,
+    resources: config.Ray,
 ) -> Iterator[dict[str, Any]]:
     """Yield the receipt of each finished shard."""
     if shape.num_actors:
-        check_capacity(stage, shape.num_actors, shape.cpus_per_actor, shape.gpus_per_actor)
-        yield from _receipts(stage, shards, _setup(work, arguments), shape, stall_timeout_s)
+        check_capacity(
+            stage,
+            shape.num_actors,
+            shape.cpus_per_actor,
+            shape.gpus_per_actor,
+            custom=shape.resources,
+            warn=reporter.line if is_joined(resources) else None,
+        )
+        yield from _pipelines(stage, shards, _setup(work, arguments), shape, reporter, resources)
+        if not keeps_actors(resources):
+            release()
         return
     do = work(**arguments)
     for shard in shards:
         begin = time.monotonic()
         do(shard.path, shard.rows)
-        yield {"rows": shard.rows.num_rows, "busy_s": time.monotonic() - begin}
+        yield _receipt(shard, time.monotonic() - begin)
+
+
+def _pipelines(
+    stage: str,
+    shards: Sequence[Shard],
+    setup: bytes,
+    shape: Shape,
+    reporter: Reporter,
+    resources: config.Ray,
+) -> Iterator[dict[str, Any]]:
+    """Yield the receipt of each finished shard, with a new pipeline of Ray Data where one was lost.
+
+    The loss of a node was seen to take Ray Data's own actors along, and the pipeline with them. What is
+    finished stays so.
+    """
+    waiting = {str(shard.path): shard for shard in shards}
+    for pipeline in range(_PIPELINES):
+        before = len(waiting)
+        try:
+            for receipt in _receipts(stage, list(waiting.values()), setup, shape, reporter, resources):
+                del waiting[receipt["shard"]]
+                yield receipt
+            return
+        except StageError as error:
+            there = present(shard.path for shard in waiting.values())
+            for shard in [shard for shard in waiting.values() if shard.path in there]:
+                del waiting[str(shard.path)]
+                yield _receipt(shard)
+            if not _is_rays_own(error.__cause__) or len(waiting) == before or pipeline + 1 == _PIPELINES:
+                raise
+            reporter.line(
+                f"{stage}: Ray lost its pipeline ({error.details['found']}); it goes on with another"
+            )
+
+
+def _receipt(shard: Shard, busy_s: float = 0.0) -> dict[str, Any]:
+    return {"shard": str(shard.path), "rows": shard.rows.num_rows, "busy_s": busy_s, "note": None}
 
 
 def _receipts(
-    stage: str, shards: Sequence[Shard], setup: bytes, shape: Shape, stall_timeout_s: float
+    stage: str,
+    shards: Sequence[Shard],
+    setup: bytes,
+    shape: Shape,
+    reporter: Reporter,
+    resources: config.Ray,
 ) -> Iterator[dict[str, Any]]:
     """Yield the receipt of each finished shard, watching over the time between two."""
     answers: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
+    crew = warm_crew(shape)
 
     def consume() -> None:
         try:
-            for batch in _batches(shards, setup, shape):
+            for batch in _batches(shards, setup, crew, resources.shard_attempts):
                 answers.put(batch)
             answers.put(None)
         except BaseException as error:
@@ -171,12 +228,15 @@ def _receipts(
 
     consumer = threading.Thread(target=consume, name=f"xal-ray {stage}", daemon=True)
     consumer.start()
+    watchdog = Watchdog(stage, crew, resources, reporter)
     try:
         while True:
             try:
-                answer = answers.get(timeout=stall_timeout_s)
+                answer = answers.get(timeout=watchdog.look_every_s)
             except queue.Empty:
-                raise _stalled(stage, shape, stall_timeout_s) from None
+                watchdog.look()
+                continue
+            watchdog.heard()
             if answer is None:
                 return
             if isinstance(answer, BaseException):
@@ -188,58 +248,66 @@ def _receipts(
     except BaseException:
         # No actor shall go on writing into a folder that somebody may clear away.
         release()
-        consumer.join(stall_timeout_s)
+        consumer.join(resources.stall_timeout_s)
         raise
 
 
-def _batches(shards: Sequence[Shard], setup: bytes, shape: Shape) -> Iterator[pa.Table]:
+def _batches(shards: Sequence[Shard], setup: bytes, crew: Crew, attempts: int) -> Iterator[pa.Table]:
     import ray.data
 
-    # One block a shard: a block is what Ray Data schedules and retries.
-    receipts = ray.data.from_arrow([_to_block(shard) for shard in shards]).map_batches(
+    # One block a shard: a block is what Ray Data schedules and retries. `from_arrow` would look at each in a
+    # task that wants a whole CPU, and wait for ever where actors hold them all or where there is no node yet.
+    receipts = ray.data.from_blocks([_to_block(shard) for shard in shards]).map_batches(
         _hand_over,
-        fn_kwargs={"dispatcher": warm_crew(shape).dispatcher, "setup": setup},
+        fn_kwargs={"dispatcher": crew.dispatcher, "setup": setup, "attempts": attempts},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.TaskPoolStrategy(size=min(shape.num_actors + _SHARDS_IN_WAITING, len(shards))),
+        compute=ray.data.TaskPoolStrategy(size=min(crew.shape.num_actors + _SHARDS_IN_WAITING, len(shards))),
         num_cpus=_CPUS_PER_WAITING_TASK,
     )
     yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
-def _hand_over(block: pa.Table, dispatcher: Any, setup: bytes) -> pa.Table:
+def _hand_over(block: pa.Table, dispatcher: Any, setup: bytes, attempts: int) -> pa.Table:
     """Runs in a task of Ray Data: a block of `_to_block` in, receipts out."""
     import ray
 
-    receipts = [ray.get(dispatcher.run.remote(setup, row["path"], row["rows"])) for row in block.to_pylist()]
+    receipts = [
+        ray.get(dispatcher.run.remote(setup, row["path"], row["rows"], attempts)) for row in block.to_pylist()
+    ]
     return pa.Table.from_pylist(receipts, schema=RECEIPT_SCHEMA)
 
 
 def _setup(work: Callable[..., Work], arguments: Mapping[str, Any]) -> bytes:
     from ray import cloudpickle  # takes local classes along by value
 
-    setup: bytes = cloudpickle.dumps((work, dict(arguments)))
+    setup: bytes = cloudpickle.dumps((marks(), work, dict(arguments)))
     return setup
 
 
 def _to_block(shard: Shard) -> pa.Table:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, shard.rows.schema) as stream:
-        stream.write_table(shard.rows)
-    payload = sink.getvalue().to_pybytes()
-    return pa.table({"path": [str(shard.path)], "rows": pa.array([payload], pa.binary())})
+    return pa.table({"path": [str(shard.path)], "rows": pa.array([to_bytes(shard.rows)], pa.binary())})
 
 
-def _stalled(stage: str, shape: Shape, stall_timeout_s: float) -> StageError:
-    return StageError(
-        f"{stage} stood still for {stall_timeout_s:g} s",
-        expected=f"a finished shard from one of {shape.num_actors} actors",
-        next_step=(
-            "the usual cause is a lack of logical CPUs or of memory: raise ray.num_cpus, "
-            "lower ray.num_actors, or, if a shard truly takes that long, raise ray.stall_timeout_s; "
-            "the same command goes on"
-        ),
+def _is_rays_own(error: BaseException | None) -> bool:
+    """Whether Ray failed for what happened to its processes and nodes, and not for what a task raised."""
+    from ray import exceptions
+
+    lost = (
+        exceptions.RayActorError,
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.OutOfMemoryError,
+        exceptions.LocalRayletDiedError,
     )
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, lost):
+            return True
+        seen.append(error)
+        error = error.__cause__ or getattr(error, "cause", None)
+    return False
 
 
 def _ray_failed(stage: str, error: BaseException) -> StageError:

@@ -2,58 +2,32 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import math
+import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import torch
-
 from xal_ray import config
 from xal_ray.engine import actors
-from xal_ray.engine.session import check_capacity, gpus_per_worker, start
+from xal_ray.engine.fitting import TrainRequest, build, fit_and_save, load_images, packed
+from xal_ray.engine.session import check_capacity, gpus_per_worker, is_joined, keeps_actors, start
+from xal_ray.engine.shared import marks
+from xal_ray.engine.train_storage import TrainStorage, train_storage
+from xal_ray.engine.train_worker import Errand, read_pixels, work
+from xal_ray.engine.watchdog import GROWTH_TIMEOUT_S
 from xal_ray.errors import StageError, XalRayError
-from xal_ray.model.learner import fit
-from xal_ray.model.minibatches import LabelledImages
-from xal_ray.model.network import ModelSpec, Network, freeze_backbone
-from xal_ray.model.weights import build_network, load_model, save_model
-from xal_ray.pool.activations import ActivationReader
-from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import Reporter
-from xal_ray.seeds import derive_seed
 from xal_ray.storage import write_bytes
 
+__all__ = ["TrainRequest", "train"]
 
-@dataclass(frozen=True)
-class TrainRequest:
-    """All that a training needs; it can be sent to a worker.
-
-    Attributes:
-        pool: The packed pool.
-        train: Labelled rows, sorted by image_id: `image_id, part, row, label` (label: class index, int64).
-        val: Validation rows, likewise.
-        model: The network.
-        settings: How it is trained.
-        previous: The previous round's model folder, for `train.init: previous`.
-        round_number: The round, from 0.
-        seed: The run's seed.
-        activations: What the frozen backbone made of the pool; read instead of its pixels.
-    """
-
-    pool: PoolReader
-    train: pa.Table
-    val: pa.Table
-    model: config.Model
-    settings: config.Train
-    previous: Path | None
-    round_number: int
-    seed: int
-    activations: ActivationReader | None = None
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+# How long Ray Train waits for so many workers before it counts anew how many the cluster has room for. Its
+# count is up to 20 s old, so that shortly after the loss of a node it waits in vain.
+_START_TIMEOUT_S = 30.0
 
 
 def train(
@@ -64,7 +38,7 @@ def train(
     Args:
         request: What to train on.
         out: The round's folder.
-        resources: CPUs and GPUs a worker.
+        resources: CPUs and GPUs a worker; checkpoints, and what may be lost.
         reporter: Hears about progress.
         verbose: Let Ray speak.
 
@@ -72,180 +46,163 @@ def train(
         ModelError: The weights can't be had.
         StageError: Ray Train failed.
     """
-    if request.settings.num_workers == 0:
-        images = _load(request, request.train)
-        with reporter.bar("training", request.settings.max_steps, "steps") as advance:
-            _fit_and_save(request, images, out, on_progress=advance)
-    else:
+    if request.settings.num_workers > 0:
         _train_on_workers(request, out, resources, reporter, verbose=verbose)
-
-
-def _fit_and_save(
-    request: TrainRequest, images: LabelledImages, out: Path, *, sync: Any = None, on_progress: Any = None
-) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network, spec = _build(request)
-    labels = request.train["label"].to_numpy()
-    history = fit(
-        network.to(device),
-        spec,
-        images,
-        _load(request, request.val) if request.val.num_rows else None,
-        request.settings,
-        seed=derive_seed(request.seed, request.round_number, "train"),
-        device=device,
-        sync=sync,
-        on_progress=on_progress,
-        class_counts=np.bincount(labels, minlength=len(spec.classes)),
-    )
-    if sync is None or sync.rank == 0:
-        extra = {"round": request.round_number, "num_labels": len(labels), "history": history}
-        backbone = request.activations.backbone if request.activations else None
-        save_model(out, network, spec, extra, backbone=backbone)
-
-
-def _build(request: TrainRequest) -> tuple[Network, ModelSpec]:
-    pool = request.pool
-    spec = ModelSpec(request.model.backbone, pool.classes, pool.image_size, pool.channels)
-    init_seed = derive_seed(request.seed, request.round_number, "init")
-    if request.settings.init == "previous" and request.previous is not None:
-        network, _, _ = load_model(request.previous)
-    else:
-        weights = "none" if request.settings.init == "scratch" else request.model.weights
-        network = build_network(spec, weights, init_seed)
-    if request.model.freeze == "backbone":
-        freeze_backbone(network)
-    return network, spec
-
-
-def _load(request: TrainRequest, rows: pa.Table) -> LabelledImages:
-    """Labelled images; of a frozen backbone whose activations are kept, what its last layer sees of them."""
-    labels = rows["label"].to_numpy()
-    if request.activations is not None:
-        return LabelledImages(request.activations.read_embeddings(rows), labels)
-    return LabelledImages(request.pool.read_rows(rows).pixels, labels)
+        return
+    if is_joined(resources) and request.round_number == 0:
+        reporter.line(
+            "training runs in the process that drives the run, with that machine's cores and GPU; "
+            "train.num_workers=1 places it on the cluster and gives the same model"
+        )
+    network, images = build(request), load_images(request, request.train)
+    with reporter.bar("training", request.settings.max_steps, "steps") as advance:
+        fit_and_save(request, network, images, out, on_progress=advance)
 
 
 def _train_on_workers(
     request: TrainRequest, out: Path, resources: config.Ray, reporter: Reporter, *, verbose: bool
 ) -> None:
+    # What is wrong with the weights is said here: Ray would try again and again. And they may be a file that
+    # workers on other machines don't have.
+    weights = packed(build(request))
     start(resources, verbose=verbose)
-    from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
+    workers = request.settings.num_workers
+    each = _resources_of_a_worker(resources, workers)
+    _check_and_make_room(workers, each, resources, reporter)
+    reporter.line(f"training on {workers} worker{'s' * (workers > 1)}: {request.train.num_rows} labels")
+    with train_storage(request, weights, out, resources) as storage:
+        try:
+            result = _fit(request, weights, each, storage, resources)
+            with result.checkpoint.as_directory() as folder:
+                _adopt(Path(folder), out)
+        except XalRayError:
+            raise
+        except Exception as error:
+            raise _unwrap(error, storage) from error
+    _tell(result.metrics or {}, workers, reporter)
+
+
+def _fit(
+    request: TrainRequest,
+    weights: bytes,
+    each: dict[str, float],
+    storage: TrainStorage,
+    resources: config.Ray,
+) -> Any:
+    """Ray Train's result; its checkpoint is the model."""
+    import ray
+    from ray.train import CheckpointConfig, DataConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
-    workers = request.settings.num_workers
-    gpus_each = gpus_per_worker(resources.gpus_per_worker, workers)
-    check_capacity("training", workers, resources.cpus_per_worker, gpus_each)
-    _make_room(workers, resources.cpus_per_worker, gpus_each)
-    _build(request)  # what is wrong with the weights is said here: Ray would try again and again
-    reporter.line(f"training on {workers} worker{'s' * (workers > 1)}: {request.train.num_rows} labels")
-    # A folder of its own for every try: Ray Train resumes silently where it finds the name of an earlier one.
-    storage = Path(tempfile.mkdtemp(prefix="xal-ray-train-"))
+    errand = Errand(request, ray.put(weights), resources.checkpoint_every_steps, marks())
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"errand": errand},
+        scaling_config=_scaling(request.settings.num_workers, each, resources),
+        run_config=RunConfig(
+            name=storage.name,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=_failures(resources),
+            **storage.settings,
+        ),
+        datasets={"train": _dataset(request)},
+        dataset_config=DataConfig(datasets_to_split=["train"]),
+    )
+    with warnings.catch_warnings(), _start_timeout():
+        warnings.simplefilter("ignore")  # Ray's own deprecations are not the user's business
+        return trainer.fit()
+
+
+def _scaling(workers: int, each: dict[str, float], resources: config.Ray) -> Any:
+    """As many workers as were asked for; with `ray.min_workers` as many as there is room for.
+
+    A group that is healthy is enlarged only if it can go on from a checkpoint.
+    """
+    from ray.train import ScalingConfig
+
+    fewest = min(resources.min_workers or workers, workers)
+    grows = {} if resources.checkpoint_every_steps else {"elastic_resize_monitor_interval_s": math.inf}
+    return ScalingConfig(
+        num_workers=workers if fewest == workers else (fewest, workers),
+        use_gpu="GPU" in each,
+        resources_per_worker=each,
+        **grows,
+    )
+
+
+def _failures(resources: config.Ray) -> Any:
+    """How often a group that has lost a worker starts again, and how long it waits for room."""
+    from ray.train import FailureConfig
+
+    patience_s = max(resources.stall_timeout_s, GROWTH_TIMEOUT_S if is_joined(resources) else 0.0)
+    timeout_s = float(os.environ.get(_START_TIMEOUT, _START_TIMEOUT_S))
+    return FailureConfig(
+        max_failures=resources.max_failures, controller_failure_limit=math.ceil(patience_s / timeout_s)
+    )
+
+
+@contextmanager
+def _start_timeout() -> Iterator[None]:
+    """Ray Train reads it from the environment; what a user has set stays."""
+    before = os.environ.get(_START_TIMEOUT)
+    os.environ.setdefault(_START_TIMEOUT, str(_START_TIMEOUT_S))
     try:
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"request": request},
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=gpus_each > 0,
-                resources_per_worker={"CPU": resources.cpus_per_worker, **_gpu_entry(gpus_each)},
-            ),
-            run_config=RunConfig(
-                name=f"round-{request.round_number:03d}",
-                storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=2),
-            ),
-            datasets={"train": _dataset(request)},
-            dataset_config=DataConfig(datasets_to_split=["train"]),
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Ray's own deprecations are not the user's business
-            checkpoint = trainer.fit().checkpoint
-        with checkpoint.as_directory() as folder:
-            _adopt(Path(folder), out)
-    except XalRayError:
-        raise
-    except Exception as error:
-        raise _unwrap(error) from error
+        yield
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        if before is None:
+            del os.environ[_START_TIMEOUT]
 
 
-def _make_room(workers: int, cpus_each: float, gpus_each: float) -> None:
-    """End the scoring actors where they and the workers don't fit side by side."""
+def _resources_of_a_worker(resources: config.Ray, workers: int) -> dict[str, float]:
+    gpus_each = gpus_per_worker(resources.gpus_per_worker, workers)
+    gpu = {"GPU": gpus_each} if gpus_each > 0 else {}
+    return {"CPU": resources.cpus_per_worker, **gpu, **resources.worker_resources}
+
+
+def _check_and_make_room(
+    workers: int, each: dict[str, float], resources: config.Ray, reporter: Reporter
+) -> None:
+    """End the scoring actors where they and the workers don't fit side by side, or others may need them."""
     import ray
 
+    joined, gpus_each = is_joined(resources), each.get("GPU", 0.0)
+    check_capacity(
+        "training",
+        workers,
+        each["CPU"],
+        gpus_each,
+        custom=resources.worker_resources,
+        warn=reporter.line if joined else None,
+    )
     have, holding = ray.cluster_resources(), actors.held()
-    cpus = workers * cpus_each + 1.0 + holding.num_actors * holding.cpus_per_actor
+    cpus = workers * each["CPU"] + 1.0 + holding.num_actors * holding.cpus_per_actor
     gpus = workers * gpus_each + holding.num_actors * holding.gpus_per_actor
-    if cpus > have.get("CPU", 0.0) or gpus > have.get("GPU", 0.0):
+    if not keeps_actors(resources) or cpus > have.get("CPU", 0.0) or gpus > have.get("GPU", 0.0):
         actors.release()
 
 
 def _dataset(request: TrainRequest) -> Any:
-    """The labelled rows as a Ray Data set: references go in, pixels are read where they are needed."""
+    """The labelled rows as a Ray Data set: references go in, pixels are read where they are needed.
+
+    Not by `from_arrow`, which looks at its block in a task that wants a whole CPU.
+    """
     import ray.data
 
-    return ray.data.from_arrow(request.train).map_batches(
-        _read_pixels, fn_kwargs={"pool": request.pool}, batch_format="pyarrow", num_cpus=0.5
+    return ray.data.from_blocks([request.train]).map_batches(
+        read_pixels, fn_kwargs={"pool": request.pool}, batch_format="pyarrow", num_cpus=0.5
     )
 
 
-def _read_pixels(rows: pa.Table, pool: PoolReader) -> pa.Table:
-    pixels = [image.tobytes() for image in pool.read_rows(rows).pixels]
-    return rows.select(["image_id", "label"]).append_column("pixels", pa.array(pixels, pa.binary()))
-
-
-def _worker(arguments: dict[str, TrainRequest]) -> None:
-    """What each Ray Train worker does; rank 0 reports the model."""
-    import ray.train
-
-    request = arguments["request"]
-    context = ray.train.get_context()
-    batches = ray.train.get_dataset_shard("train").iter_batches(batch_size=256, batch_format="pyarrow")
-    images = _gather(list(batches), request.pool)
-    sync = _Distributed(context.get_world_rank(), context.get_world_size())
-    with tempfile.TemporaryDirectory() as folder:
-        _fit_and_save(request, images, Path(folder), sync=sync)
-        checkpoint = ray.train.Checkpoint.from_directory(folder) if sync.rank == 0 else None
-        ray.train.report({}, checkpoint=checkpoint)
-
-
-def _gather(batches: Sequence[pa.Table], pool: PoolReader) -> LabelledImages:
-    """A worker's shard in memory, by image_id: Ray Data promises no order that a model could rely on."""
-    rows = pa.concat_tables(batches).combine_chunks().sort_by("image_id")
-    shape = (rows.num_rows, pool.image_size, pool.image_size, pool.channels)
-    pixels = np.frombuffer(b"".join(rows["pixels"].to_pylist()), dtype=np.uint8).reshape(shape)
-    return LabelledImages(pixels, rows["label"].to_numpy())
-
-
-class _Distributed:
-    """Data-parallel training among Ray Train's workers (the learner's `Sync`)."""
-
-    def __init__(self, rank: int, world_size: int) -> None:
-        self.rank = rank
-        self.world_size = world_size
-
-    def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The module whose gradients are averaged over the workers."""
-        if self.world_size == 1:
-            return module
-        return torch.nn.parallel.DistributedDataParallel(module)
-
-    def broadcast(self, value: float) -> float:
-        """The value of rank 0."""
-        if self.world_size == 1:
-            return value
-        import torch.distributed
-
-        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        cell = torch.tensor([value], dtype=torch.float64, device=device)
-        torch.distributed.broadcast(cell, src=0)
-        return float(cell.item())
-
-
-def _gpu_entry(gpus_each: float) -> dict[str, float]:
-    return {"GPU": gpus_each} if gpus_each > 0 else {}
+def _tell(metrics: dict[str, Any], workers: int, reporter: Reporter) -> None:
+    """Say what a model's making does not show: where it went on, and with how many."""
+    begun_after, ended_with = metrics.get("begun_after", 0), metrics.get("workers", workers)
+    if begun_after:
+        reporter.line(f"training was interrupted and went on after step {begun_after}")
+    if ended_with != workers:
+        reporter.line(
+            f"training ended with {ended_with} of {workers} workers: the model is not the one that "
+            f"{workers} would have made"
+        )
 
 
 def _adopt(source: Path, out: Path) -> None:
@@ -254,16 +211,18 @@ def _adopt(source: Path, out: Path) -> None:
         write_bytes(out / name, (source / name).read_bytes())
 
 
-def _unwrap(error: Exception) -> XalRayError:
+def _unwrap(error: Exception, storage: TrainStorage) -> XalRayError:
     """Our own error out of Ray Train's wrapping, or a StageError that names Ray's."""
     seen: list[BaseException] = [error]
     for candidate in seen:
         if isinstance(candidate, XalRayError):
             return candidate
-        inner = [candidate.__cause__, *getattr(candidate, "worker_failures", {}).values()]
+        inner = [candidate.__cause__, getattr(candidate, "cause", None)]  # the latter is Ray's
+        inner += getattr(candidate, "worker_failures", {}).values()
         seen.extend(cause for cause in inner if isinstance(cause, BaseException) and cause not in seen)
     return StageError(
         "training failed inside Ray Train",
         found=f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}",
+        where=str(storage.folder),
         next_step="run the same command again; --verbose shows more, train.num_workers=0 trains in-process",
     )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from xal_ray.errors import ConfigError, StorageError
+from xal_ray.places import place
 from xal_ray.pool.schema import PoolReader
-from xal_ray.storage import disk_errors, read_table, write_bytes
+from xal_ray.storage import read_table, write_bytes
 
 COLUMNS = ("rank", "image_id", "file", "utility", "reason", "label")
 # A cell that begins with one of these is a formula to a spreadsheet.
@@ -54,17 +55,26 @@ def export_selection(folder: Path, pool: PoolReader, selection: pa.Table) -> Pat
 
 def _export_image(folder: Path, pool: PoolReader, row: dict[str, object], uri: str, rank: int) -> str:
     safe_id = re.sub(r"[^A-Za-z0-9._-]", "_", str(row["image_id"]))[:80]
-    original = Path(uri)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if original.is_file():
-            name = f"{rank:04d}_{safe_id}{original.suffix.lower()}"
-            shutil.copyfile(original, folder / name)
-            return name
-        name = f"{rank:04d}_{safe_id}.png"
-        pixels = pool.read_rows(pa.Table.from_pylist([row])).pixels[0]
-        Image.fromarray(pixels[:, :, 0] if pool.channels == 1 else pixels).save(folder / name)
+    original = _original(uri)
+    if original is not None:
+        name = f"{rank:04d}_{safe_id}{original.suffix.lower()}"
+        write_bytes(folder / name, original.read_bytes())
         return name
+    name = f"{rank:04d}_{safe_id}.png"
+    pixels = pool.read_rows(pa.Table.from_pylist([row])).pixels[0]
+    png = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pool.channels == 1 else pixels).save(png, format="PNG")
+    write_bytes(folder / name, png.getvalue())
+    return name
+
+
+def _original(uri: str) -> Path | None:
+    """The original file, where it is there and may be read."""
+    try:
+        path = place(uri)
+        return path if path.is_file() else None
+    except (ConfigError, StorageError):
+        return None
 
 
 def _csv(lines: list[dict[str, object]]) -> str:

@@ -9,7 +9,7 @@ from xal_ray.config import load_config
 from xal_ray.errors import LabelError, RunError
 from xal_ray.labels.table import merge, read_labels
 from xal_ray.layout import RECEIVED_SCHEMA, RoundLayout, RunLayout
-from xal_ray.ledger import Ledger, locked
+from xal_ray.ledger import CheckLock, Ledger, locked
 from xal_ray.pool.schema import open_pool
 from xal_ray.storage import read_table, sha256_file, write_table
 
@@ -43,19 +43,20 @@ def import_labels(run: Path, file: Path) -> Received:
     layout = RunLayout(run)
     if not layout.ledger.is_file():
         raise RunError("there is no run here", expected="a folder with a ledger.jsonl", where=str(run))
-    with locked(run):
-        return _import(layout, file)
+    with locked(run) as check_lock:
+        return _import(layout, file, check_lock)
 
 
-def _import(layout: RunLayout, file: Path) -> Received:
+def _import(layout: RunLayout, file: Path, check_lock: CheckLock) -> Received:
     pool = open_pool(load_config(layout.config).pool_path())
-    ledger = Ledger(layout.ledger)
+    ledger = Ledger(layout.ledger, check_lock)
     files = _waiting_round(layout, ledger, file)
     picked = read_table(files.selection)["image_id"].to_pylist()
     known = read_table(files.labels) if files.labels.exists() else RECEIVED_SCHEMA.empty_table()
     merged = merge(known, read_labels(file, pool, picked))
     num_new = merged.num_rows - known.num_rows
     if num_new:
+        check_lock()
         write_table(files.labels, merged)
         ledger.append(
             "labels_imported",

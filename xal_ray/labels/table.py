@@ -15,6 +15,7 @@ from xal_ray import config
 from xal_ray.errors import InputError, LabelError
 from xal_ray.images import ImageError, decode_mask
 from xal_ray.layout import RECEIVED_SCHEMA
+from xal_ray.places import is_remote
 from xal_ray.pool.schema import PoolReader
 from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, pack_coverage
 
@@ -148,10 +149,15 @@ def _roi(
 
 def _beside(path: Path, name: str, where: str) -> Path:
     """A mask's path, which must lie in the folder of the CSV file or below."""
+    outside = LabelError("a mask lies outside the folder of its CSV file", found=repr(name), where=where)
+    if is_remote(path):
+        if name.startswith("/") or ".." in name.split("/") or "://" in name:
+            raise outside
+        return path.parent / name
     folder = path.resolve().parent
     mask = (folder / name).resolve()
     if not mask.is_relative_to(folder):
-        raise LabelError("a mask lies outside the folder of its CSV file", found=repr(name), where=where)
+        raise outside
     return mask
 
 

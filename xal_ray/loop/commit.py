@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from xal_ray.layout import INITIAL, RoundLayout
 from xal_ray.loop.state import Run
 from xal_ray.scores import rows_of
-from xal_ray.storage import digest, read_json, read_table, sha256_file, write_bytes
+from xal_ray.storage import digest, names_in, present, read_json, read_table, sha256_file, write_bytes
 
 
 def commit_round(run: Run, files: RoundLayout) -> None:
@@ -41,8 +41,10 @@ def _hashes(files: RoundLayout) -> dict[str, str]:
         files.subsample,
         files.labels,
     ]
-    kept += [*files.scores.glob("*.parquet"), *files.holdout.glob("*.parquet")]
-    return {str(path.relative_to(files.folder)): sha256_file(path) for path in sorted(kept) if path.exists()}
+    there = present(kept)
+    for shards in (files.scores, files.holdout):
+        there |= {shards / name for name in names_in(shards, ".parquet")}
+    return {str(path.relative_to(files.folder)): sha256_file(path) for path in sorted(there)}
 
 
 def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:

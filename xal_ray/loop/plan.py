@@ -9,6 +9,7 @@ from xal_ray.engine.prepare import prepare
 from xal_ray.errors import ConfigError
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network
+from xal_ray.pool.activations import refuse_remote
 from xal_ray.pool.card import open_prepared
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import Reporter
@@ -21,9 +22,8 @@ def open_or_prepare(config: Config, reporter: Reporter, *, verbose: bool = False
         InputError: There is neither, or they do not fit.
     """
     path = config.pool_path()
-    if (path / "card.json").exists():
-        return open_prepared(config.pool, path)
-    reporter.line(f"preparing the pool {path}")
+    if not (path / "card.json").exists():
+        reporter.line(f"preparing the pool {path}")
     return prepare(config.pool, path, config.ray, reporter, verbose=verbose)
 
 
@@ -33,6 +33,8 @@ def check_budget(config: Config, pool: PoolReader) -> None:
     Raises:
         ConfigError: It would; or there is no labelled image to begin with; or a needed ROI is nowhere.
     """
+    if config.model.cache_activations:
+        refuse_remote(pool.path)
     counts = pool.card["counts"]
     left = counts.get("pool", 0)
     chosen = config.select

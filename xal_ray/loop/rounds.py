@@ -6,14 +6,15 @@ command takes a killed run up where it stopped and ends with the same bytes.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from xal_ray.config import Config
-from xal_ray.errors import InputError
+from xal_ray.engine.shared import sharing
+from xal_ray.errors import InputError, StorageError
 from xal_ray.labels.export import export_selection
 from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.ledger import LOCK_NAME, locked
@@ -23,9 +24,10 @@ from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
 from xal_ray.loop.selection import draw_initial_set, select_images
 from xal_ray.loop.stages import evaluate_model, score_images, train_model
 from xal_ray.loop.state import Run, open_run
+from xal_ray.places import is_remote
 from xal_ray.progress import Reporter
 from xal_ray.report.page import build_report
-from xal_ray.storage import read_table
+from xal_ray.storage import read_table, remove_tree
 
 OnRound = Callable[[RoundLayout], None]
 
@@ -74,14 +76,14 @@ def run(
     layout = RunLayout(out)
     pool = open_or_prepare(config, reporter, verbose=verbose)
     check_budget(config, pool)
-    with locked(layout.path, wait_s=wait_s):
+    with locked(layout.path, wait_s=wait_s) as check_lock:
         is_new = not layout.ledger.exists()
         try:
             if is_new:
                 check_model(config, pool)
-            return _run_rounds(
-                open_run(config, pool, layout, reporter, verbose), on_round, with_report=with_report
-            )
+            opened = open_run(config, pool, layout, reporter, verbose, check_lock)
+            with sharing([pool.path, layout.path], config.ray):
+                return _run_rounds(opened, on_round, with_report=with_report)
         except InputError:
             if is_new and not layout.initial.committed.exists() and not layout.initial.to_label.exists():
                 _remove_own(layout)
@@ -142,7 +144,10 @@ def _remove_own(layout: RunLayout) -> None:
     if layout.ledger.exists():
         layout.config.unlink()
         layout.ledger.unlink()
-        shutil.rmtree(layout.initial.folder, ignore_errors=True)
+        with suppress(StorageError):
+            remove_tree(layout.initial.folder)
+    if is_remote(layout.path):
+        return  # the lease is held until this call ends, and no folder is left beside it
     (layout.path / LOCK_NAME).unlink(missing_ok=True)
     if layout.path.is_dir() and not any(layout.path.iterdir()):
         layout.path.rmdir()

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,12 @@ from xal_ray.config import Config, build_config, flatten, read_yaml
 from xal_ray.engine.activations import keep_activations
 from xal_ray.errors import ConfigError, RunError
 from xal_ray.layout import RoundLayout, RunLayout
-from xal_ray.ledger import LOCK_NAME, Ledger
+from xal_ray.ledger import CheckLock, Ledger, is_lock
+from xal_ray.places import place
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
-from xal_ray.storage import TEMPORARY_SUFFIX, digest, remove_leftovers, sha256_file, write_bytes
+from xal_ray.storage import TEMPORARY_SUFFIX, digest, names_in, remove_leftovers, sha256_file, write_bytes
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "grad-cam")
 
@@ -103,13 +103,20 @@ class Run:
         self.ledger.append("stage_finished", round_number=files.number, stage=name, seconds=seconds, **record)
 
 
-def open_run(config: Config, pool: PoolReader, layout: RunLayout, reporter: Reporter, verbose: bool) -> Run:
+def open_run(
+    config: Config,
+    pool: PoolReader,
+    layout: RunLayout,
+    reporter: Reporter,
+    verbose: bool,
+    check_lock: CheckLock = lambda: None,
+) -> Run:
     """Begin a run in a new folder, or take up the one that is there.
 
     Raises:
         RunError: The folder belongs to another configuration or holds something else.
     """
-    ledger = Ledger(layout.ledger)
+    ledger = Ledger(layout.ledger, check_lock)
     run_id = identify(config, pool)
     if not ledger.records:
         resolved = _as_yaml(config)
@@ -133,14 +140,15 @@ def identify(config: Config, pool: PoolReader) -> str:
     identity = config.identity()
     weights = config.model.weights
     if weights not in ("none", "imagenet"):
-        if not Path(weights).is_file():
+        path = place(weights)
+        if not path.is_file():
             raise ConfigError(
                 "the weights are not there",
-                expected="none, imagenet, or the path of a .safetensors or .pth file",
+                expected="none, imagenet, or the path or URI of a .safetensors or .pth file",
                 found=weights,
                 where="model.weights",
             )
-        identity["model"]["weights"] = sha256_file(Path(weights))
+        identity["model"]["weights"] = sha256_file(path)
     return digest({"config": identity, "pool": pool.content_hash})[:16]
 
 
@@ -153,16 +161,22 @@ def _as_yaml(config: Config) -> bytes:
 
 def _refuse_strangers(layout: RunLayout, resolved: bytes) -> None:
     # A crash right at its beginning leaves a run with its configuration and an empty ledger at most.
-    own = {layout.path / LOCK_NAME, *layout.path.glob(f".{layout.config.name}.*{TEMPORARY_SUFFIX}")}
-    if layout.config.exists() and layout.config.read_bytes() == resolved:
-        own.add(layout.config)
-    if layout.ledger.exists() and not layout.ledger.stat().st_size:
-        own.add(layout.ledger)
-    strangers = [path for path in layout.path.iterdir() if path not in own]
+    names = names_in(layout.path)
+    own = {name for name in names if is_lock(name)}
+    own |= {
+        name
+        for name in names
+        if name.startswith(f".{layout.config.name}.") and name.endswith(TEMPORARY_SUFFIX)
+    }
+    if layout.config.name in names and layout.config.read_bytes() == resolved:
+        own.add(layout.config.name)
+    if layout.ledger.name in names and not layout.ledger.stat().st_size:
+        own.add(layout.ledger.name)
+    strangers = [name for name in names if name not in own]
     if strangers:
         raise RunError(
             "the output folder holds something else than a run",
-            found=strangers[0].name,
+            found=strangers[0],
             where=str(layout.path),
             next_step="give another --out",
         )

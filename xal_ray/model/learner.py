@@ -7,8 +7,7 @@ With several workers each holds its own part of the training images; gradients a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xal_ray.config import Train
 from xal_ray.errors import StageError
-from xal_ray.model.minibatches import LabelledImages, augment, check_images_and_labels, endless_minibatches
-from xal_ray.model.network import ModelSpec, Network, images_to_tensor, normalise_images
+from xal_ray.model.course import Course, Judge
+from xal_ray.model.minibatches import LabelledImages, Minibatches, check_images_and_labels
+from xal_ray.model.network import ModelSpec, Network, images_to_tensor
+from xal_ray.model.optimiser import Optimiser, class_weights, weighted_loss
+from xal_ray.model.randomness import reproducible
+from xal_ray.model.training_state import Part, TrainingState
 from xal_ray.seeds import derive_seed
 
 
@@ -41,6 +43,20 @@ class Sync(Protocol):
 
     def broadcast(self, value: float) -> float:
         """The value that worker 0 gave; all workers call it at the same points."""
+
+
+class Checkpoints(Protocol):
+    """Where a training's state is kept while it goes on."""
+
+    @property
+    def every_steps(self) -> int:
+        """Steps from one checkpoint to the next; 0: none."""
+
+    def last(self) -> TrainingState | None:
+        """Where an interrupted training goes on; None: there is nothing to go on from."""
+
+    def keep(self, state: TrainingState) -> None:
+        """Take a state; all workers call it after the same steps. Its tensors change with the next one."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,7 @@ def fit(
     sync: Sync | None = None,
     class_counts: npt.NDArray[np.int64] | None = None,
     on_progress: Callable[[int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, Any]]:
     """Train a network in place, for a budget of optimiser steps.
 
@@ -78,6 +95,11 @@ def fit(
     on `device`, in eval mode, with the weights of the lowest validation loss; with the last weights where
     there is no validation set or `settings.patience` is 0 (which also means: never stop early). BatchNorm
     statistics are each worker's own: the weights of worker 0 are the result.
+
+    A training that is interrupted and goes on from its last checkpoint, with as many workers and the same
+    images for each, ends as if nothing had happened. With another number of workers it does not: gradients
+    are then averaged over another partition, and each worker's random streams begin anew, derived from its
+    rank and the step.
 
     Args:
         network: What is trained; see `freeze_backbone` for training the last layer only.
@@ -89,11 +111,14 @@ def fit(
         device: Where to train.
         sync: The other workers; None: there are none.
         class_counts: (C,) labelled images of each class over all workers; None: counted from `train`.
-        on_progress: Called after each step with the number of steps that it adds, 1.
+        on_progress: Called after each step with the number of steps that it adds, 1; at first with those that
+            were done before an interruption.
+        checkpoints: Where the state is kept and taken up; None: nowhere.
 
     Returns:
         A row for each evaluation: `step`, `train_loss` (the mean since the row before) and, with a validation
-        set, `val_loss` and `val_balanced_accuracy`.
+        set, `val_loss` and `val_balanced_accuracy`. Where some of the steps since the row before were done by
+        another number of workers than `settings.num_workers`, also `workers`: the smallest.
 
     Raises:
         LabelError: Fewer than two training images, or a label that is no class index.
@@ -107,10 +132,12 @@ def fit(
         check_images_and_labels(val, spec, at_least=1)
     if class_counts is None:
         class_counts = np.bincount(train.labels, minlength=len(spec.classes))
-    judge = _Judge(settings.patience, val_given=val is not None)
-    history: list[dict[str, Any]] = []
-    losses: list[Tensor] = []
-    with _reproducible(derive_seed(seed, "torch", sync.rank), device, settings.num_threads):
+    kept = checkpoints.last() if checkpoints is not None else None
+    begun = kept.step if kept is not None else 0
+    own = _own_streams(kept, train)
+    stream = (sync.rank,) if kept is None or own is not None else (sync.rank, begun)
+    judge = Judge(settings.patience, val_given=val is not None)
+    with reproducible(derive_seed(seed, "torch", *stream), device, settings.num_threads):
         trainable: nn.Module = network.to(device)
         if network.frozen and settings.augment == "none":
             # What the last layer sees of an image never changes: ask once, and train that layer on it.
@@ -118,113 +145,47 @@ def fit(
             train = _embedded(network, spec, train, settings, device)
             val = _embedded(network, spec, val, settings, device) if val is not None else None
         trained = sync.wrap(trainable)
-        step_once = _Optimiser(trained, spec, settings, _class_weights(class_counts, settings), device)
-        minibatches = endless_minibatches(
-            train, settings.minibatch_size // sync.world_size, derive_seed(seed, "minibatches", sync.rank)
+        step_once = Optimiser(trained, spec, settings, class_weights(class_counts, settings), device)
+        minibatches = Minibatches(
+            train, settings.minibatch_size // sync.world_size, derive_seed(seed, "minibatches", *stream)
         )
-        chance = np.random.default_rng(derive_seed(seed, "augment", sync.rank))
+        chance = np.random.default_rng(derive_seed(seed, "augment", *stream))
+        course = Course(network, step_once, judge, minibatches, chance, device, sync.world_size)
+        if kept is not None:
+            course.take_up(kept, own)
+            if on_progress is not None:
+                on_progress(begun)
         trained.train()
-        for step in range(1, settings.max_steps + 1):
-            losses.append(step_once(next(minibatches), chance, step))
+        for step in range(begun + 1, settings.max_steps + 1):
+            course.losses.append(step_once(next(minibatches), chance, step))
             if on_progress is not None:
                 on_progress(1)
-            if step % settings.eval_every_steps and step != settings.max_steps:
-                continue
-            row: dict[str, Any] = {"step": step, "train_loss": float(torch.stack(losses).mean())}
-            losses.clear()
-            if val is not None:
-                row |= _validate(trainable, spec, val, settings, device, sync)
-                trained.train()
-            _check_finite(row)
-            history.append(row)
-            if judge.is_enough(network, row):
-                break
+            last = step == settings.max_steps
+            if last or step % settings.eval_every_steps == 0:
+                row = course.row(step, settings.num_workers)
+                if val is not None:
+                    row |= _validate(trainable, spec, val, settings, device, sync)
+                    trained.train()
+                _check_finite(row)
+                course.history.append(row)
+                if judge.is_enough(network, row):
+                    break
+            if checkpoints is not None and not last and _is_due(step, checkpoints.every_steps):
+                checkpoints.keep(course.state(step))
     judge.restore_best(network)
     network.eval()
-    return history
+    return course.history
 
 
-class _Optimiser:
-    """One step of AdamW with a cosine schedule, augmentation and, on a GPU, mixed precision."""
-
-    def __init__(
-        self, module: nn.Module, spec: ModelSpec, settings: Train, class_weights: Tensor, device: torch.device
-    ) -> None:
-        self._module, self._spec, self._settings, self._device = module, spec, settings, device
-        self._class_weights = class_weights.to(device)
-        self._amp = settings.amp and device.type == "cuda"
-        half_range = self._amp and not torch.cuda.is_bf16_supported(including_emulation=False)
-        self._dtype = torch.float16 if half_range else torch.bfloat16
-        self._scaler = torch.amp.GradScaler(device.type, enabled=half_range)  # bfloat16 needs none
-        self._adamw = torch.optim.AdamW(
-            [parameter for parameter in module.parameters() if parameter.requires_grad],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-        )
-
-    def __call__(self, minibatch: LabelledImages, chance: np.random.Generator, step: int) -> Tensor:
-        """Learn from a minibatch and return its loss, on the device."""
-        self._set_learning_rate(step)
-        inputs = torch.tensor(minibatch.pixels, device=self._device)
-        if inputs.dtype == torch.uint8:  # else they are embeddings
-            inputs = normalise_images(augment(inputs, self._settings, chance), self._spec)
-        labels = torch.tensor(minibatch.labels, device=self._device)
-        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._amp):
-            loss = _weighted_loss(self._module(inputs), labels, self._class_weights)
-        self._adamw.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch
-        self._scaler.step(self._adamw)
-        self._scaler.update()
-        return loss.detach()
-
-    def _set_learning_rate(self, step: int) -> None:
-        """From `learning_rate` at the first step along half a cosine towards 0 after the last."""
-        done = (step - 1) / self._settings.max_steps
-        for group in self._adamw.param_groups:
-            group["lr"] = self._settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+def _own_streams(kept: TrainingState | None, train: LabelledImages) -> Part | None:
+    """This worker's streams, where it has as many images as the worker that they are of."""
+    if kept is None or kept.own is None:
+        return None
+    return kept.own if kept.own.values["minibatches"]["num_images"] == len(train) else None
 
 
-class _Judge:
-    """Keeps the weights of the lowest validation loss, and says when to stop waiting for a lower one."""
-
-    def __init__(self, patience: int, *, val_given: bool) -> None:
-        self._patience = patience
-        self._active = val_given and patience > 0
-        self._lowest = math.inf
-        self._waited = 0
-        self._weights: dict[str, Tensor] | None = None
-
-    def is_enough(self, network: Network, row: dict[str, Any]) -> bool:
-        if not self._active:
-            return False
-        if row["val_loss"] < self._lowest:
-            self._lowest, self._waited = row["val_loss"], 0
-            self._weights = {name: value.cpu().clone() for name, value in network.state_dict().items()}
-        else:
-            self._waited += 1
-        return self._waited >= self._patience
-
-    def restore_best(self, network: Network) -> None:
-        if self._weights is not None:
-            network.load_state_dict(self._weights)
-
-
-def _class_weights(counts: npt.NDArray[np.int64], settings: Train) -> Tensor:
-    """(C,) weights with mean 1 over the counted images; balanced: each class present has the same sum."""
-    if settings.class_weights == "none":
-        return torch.ones(len(counts))
-    present = counts > 0
-    weights = np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0.0)
-    return torch.tensor(weights, dtype=torch.float32)
-
-
-def _weighted_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
-    """The mean over images of `weight[label] * cross_entropy`.
-
-    Not divided by the minibatch's sum of weights: so the mean over minibatches, and over workers, is the mean
-    over images.
-    """
-    return (F.cross_entropy(logits.float(), labels, reduction="none") * class_weights[labels]).mean()
+def _is_due(step: int, every_steps: int) -> bool:
+    return every_steps > 0 and step % every_steps == 0
 
 
 def _check_finite(row: dict[str, Any]) -> None:
@@ -256,7 +217,7 @@ def _validate(
     if sync.rank == 0:
         logits = _predict(module.eval(), spec, val.pixels, settings, device)
         counts = np.bincount(val.labels, minlength=len(spec.classes))
-        loss = float(_weighted_loss(logits, torch.tensor(val.labels), _class_weights(counts, settings)))
+        loss = float(weighted_loss(logits, torch.tensor(val.labels), class_weights(counts, settings)))
         right = logits.argmax(dim=1).numpy() == val.labels
         accuracy = float(np.mean([right[val.labels == c].mean() for c in np.flatnonzero(counts)]))
     return {"val_loss": sync.broadcast(loss), "val_balanced_accuracy": sync.broadcast(accuracy)}
@@ -278,24 +239,3 @@ def _predict(
         inputs = images_to_tensor(batch, spec, device) if is_image else torch.tensor(batch, device=device)
         parts.append(function(inputs).cpu())
     return torch.cat(parts)
-
-
-@contextmanager
-def _reproducible(seed: int, device: torch.device, threads: int) -> Iterator[None]:
-    """Seed torch's own draws (dropout), fix threads and kernels, and put everything back afterwards."""
-    cudnn = torch.backends.cudnn
-    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
-    gpus = []
-    if device.type == "cuda":
-        gpus = [torch.cuda.current_device() if device.index is None else device.index]
-    with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            torch.cuda.default_generators[gpu].manual_seed(seed)
-        torch.set_num_threads(threads)
-        cudnn.deterministic, cudnn.benchmark = True, False
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before[0])
-            cudnn.deterministic, cudnn.benchmark = before[1], before[2]

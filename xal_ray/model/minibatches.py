@@ -14,6 +14,7 @@ from torch import Tensor
 from xal_ray.config import Train
 from xal_ray.errors import LabelError
 from xal_ray.model.network import ModelSpec, check_images
+from xal_ray.model.training_state import Part
 
 MAX_SHIFT = 1 / 16  # of the image size
 
@@ -66,19 +67,36 @@ def check_images_and_labels(images: LabelledImages, spec: ModelSpec, *, at_least
         )
 
 
-def endless_minibatches(images: LabelledImages, size: int, seed: int) -> Iterator[LabelledImages]:
+class Minibatches(Iterator[LabelledImages]):
     """Minibatches for ever: every epoch in a new order, and what is left of one begins the next's first.
 
     All have the same size: at least 2, which BatchNorm needs, and at most the number of images.
     """
-    generator = np.random.default_rng(seed)
-    size = min(max(size, 2), len(images))
-    waiting = np.empty(0, dtype=np.int64)
-    while True:
-        if len(waiting) < size:
-            waiting = np.concatenate([waiting, generator.permutation(len(images))])
-        rows, waiting = waiting[:size], waiting[size:]
-        yield LabelledImages(images.pixels[rows], images.labels[rows])
+
+    def __init__(self, images: LabelledImages, size: int, seed: int) -> None:
+        self._images = images
+        self._size = min(max(size, 2), len(images))
+        self._generator = np.random.default_rng(seed)
+        self._waiting: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def __next__(self) -> LabelledImages:
+        """The next minibatch."""
+        if len(self._waiting) < self._size:
+            order = self._generator.permutation(len(self._images))
+            self._waiting = np.concatenate([self._waiting, order])
+        rows, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
+        return LabelledImages(self._images.pixels[rows], self._images.labels[rows])
+
+    def state(self) -> Part:
+        """The place in the stream: who is still to come in this epoch, and the generator of the next one."""
+        waiting = torch.tensor(self._waiting, dtype=torch.int64)
+        values = {"generator": self._generator.bit_generator.state, "num_images": len(self._images)}
+        return Part({"waiting": waiting}, values)
+
+    def take_up(self, state: Part) -> None:
+        """Go on where `state` was called, with the same images."""
+        self._waiting = state.tensors["waiting"].numpy()
+        self._generator.bit_generator.state = state.values["generator"]
 
 
 def augment(pixels: Tensor, settings: Train, chance: np.random.Generator) -> Tensor:

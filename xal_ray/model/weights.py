@@ -7,6 +7,7 @@ is: that file is a place, not a result.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -21,6 +22,7 @@ from xal_ray.config import Backbone
 from xal_ray.errors import ModelError, StorageError
 from xal_ray.model.architectures import VIT_PATCH, create_model, import_lite
 from xal_ray.model.network import ModelSpec, Network
+from xal_ray.places import is_remote, place
 from xal_ray.storage import read_json, sha256_bytes, write_bytes, write_json
 
 WEIGHTS_FILE = "model.safetensors"
@@ -33,8 +35,8 @@ def build_network(spec: ModelSpec, weights: str, seed: int) -> Network:
 
     Args:
         spec: What it is for.
-        weights: `none` (random), `imagenet`, or the path of a state dict (.safetensors, .pth, .pt) with the
-            names of the original model. A last layer for other classes is replaced by a random one.
+        weights: `none` (random), `imagenet`, or the path or URI of a state dict (.safetensors, .pth, .pt)
+            with the names of the original model. A last layer for other classes is replaced by a random one.
         seed: Of what is random; the global random state is neither read nor changed.
 
     Raises:
@@ -49,7 +51,7 @@ def build_network(spec: ModelSpec, weights: str, seed: int) -> Network:
     if weights == "imagenet":
         _load_weights(network, spec, _imagenet_weights(spec.backbone), "model.weights=imagenet")
     elif weights != "none":
-        _load_weights(network, spec, _read_weights(Path(weights)), weights)
+        _load_weights(network, spec, _read_weights(place(weights)), weights)
     return _laid_out(network)
 
 
@@ -184,11 +186,11 @@ def load_model(path: Path) -> tuple[Network, ModelSpec, dict[str, Any]]:
 
 def _read_backbone(folder: Path, sha256: str) -> dict[str, Tensor]:
     """The weights that a saved last layer belongs to."""
-    place = folder / PLACE_FILE
+    pointer = folder / PLACE_FILE
     try:
-        weights = Path(read_json(place)["path"]) / WEIGHTS_FILE
+        weights = place(read_json(pointer)["path"]) / WEIGHTS_FILE
     except (StorageError, KeyError, TypeError) as error:
-        raise _damaged(place, found=str(error)) from error
+        raise _damaged(pointer, found=str(error)) from error
     if not weights.is_file():
         raise ModelError(
             "this model holds its last layer only, and its backbone is gone",
@@ -196,7 +198,7 @@ def _read_backbone(folder: Path, sha256: str) -> dict[str, Tensor]:
             found="no such file",
             where=str(weights),
             next_step="any run on the same pool with model.cache_activations=true makes it again; "
-            f"or write its new place into {place}",
+            f"or write its new place into {pointer}",
         )
     return _read_shared(weights, sha256)
 
@@ -268,7 +270,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load(path.read_bytes()))
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        source = io.BytesIO(path.read_bytes()) if is_remote(path) else path
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    except StorageError:
+        raise
     except Exception as error:  # the readers raise whatever a damaged file leads them to
         raise ModelError(
             "a weights file can't be read",

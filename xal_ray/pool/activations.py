@@ -22,8 +22,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from xal_ray.acquire.fullsize import Regions, fine_cells
-from xal_ray.errors import PoolError
+from xal_ray.errors import ConfigError, PoolError
 from xal_ray.model.saliency import Kept
+from xal_ray.places import is_remote
 from xal_ray.storage import write_bytes
 
 Floats = npt.NDArray[np.float32]
@@ -177,6 +178,21 @@ class ActivationReader:
             if not same:
                 raise _damaged(path, "it holds other images than the pool's index says")
             yield places, part, rows[places]
+
+
+def refuse_remote(pool: Path) -> None:
+    """Refuse a pool in an object store: what is kept is mapped into memory, which takes a file.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if is_remote(pool):
+        raise ConfigError(
+            "kept activations need a pool on a disk: they are mapped into memory",
+            found=str(pool),
+            where="model.cache_activations",
+            next_step="copy the pool to a local or shared (NFS) folder, or set model.cache_activations=false",
+        )
 
 
 def part_path(folder: Path, number: int) -> Path:

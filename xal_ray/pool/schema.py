@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from xal_ray.acquire.fullsize import Regions, reduce_rois
-from xal_ray.errors import PoolError
-from xal_ray.storage import read_json, read_table
+from xal_ray.errors import PoolError, StorageError
+from xal_ray.places import is_remote
+from xal_ray.storage import Footer, open_parquet, read_footer, read_json, read_table
 
 SCHEMA_VERSION = 1
 ROW_GROUP_SIZE = 64
+FOOTERS_AT_HAND = 2048  # of some kilobytes each
 
 REFERENCE_COLUMNS = ("image_id", "part", "row")  # of the index: what finds an image's pixels
 SPLITS = ("pool", "labeled", "val", "test")
@@ -201,7 +203,7 @@ class PoolReader:
         path = self.path / "parts" / f"{part:05d}.parquet"
         groups = rows[wanted] // ROW_GROUP_SIZE
         try:
-            with pq.ParquetFile(path) as stream:
+            with open_parquet(path, self._footer(path)) as stream:
                 for group in np.unique(groups):
                     table = stream.read_row_group(int(group), use_threads=False).combine_chunks()
                     places = wanted[groups == group]
@@ -211,8 +213,16 @@ class PoolReader:
                         yield places, batch.slice(int(local[0]), len(local))  # not a copy
                     else:
                         yield places, batch.take(pa.array(local))
+        except StorageError as error:
+            if is_remote(path) and path.exists():
+                raise  # the store's refusal says more than that the part is damaged
+            raise self._damaged(part, str(error.details["found"])) from error
         except (OSError, pa.ArrowException, IndexError, ValueError) as error:
             raise self._damaged(part, str(error).split("\n")[0]) from error
+
+    def _footer(self, path: Path) -> Footer | None:
+        """Of a part in an object store: it is opened again for each few rows, and its footer kept between."""
+        return _kept_footer(path, self.content_hash) if is_remote(path) else None
 
     def _damaged(self, part: int, found: str) -> PoolError:
         return PoolError(
@@ -221,6 +231,12 @@ class PoolReader:
             where=str(self.path / "parts" / f"{part:05d}.parquet"),
             next_step="remove the pool's folder and prepare it again",
         )
+
+
+@lru_cache(maxsize=FOOTERS_AT_HAND)
+def _kept_footer(path: Path, content_hash: str) -> Footer:
+    """Of a part of the pool with that content: another pool may have lain here before."""
+    return read_footer(path)
 
 
 def _stacked(column: pa.Array, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from xal_ray.config import Config, flatten
 from xal_ray.errors import InputError, RunError
-from xal_ray.ledger import LOCK_NAME
+from xal_ray.ledger import LOCK_NAME, is_lock
+from xal_ray.places import is_remote, place
 from xal_ray.pool.schema import PoolReader
-from xal_ray.storage import read_json, sha256_file, write_json
+from xal_ray.storage import names_in, read_json, sha256_file, write_json
 
 RECORD_NAME = "sweep.json"
 
@@ -20,7 +21,7 @@ RECORD_NAME = "sweep.json"
 def own_folder(folder: Path) -> Iterator[None]:
     """Refuse a folder with something else in it, and leave nothing in a new one where the input is wrong."""
     is_new = not (folder / RECORD_NAME).exists()
-    strangers = [path.name for path in folder.iterdir() if path.name != LOCK_NAME and is_new]
+    strangers = [name for name in names_in(folder) if is_new and not is_lock(name)]
     if strangers:
         raise RunError(
             "the output folder holds something else than a sweep",
@@ -32,9 +33,10 @@ def own_folder(folder: Path) -> Iterator[None]:
         yield
     except InputError:
         if is_new and not (folder / "trials").exists():
-            for name in (RECORD_NAME, LOCK_NAME):
-                (folder / name).unlink(missing_ok=True)
-            if not any(folder.iterdir()):
+            (folder / RECORD_NAME).unlink(missing_ok=True)
+            if not is_remote(folder):  # there the lease is held until the sweep ends
+                (folder / LOCK_NAME).unlink(missing_ok=True)
+            if not names_in(folder):
                 folder.rmdir()
         raise
 
@@ -47,7 +49,7 @@ def bind(settings: Config, pool: PoolReader, folder: Path) -> None:
     """
     identity = settings.identity()
     del identity["seed"]
-    weights = Path(settings.model.weights)
+    weights = place(settings.model.weights)
     if settings.model.weights not in ("none", "imagenet") and weights.is_file():
         identity["model"]["weights"] = sha256_file(weights)
     record: dict[str, Any] = {"base": flatten(identity), "pool": pool.content_hash}

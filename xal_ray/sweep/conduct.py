@@ -13,6 +13,7 @@ from xal_ray.config import Config, build_config
 from xal_ray.engine import actors
 from xal_ray.engine.activations import keep_activations
 from xal_ray.engine.session import capacity, start
+from xal_ray.engine.shared import marks, sharing
 from xal_ray.errors import ConfigError
 from xal_ray.ledger import locked
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
@@ -110,7 +111,7 @@ def sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool = Fa
     for line in _about_dropped(plan):
         reporter.line(line)
     known = known_arms(settings, plan, spaces)
-    with locked(folder, what="sweep"), own_folder(folder):
+    with locked(folder, what="sweep"), own_folder(folder), sharing([folder], settings.ray):
         _open_pools(settings, known, folder, reporter, verbose=verbose)
         setting = Setting(
             settings,
@@ -120,6 +121,7 @@ def sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool = Fa
             settings.sweep.scheduler != "none",
             spaces,
             math.inf if settings.sweep.search == "optuna" else 60.0,
+            marks(),
         )
         if _is_something_left(setting, plan):
             _build_models(known, reporter, verbose=verbose)

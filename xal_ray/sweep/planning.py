@@ -11,6 +11,7 @@ from typing import Any
 from xal_ray import config
 from xal_ray.config import ROI_STRATEGIES, WEIGHTED_STRATEGIES, Config, build_config, flatten, set_key
 from xal_ray.errors import ConfigError
+from xal_ray.places import place
 from xal_ray.storage import digest
 from xal_ray.sweep.arms import Arm, Value
 
@@ -90,7 +91,7 @@ def with_places(settings: Config, root: Path) -> Config:
     pool = settings.pool.model_copy(update={"path": root / settings.pool_path(), "source": source})
     weights = settings.model.weights
     if weights not in ("none", "imagenet"):
-        weights = str(root / weights)
+        weights = str(root / place(weights))
     model = settings.model.model_copy(update={"weights": weights})
     return settings.model_copy(update={"pool": pool, "model": model})
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from xal_ray import config
 from xal_ray.config import Config
+from xal_ray.engine.shared import Mark
 from xal_ray.errors import XalRayError
 from xal_ray.evaluate import area_over_rounds
 from xal_ray.layout import RoundLayout, RunLayout
@@ -48,6 +49,7 @@ class Setting:
         spaces: What a search draws from, by configuration key.
         wait_s: How long a trial waits for another process that holds its folder: a worker that an earlier,
             killed sweep left behind, or, where a search may suggest an arm twice, the trial's own twin.
+        marks: What shows a worker that it sees the sweep's folder.
     """
 
     base: Config
@@ -57,6 +59,7 @@ class Setting:
     stops_count: bool
     spaces: Mapping[str, Space] = field(default_factory=dict)
     wait_s: float = 60.0
+    marks: tuple[Mark, ...] = ()
 
     def drawn_trial(self, drawn: Mapping[str, Any]) -> TrialPlan:
         """The trial that Tune means with one of its configurations: of a grid, or of a search."""
@@ -144,7 +147,12 @@ def run_trial(setting: Setting, drawn: Mapping[str, Any], report: Report) -> Non
         setting: What trials share.
         drawn: Tune's configuration of the trial.
         report: Takes a round's results. A scheduler's stop leaves it as `SystemExit`.
+
+    Raises:
+        RunError: This machine does not see the sweep's folder.
     """
+    for mark in setting.marks:
+        mark.check()
     trial = setting.drawn_trial(drawn)
     trial.failure.unlink(missing_ok=True)
     readings: list[dict[str, Any]] = []

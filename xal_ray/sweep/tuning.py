@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.tune.schedulers import ASHAScheduler
 
-from xal_ray.errors import StageError
-from xal_ray.storage import digest, read_json, write_json
+from xal_ray.errors import StageError, StorageError
+from xal_ray.places import RemotePath, is_remote
+from xal_ray.storage import digest, read_json, remove_tree, write_json
 from xal_ray.sweep.arms import Arm, Value
 from xal_ray.sweep.capacity import Share
 from xal_ray.sweep.drawing import ARM, OBJECTIVE, SEED, SEED_INDEX, optuna_search, read_drawn
@@ -151,12 +152,13 @@ class Tuning:
 
     def _restore(self, path: Path) -> Any:
         """Run the rest of an experiment that was interrupted; None where there is none, or it is torn."""
-        if (path / _ENDED).exists() or not tune.Tuner.can_restore(str(path)):
+        storage = _tunes_storage(path)
+        if (path / _ENDED).exists() or not tune.Tuner.can_restore(**storage):
             return None
         try:
             with _quiet(self.verbose):
                 tuner = tune.Tuner.restore(
-                    str(path), self._trainable(), resume_unfinished=True, resume_errored=True
+                    trainable=self._trainable(), resume_unfinished=True, resume_errored=True, **storage
                 )
             return self._fit(path, tuner)
         except Exception:
@@ -165,7 +167,9 @@ class Tuning:
 
     def _new(self, path: Path, space: dict[str, Any], searcher: Any, count: int, *, may_stop: bool) -> Any:
         chosen = self.setting.base.sweep
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(StorageError):
+            remove_tree(path)
+        storage = _tunes_storage(path.parent)
         with _quiet(self.verbose):
             return tune.Tuner(
                 self._trainable(),
@@ -181,7 +185,8 @@ class Tuning:
                 ),
                 run_config=tune.RunConfig(
                     name=path.name,
-                    storage_path=str(path.parent),
+                    storage_path=storage["path"],
+                    storage_filesystem=storage.get("storage_filesystem"),
                     failure_config=tune.FailureConfig(max_failures=_MAX_DEATHS),
                     callbacks=[_Listener(), *loggers(chosen.mlflow, self.setting.base.name)],
                     verbose=0,
@@ -243,6 +248,14 @@ class _Listener(tune.Callback):  # type: ignore[misc]  # mypy does not follow Ra
 
 
 _at_work: Tuning | None = None
+
+
+def _tunes_storage(path: Path) -> dict[str, Any]:
+    """A place as Ray Tune takes it: a path and, where it is remote, the file system that we use ourselves."""
+    if not is_remote(path):
+        return {"path": str(path)}
+    remote = cast(RemotePath, path)
+    return {"path": remote.address, "storage_filesystem": PyFileSystem(FSSpecHandler(remote.fs))}
 
 
 def _name_of(trial: Any) -> str:

@@ -20,8 +20,10 @@ import pyarrow as pa
 
 from xal_ray.config import Source
 from xal_ray.errors import SourceError
+from xal_ray.places import is_remote
 from xal_ray.pool.manifest import Row, check_manifest, manifest_of
 from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
+from xal_ray.storage import names_below
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -97,6 +99,8 @@ def _row(root: SourceRoot, file: PurePosixPath, mask: PurePosixPath | None, *, h
 
 def _list_images(root: SourceRoot) -> list[PurePosixPath]:
     """All image files below the root, as sorted relative paths."""
+    if is_remote(root.path):
+        return _list_remote(root.path)
     found = []
     for folder, subfolders, names in os.walk(root.path):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -113,6 +117,16 @@ def _list_images(root: SourceRoot) -> list[PurePosixPath]:
                 root.check_link(str(path))
                 found.append(PurePosixPath(path.relative_to(root.path)))
     return sorted(found)
+
+
+def _list_remote(folder: Path) -> list[PurePosixPath]:
+    """The same of an object store, in one recursive listing."""
+    files = [PurePosixPath(name) for name in names_below(folder)]
+    return sorted(
+        file
+        for file in files
+        if file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in file.parts)
+    )
 
 
 def _match_masks(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xal_ray.errors import SourceError
+from xal_ray.places import is_remote, place
 
 _URI_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -32,25 +33,28 @@ class SourceRoot:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.resolve()
+        self._is_remote = is_remote(folder)
         # Text and os.path below, not Path: manifests may hold a million rows, and where a
         # link loops or a name is too long, Path raises although the file is just missing.
-        self._prefix = f"{self.path}/".replace("//", "/")
+        self._prefix = str(self.path).removesuffix("/") + "/"
         self._resolved_folders: dict[str, str] = {}
 
     def locate(self, text: str, where: str) -> tuple[str, str]:
         """Where a path of a manifest leads.
 
         Args:
-            text: A path relative to the folder, or an absolute one into it.
+            text: A path relative to the folder, or an absolute one into it; in an object store a URI.
             where: File and row, for messages.
 
         Returns:
-            The absolute path, and the path relative to the folder with forward slashes. The file need not
-            exist.
+            The absolute path or URI, and the path relative to the folder with forward slashes. The file need
+            not exist.
 
         Raises:
             SourceError: The path has a scheme (`https:`), or leads out of the folder by itself or by a link.
         """
+        if self._is_remote:
+            return self._locate_remote(text, where)
         if _URI_SCHEME.match(text) or "\0" in text or "\\" in text:
             raise SourceError(
                 "a path is not a plain local path",
@@ -63,6 +67,21 @@ class SourceRoot:
             path = self._resolve(path)  # an absolute path may reach the folder through a link
         self.check_link(path, where)
         return path, path.removeprefix(self._prefix)
+
+    def _locate_remote(self, text: str, where: str) -> tuple[str, str]:
+        """As `locate`. Keys are taken as they are written: no `..`, no percent signs that mean something."""
+        is_uri = text.startswith(self._prefix)
+        relative = text.removeprefix(self._prefix).removeprefix("" if is_uri else "./")
+        if not is_uri and (_URI_SCHEME.match(text) or text.startswith("/")):
+            raise self._leads_out(where)
+        if any(part in ("", ".", "..") for part in relative.split("/")) or "\0" in text or "\\" in text:
+            raise SourceError(
+                "a path is not a plain one",
+                expected="a path with forward slashes below the manifest's folder, without '..' or '//'",
+                where=where,
+                next_step="name each image as its object is named",
+            )
+        return self._prefix + relative, relative
 
     def check_link(self, path: str, where: str | None = None) -> None:
         """Check that an absolute path lies in the folder when links are followed.
@@ -101,8 +120,8 @@ def check_some_exist(paths: Sequence[str], where: str) -> None:
     Raises:
         SourceError: None of them exists.
     """
-    if not any(os.path.exists(path) for path in paths):  # noqa: PTH110
-        folders = Counter(str(Path(path).parent) for path in paths)
+    if not any(place(path).exists() if "://" in path else os.path.exists(path) for path in paths):  # noqa: PTH110
+        folders = Counter(path.rpartition("/")[0] for path in paths)
         raise SourceError(
             f"none of the first {len(paths)} images exists",
             expected="paths relative to the manifest's folder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from xal_ray.config import Columns, Source
 from xal_ray.errors import SourceError
+from xal_ray.places import is_remote
 from xal_ray.pool.manifest import Row, check_manifest, manifest_of
 from xal_ray.pool.sources.paths import SourceRoot, check_some_exist, image_id_of_path
 
@@ -159,13 +161,15 @@ def _read_cells(path: Path, columns: Columns, group_by: str) -> Cells:
             where=str(path.parent),
         )
     try:
-        header = _csv_header(path) if suffix in _DELIMITERS else pq.read_schema(path).names
+        # What lies in an object store is got once, and read from memory.
+        got = pa.py_buffer(path.read_bytes()) if is_remote(path) else None
+        header = _csv_header(path, got) if suffix in _DELIMITERS else pq.read_schema(_input(path, got)).names
         wanted = _wanted_columns(columns, header, group_by, path)
         found = list(wanted.values())
         if suffix in _DELIMITERS:
-            table = _read_csv(path, found)
+            table = _read_csv(_input(path, got), _DELIMITERS[suffix], found)
         else:
-            table = pq.read_table(path, columns=found, partitioning=None)
+            table = pq.read_table(_input(path, got), columns=found, partitioning=None)
         texts = {name: _as_text(table[column]) for name, column in wanted.items()}
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise SourceError(
@@ -177,16 +181,21 @@ def _read_cells(path: Path, columns: Columns, group_by: str) -> Cells:
     return texts
 
 
-def _csv_header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+def _input(path: Path, got: pa.Buffer | None) -> Path | pa.BufferReader:
+    return path if got is None else pa.BufferReader(got)
+
+
+def _csv_header(path: Path, got: pa.Buffer | None) -> list[str]:
+    source = path.open("rb") if got is None else io.BytesIO(got)
+    with source, io.TextIOWrapper(source, encoding="utf-8-sig", newline="") as stream:
         return next(csv.reader(stream, delimiter=_DELIMITERS[path.suffix.lower()]), [])
 
 
-def _read_csv(path: Path, found: list[str]) -> pa.Table:
+def _read_csv(source: Path | pa.BufferReader, delimiter: str, found: list[str]) -> pa.Table:
     return pacsv.read_csv(
-        path,
+        source,
         parse_options=pacsv.ParseOptions(
-            delimiter=_DELIMITERS[path.suffix.lower()], newlines_in_values=True, ignore_empty_lines=True
+            delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=True
         ),
         convert_options=pacsv.ConvertOptions(
             include_columns=found,

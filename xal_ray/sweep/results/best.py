@@ -9,6 +9,7 @@ import yaml
 
 from xal_ray.config import Config, build_config, read_yaml
 from xal_ray.layout import RunLayout
+from xal_ray.places import place
 from xal_ray.storage import write_bytes
 from xal_ray.sweep.results.comparison import ArmSummary, Comparison
 from xal_ray.sweep.results.wording import arm_name, estimate_words, one_line, p_words
@@ -43,7 +44,7 @@ def write_best(folder: Path, base: Config, comparison: Comparison) -> Path | Non
     tree["ray"] = base.ray.model_dump(mode="json")
     del tree["sweep"]
     tree["pool"]["path"] = str(
-        (Path(tree["pool"]["path"]) if tree["pool"]["path"] else base.pool_path()).resolve()
+        (place(tree["pool"]["path"]) if tree["pool"]["path"] else base.pool_path()).resolve()
     )
     _make_absolute(tree["pool"]["source"], "path")
     if tree["model"]["weights"] not in ("none", "imagenet"):

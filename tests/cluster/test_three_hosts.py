@@ -1,0 +1,171 @@
+"""A run on three isolated hosts, through the command line: what a lost host costs is time, never a byte.
+
+The test that runs everywhere loses one host while it scores, and one while it trains. The others take minutes
+more and run with XAL_RAY_ALL_CLUSTER_TESTS=1; docs/cluster-transcript.md shows them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_aws import fake_aws
+from hosts import THIS_MACHINE, Hosts, obstacle
+from laptop import ROOT, Laptop, host_with, on_premises, wait_for
+from run_outputs import outputs
+
+from xal_ray.config import load_config
+from xal_ray.loop import run
+from xal_ray.progress import QUIET
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.fault,
+    pytest.mark.cluster,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
+]
+more = pytest.mark.skipif(
+    os.environ.get("XAL_RAY_ALL_CLUSTER_TESTS") != "1", reason="set XAL_RAY_ALL_CLUSTER_TESTS=1"
+)
+HEAD, WORKERS = 0, (1, 2)
+NUM_SHARDS = 78  # of the first round
+SCORER, TRAINER = "ray::Actor", "RayTrainWorker"
+SCORES = "rounds/000/scores/*.parquet"
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A folder that all hosts will share, with a pool, and what the run gives in one process."""
+    shared = tmp_path_factory.mktemp("shared")
+    config = write_config(shared)
+    run(load_config(config, ["train.num_workers=0", "ray.num_actors=0"]), shared / "alone", QUIET)
+    return shared, config, outputs(shared / "alone")
+
+
+def write_config(shared: Path) -> Path:
+    tree = {
+        "name": "three",
+        "num_rounds": 2,
+        "pool": {
+            "path": str(shared / "pool"),
+            "image_size": 64,
+            "source": {"kind": "phantom", "phantom": {"num_patients": 120, "images_per_patient": 4}},
+            "rows_per_part": 48,
+        },
+        "train": {
+            "num_workers": 1,
+            "max_steps": 60,
+            "eval_every_steps": 20,
+            "patience": 0,
+            "minibatch_size": 8,
+            "num_threads": 1,
+        },
+        "score": {"batch_size": 4, "rows_per_shard": 4},
+        "select": {"initial_labels": 12, "query_size": 8},
+        "ray": {"num_actors": 4, "num_cpus": 6, "object_store_mb": 200, "checkpoint_every_steps": 5},
+    }
+    path = shared / "three.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@contextmanager
+def cluster(tmp_path: Path, shared: Path) -> Iterator[tuple[Hosts, Laptop]]:
+    """Three fresh hosts, and somebody who may log in to them."""
+    with Hosts(tmp_path / "hosts", 3, [ROOT, shared]) as hosts:
+        yield hosts, Laptop(tmp_path / "laptop", on_premises(hosts))
+
+
+def kill_a_scorer(hosts: Hosts, out: Path) -> int:
+    """Kill a host that scores the first round, once some shards are there and long before the last."""
+    wait_for("the first shards", lambda: len(list(out.glob(SCORES))) >= 3, timeout_s=400)
+    number = wait_for("a host that scores", lambda: host_with(hosts, WORKERS, SCORER))
+    hosts.kill(number)
+    assert len(list(out.glob(SCORES))) < NUM_SHARDS - 5
+    return number
+
+
+def kill_a_trainer(hosts: Hosts, out: Path) -> int:
+    """Kill the host that trains the second round, once a checkpoint is there and long before the end."""
+    folder = out / "rounds" / "001"
+    wait_for("a checkpoint", lambda: list(folder.glob("training/*/checkpoint_*/*")), timeout_s=400)
+    number = wait_for("the host that trains", lambda: host_with(hosts, WORKERS, TRAINER))
+    hosts.kill(number)
+    assert not (folder / "model.json").exists()
+    return number
+
+
+def test_a_host_lost_while_scoring_and_one_while_training_change_nothing(reference, tmp_path):
+    shared, config, expected = reference
+    out = shared / "three"
+    with cluster(tmp_path, shared) as (hosts, laptop):
+        said = laptop.call("run", config, "--cluster", laptop.cluster_file, "--out", out, "--detach")
+        assert "is up" in said
+        watching = laptop.start("attach", "three")
+        try:
+            hosts.start(kill_a_scorer(hosts, out))
+            laptop.end(watching)  # the laptop is closed for a while
+            kill_a_trainer(hosts, out)
+        finally:
+            laptop.end(watching)
+        said = laptop.call("attach", "three", "--down", timeout_s=600)
+        assert "training was interrupted and went on after step" in said
+        assert said.count("finished. Report") == 1
+        assert (laptop.folder / "runs" / "three" / "report.html").is_file()
+        assert outputs(out) == expected
+        assert not host_with(hosts, [HEAD], "gcs_server")
+
+
+@more
+def test_a_lost_head_costs_the_stage_that_it_was_in(reference, tmp_path):
+    shared, config, expected = reference
+    out = shared / "headless"
+    with cluster(tmp_path, shared) as (hosts, laptop):
+        words = ("run", config, "--cluster", laptop.cluster_file, "--out", out)
+        laptop.call(*words, "--detach")
+        wait_for("the first commit", lambda: (out / "rounds" / "000" / "COMMITTED").exists(), timeout_s=600)
+        wait_for("the next round", lambda: host_with(hosts, WORKERS, TRAINER), timeout_s=200)
+        hosts.kill(HEAD)
+        assert "the connection broke" not in laptop.said
+        hosts.start(HEAD)
+        said = laptop.call(*words, "--down", timeout_s=900)
+        assert "is up" in said
+        assert outputs(out) == expected
+
+
+@more
+def test_pool_and_run_on_s3_and_a_host_that_falls_silent(reference, tmp_path):
+    _, config, expected = reference
+    with Hosts(tmp_path / "hosts", 3, [ROOT]) as hosts, fake_aws(THIS_MACHINE) as aws:
+        aws.client("s3").create_bucket(Bucket="test")
+        for number in range(hosts.count):
+            aws.admit(hosts.home(number))
+        laptop = Laptop(tmp_path / "laptop", on_premises(hosts), aws.environment)
+        words = ("run", config, "--set", "pool.path=s3://test/pool", "--out", "s3://test/three")
+        laptop.call(*words, "--cluster", laptop.cluster_file, "--detach")
+        scores = "three/rounds/000/scores/"
+        wait_for("the first shards", lambda: len(aws.keys("test", scores)) >= 3, timeout_s=600, poll_s=0.2)
+        number = wait_for("a host that scores", lambda: host_with(hosts, WORKERS, SCORER))
+        hosts.kill(number, silently=True)
+        assert len(aws.keys("test", scores)) < NUM_SHARDS - 5
+        laptop.call("attach", "three", "--down", timeout_s=900)
+        aws.download("test", "three/", tmp_path / "copy")
+        assert outputs(tmp_path / "copy") == expected
+
+
+@more
+def test_the_benchmark_of_hosts_runs(tmp_path):
+    result = tmp_path / "nodes.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "nodes.py"), "--smoke", "--json", str(result)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(result.read_text())["rows"][0]["images/s"] > 0

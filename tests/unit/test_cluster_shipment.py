@@ -1,0 +1,139 @@
+import importlib.metadata
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+import xal_ray
+from xal_ray.cli import app
+from xal_ray.cluster.shipment import hash_of, packed
+from xal_ray.cluster.wish import Target, Wish, check_places
+from xal_ray.config import build_config
+from xal_ray.errors import ConfigError
+from xal_ray.places import place
+
+PHANTOM = {"kind": "phantom"}
+
+
+def wish(command="run", out="s3://bucket/runs/mine", **tree):
+    tree = {"name": "mine", "pool": {"path": "s3://bucket/pool", "source": PHANTOM}} | tree
+    return Wish(command, build_config(tree), place(out))
+
+
+@pytest.mark.parametrize(
+    ("tree", "out", "key"),
+    [
+        ({}, "runs/mine", "--out"),
+        ({"pool": {"source": PHANTOM}}, "s3://b/o", "pool.path"),
+        ({"pool": {"path": "pools/x", "source": PHANTOM}}, "/nfs/o", "pool.path"),
+        ({"pool": {"path": "/nowhere/x", "source": {"path": "images/a.csv"}}}, "/nfs/o", "pool.source.path"),
+    ],
+)
+def test_places_that_only_this_machine_sees_are_refused_with_the_reason(tree, out, key):
+    with pytest.raises(ConfigError, match="disk of its own") as caught:
+        check_places(wish(out=out, **tree))
+    assert caught.value.details["where"] == key
+    assert "s3://" in caught.value.details["next"]
+
+
+def test_a_score_needs_a_pool_that_the_cluster_sees():
+    asked = Wish("score", build_config({"name": "s"}), Path("/nfs/o"), Path("m"), Path("pools/x"))
+    with pytest.raises(ConfigError, match="disk of its own"):
+        check_places(asked)
+
+
+def test_object_stores_and_absolute_paths_are_taken(tmp_path):
+    check_places(wish())
+    check_places(wish(out="/nfs/o", pool={"path": "/nfs/p", "source": {"path": "/nfs/a.csv"}}))
+    (tmp_path / "card.json").touch()  # a pool that is packed needs its source no more
+    check_places(wish(pool={"path": str(tmp_path), "source": {"path": "images/a.csv"}}))
+
+
+def test_exactly_this_code_and_configuration_travel():
+    asked = wish(select={"weight": 0.25, "query_size": 7}).with_settings(["ray.address=auto"])
+    with packed(asked) as shipment:
+        (code,) = map(Path, shipment.runtime_env["py_modules"])
+        work = Path(shipment.runtime_env["working_dir"])
+        package = Path(xal_ray.__file__).parent
+        shipped = {path.relative_to(code) for path in code.rglob("*") if path.is_file()}
+        assert Path("cluster/shipment.py") in shipped
+        assert Path("report/template.html.j2") in shipped
+        assert not [path for path in shipped if "__pycache__" in path.parts]
+        assert (code / "config.py").read_bytes() == (package / "config.py").read_bytes()
+        assert build_config(yaml.safe_load((work / "config.yaml").read_text())) == asked.settings
+        found = importlib.metadata.Distribution.discover(name="xal-ray", path=[str(work)])
+        assert [each.version for each in found] == [importlib.metadata.version("xal-ray")]
+        folder, before = code.parent, shipment.code_sha256
+        assert hash_of(folder) == before
+        (code / "config.py").write_bytes((code / "config.py").read_bytes() + b"#")
+        assert hash_of(folder) != before
+    assert not work.exists()
+
+
+def test_no_credential_travels(monkeypatch):
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "canary-4711")
+    with packed(wish()) as shipment:
+        assert "canary-4711" not in repr(shipment)
+        work = Path(shipment.runtime_env["working_dir"])
+        assert not [path for path in work.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+        assert shipment.runtime_env["env_vars"]["PYTHONUNBUFFERED"] == "1"
+
+
+def test_weights_of_this_machine_travel_under_a_name_that_stays(tmp_path):
+    weights = tmp_path / "deep" / "start.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    with packed(wish(model={"weights": str(weights)})) as shipment:
+        work = Path(shipment.runtime_env["working_dir"])
+        name = yaml.safe_load((work / "config.yaml").read_text())["model"]["weights"]
+        assert name == "weights/start.safetensors"
+        assert (work / name).read_bytes() == b"weights"
+
+
+def test_weights_that_are_not_here(tmp_path):
+    with packed(wish(model={"weights": "/nfs/start.pth"})) as shipment:  # the cluster may see them
+        text = (Path(shipment.runtime_env["working_dir"]) / "config.yaml").read_text()
+        assert yaml.safe_load(text)["model"]["weights"] == "/nfs/start.pth"
+    with pytest.raises(ConfigError, match="weights are not there"), packed(wish(model={"weights": "no.pth"})):
+        pass
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "score"])
+def test_the_job_is_a_command_line_of_ours(command, tmp_path):
+    for name in ("model.safetensors", "model.json"):
+        (tmp_path / name).write_text("{}")
+    settings = build_config({"name": "mine"})
+    options = ("--split", "pool", "--query-size", "3") if command == "score" else ("--verbose",)
+    asked = Wish(command, settings, place("s3://b/a folder"), tmp_path, place("s3://b/pool"), options)
+    with packed(asked) as shipment:
+        work = Path(shipment.runtime_env["working_dir"])
+        program, *words = shlex.split(shipment.entrypoint)
+        assert [program, *words[:3]] == ["python", "-m", "xal_ray.cli", command]
+        values = typer.main.get_command(app).commands[command].make_context(command, words[3:]).params
+        assert (work / str(values["config"])).is_file()
+        if command == "score":
+            assert str(values["model"]) == "model"
+            assert sorted(path.name for path in (work / "model").iterdir()) == [
+                "model.json",
+                "model.safetensors",
+            ]
+    assert "'s3://b/a folder'" in shipment.entrypoint
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (Target(Path("a"), "http://b"), "two clusters"),
+        (Target(down=True), "need a cluster"),
+        (Target(detach=True), "need a cluster"),
+        (Target(address="http://b", down=True), "can't take down"),
+        (Target(Path("a"), down=True, detach=True), "nobody here"),
+        (Target(Path("a"), keep_on_failure=True), "goes with --down"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(target, message):
+    with pytest.raises(ConfigError, match=message):
+        target.check()

@@ -1,0 +1,5 @@
+"""`python -m xal_ray.cli`: the same as `xal-ray`, where the package travels without being installed."""
+
+from xal_ray.cli import main
+
+main()

@@ -1,0 +1,44 @@
+"""Commands about what runs on clusters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xal_ray.cli.application import app
+from xal_ray.cli.options import DebugOption, DownOption
+from xal_ray.cli.shown import errors_shown
+from xal_ray.progress import Reporter
+
+
+@app.command()
+def attach(
+    run: Annotated[str, typer.Argument(help="The folder that a command with --cluster named, or its name.")],
+    stop: Annotated[bool, typer.Option("--stop", help="End the job; what was committed is kept.")] = False,
+    down: DownOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Watch a job on a cluster again, fetch what it leaves, or end it.
+
+    Ctrl-C leaves the job running.
+    """
+    with errors_shown(debug):
+        from xal_ray.cluster import conduct
+
+        code = conduct.attach(run, Reporter(), stop=stop, down=down)
+        if code:
+            raise typer.Exit(code)
+
+
+@app.command()
+def down(
+    cluster: Annotated[Path, typer.Argument(metavar="FILE", help="The cluster file.")],
+    debug: DebugOption = False,
+) -> None:
+    """Take a cluster down, and whatever runs on it. What runs have committed is kept."""
+    with errors_shown(debug):
+        from xal_ray.cluster import conduct
+
+        conduct.take_down(cluster, Reporter())

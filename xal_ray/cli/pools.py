@@ -1,0 +1,93 @@
+"""Commands about data: images in, labels in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xal_ray.cli.application import app
+from xal_ray.cli.options import DebugOption, SetOption, VerboseOption, a_place
+from xal_ray.cli.shown import errors_shown
+from xal_ray.config import Config, build_config, read_yaml
+from xal_ray.progress import Reporter
+
+labels_app = typer.Typer(help="Labels that people made.", no_args_is_help=True)
+app.add_typer(labels_app, name="labels")
+
+
+@app.command()
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A manifest (CSV, TSV, Parquet), an image folder (--set pool.group_by=image), or 'phantom'."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", parser=a_place, metavar="PLACE", help="The pool's folder.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="A run's YAML: its section 'pool' says how; SOURCE replaces its source."
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Decode images once into a packed pool.
+
+    Example: xal-ray prepare manifest.csv --out pools/mri --set pool.image_size=160
+    """
+    with errors_shown(debug):
+        from xal_ray.engine.prepare import prepare as prepare_pool
+
+        settings = _config_for_prepare(source, config, overrides or [])
+        pool = prepare_pool(settings.pool, out, settings.ray, Reporter(), verbose=verbose)
+        _print_card(out, pool.card)
+
+
+@labels_app.command("import")
+def import_(
+    run_folder: Annotated[Path, typer.Argument(parser=a_place, metavar="RUN", help="A run's folder.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV: image_id, label, optionally mask or box_x0 .. box_y1 (a filled in selection.csv)."
+        ),
+    ],
+    debug: DebugOption = False,
+) -> None:
+    """Import labels into the round that waits for them. Importing twice changes nothing."""
+    with errors_shown(debug):
+        from xal_ray.labels.inbox import import_labels
+
+        received = import_labels(run_folder, file)
+        typer.echo(
+            f"{received.round_title}: {received.num_new} new labels, {received.num_missing} still missing"
+        )
+
+
+def _config_for_prepare(source: str, config: Path | None, overrides: list[str]) -> Config:
+    tree: dict[str, Any] = read_yaml(config) if config is not None else {"name": "prepare"}
+    pool: dict[str, Any] = tree.setdefault("pool", {})
+    section: dict[str, Any] = pool.setdefault("source", {})
+    if source == "phantom":
+        section["kind"] = "phantom"
+    else:
+        section.pop("kind", None)
+        section["path"] = source
+    return build_config(tree, overrides, where=str(config or "prepare"))
+
+
+def _print_card(path: Path, card: dict[str, Any]) -> None:
+    typer.echo(f"{path}: {card['num_rows']} images of {sum(card['num_groups'].values())} groups")
+    for title, key in (
+        ("splits", "counts"),
+        ("classes", "class_counts"),
+        ("ROIs", "roi"),
+        ("left out", "exclusions"),
+    ):
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(card[key].items()))
+        typer.echo(f"  {title + ':':<10}{counts or 'none'}")

@@ -1,0 +1,255 @@
+"""Commands that compute: a run, a sweep, a single pass, and the page of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xal_ray.cli.application import app
+from xal_ray.cli.elsewhere import for_job, on_cluster
+from xal_ray.cli.options import (
+    AddressOption,
+    ClusterOption,
+    DebugOption,
+    DetachOption,
+    DownOption,
+    KeepOption,
+    SetOption,
+    VerboseOption,
+    a_place,
+)
+from xal_ray.cli.shown import echo, errors_shown
+from xal_ray.cluster.wish import Target, Wish
+from xal_ray.config import build_config, load_config, read_yaml
+from xal_ray.progress import Reporter
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The run's YAML file, e.g. configs/quickstart.yaml.")],
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", parser=a_place, metavar="PLACE", help="The run's folder. Default: runs/<name>."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    cluster: ClusterOption = None,
+    address: AddressOption = None,
+    down: DownOption = False,
+    keep_on_failure: KeepOption = False,
+    detach: DetachOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run the loop: train, score, select, label, commit, round after round.
+
+    The pool is prepared on first use. The same command takes up a run that was stopped, at whatever moment;
+    a finished run is left alone. With labels.source=export it stops at AWAITING_LABELS (exit code 0) whenever
+    people have to label.
+    """
+    with errors_shown(debug):
+        settings = load_config(config, overrides or [])
+        folder = out or Path("runs") / settings.name
+        target = Target(cluster, address, down, keep_on_failure, detach)
+        from xal_ray.loop import describe
+        from xal_ray.loop import run as run_loop
+
+        if target.is_given:
+            on_cluster(
+                Wish("run", settings, folder, options=for_job(verbose, debug)),
+                target,
+                describe(settings, folder) if dry_run else None,
+            )
+            return
+        if dry_run:
+            echo(describe(settings, folder))
+            return
+        outcome = run_loop(settings, folder, Reporter(), verbose=verbose)
+        if outcome.waiting is not None:
+            typer.echo(
+                f"AWAITING_LABELS: {outcome.waiting.title} waits for {outcome.num_missing} labels\n"
+                f"  1. fill in the column 'label' of {outcome.waiting.to_label / 'selection.csv'}\n"
+                f"  2. xal-ray labels import {folder} {outcome.waiting.to_label / 'selection.csv'}\n"
+                "  3. run this command again"
+            )
+        elif outcome.status == "already_finished":
+            typer.echo(f"this run is finished; nothing to do. Report: {outcome.report}")
+        else:
+            typer.echo(f"finished. Report: {outcome.report}")
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="The YAML file of a run: the base of all arms.")],
+    params: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            metavar="KEY=SPEC",
+            help="What to try: a range 0:1:0.1, a list a,b,c, or 0:1 and 1e-4:1:log to draw from. "
+            "Repeatable; replaces sweep.params.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Runs of each arm; seeds are paired across arms.")
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="Whose validation curve decides: balanced_accuracy, accuracy, ..."),
+    ] = None,
+    search: Annotated[str | None, typer.Option("--search", help="grid, random or optuna.")] = None,
+    num_samples: Annotated[
+        int | None, typer.Option("--num-samples", min=1, help="Arms that random and optuna try.")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="none or asha.")] = None,
+    trials_at_once: Annotated[
+        int | None, typer.Option("--trials-at-once", min=1, help="Default: as many as fit.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--baseline",
+            metavar="KEY=VALUE",
+            help="What arms are compared with; default select.strategy=random. Repeatable.",
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", parser=a_place, metavar="PLACE", help="The sweep's folder. Default: sweeps/<name>."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    cluster: ClusterOption = None,
+    address: AddressOption = None,
+    down: DownOption = False,
+    keep_on_failure: KeepOption = False,
+    detach: DetachOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run whole runs side by side: every arm with the same seeds, compared with a baseline.
+
+    The same command takes up a sweep that was stopped; one with more --param or --seeds adds to it.
+
+    Example: xal-ray sweep configs/quickstart.yaml --param select.weight=0:1:0.1 --seeds 10
+    """
+    with errors_shown(debug):
+        from xal_ray.sweep import describe_sweep, settings_of
+        from xal_ray.sweep import sweep as run_sweep
+
+        options = {
+            "seeds": seeds,
+            "metric": metric,
+            "search": search,
+            "num_samples": num_samples,
+            "scheduler": scheduler,
+            "trials_at_once": trials_at_once,
+        }
+        settings = settings_of(load_config(config, overrides or []), params or [], baseline or [], options)
+        folder = out or Path("sweeps") / settings.name
+        target = Target(cluster, address, down, keep_on_failure, detach)
+        if target.is_given:
+            on_cluster(
+                Wish("sweep", settings, folder, options=for_job(verbose, debug)),
+                target,
+                describe_sweep(settings, folder) if dry_run else None,
+            )
+            return
+        if dry_run:
+            echo(describe_sweep(settings, folder))
+            return
+        outcome = run_sweep(settings, folder, Reporter(), verbose=verbose)
+        echo(outcome.in_words())
+        if not any(trial.status in ("finished", "stopped") for trial in outcome.trials):
+            raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    model: Annotated[
+        Path,
+        typer.Option(
+            "--model",
+            parser=a_place,
+            metavar="PLACE",
+            help="A model's folder (RUN/rounds/NNN) or its .safetensors file.",
+        ),
+    ],
+    pool: Annotated[Path, typer.Option("--pool", parser=a_place, metavar="PLACE", help="A packed pool.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", parser=a_place, metavar="PLACE", help="The scores go to OUT/scores/*.parquet."),
+    ],
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="pool (the default), labeled, val or test. Repeatable."),
+    ] = None,
+    query_size: Annotated[
+        int, typer.Option("--query-size", min=0, help="Also choose so many images: OUT/selection.parquet.")
+    ] = 0,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A run's YAML, for the sections named below.")
+    ] = None,
+    overrides: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    cluster: ClusterOption = None,
+    address: AddressOption = None,
+    down: DownOption = False,
+    keep_on_failure: KeepOption = False,
+    detach: DetachOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Score a pool once with a trained model. A command that was stopped goes on when it is given again.
+
+    Of the keys, only those of score, roi, ray and, with --query-size, select and seed count.
+
+    Example: xal-ray score --model runs/a/rounds/004 --pool pools/b --out scored --query-size 500
+    """
+    with errors_shown(debug):
+        from xal_ray.single_pass import score_pool
+
+        tree = {"name": "score"} if config is None else read_yaml(config)
+        settings = build_config(tree, overrides or [], where=str(config or "--set"))
+        splits = split or ["pool"]
+        plan = [
+            f"score      {', '.join(splits)} of {pool}, with {model}, into {out}",
+            f"choose     {query_size}",
+        ]
+        target = Target(cluster, address, down, keep_on_failure, detach)
+        if target.is_given:
+            options = [word for name in splits for word in ("--split", name)]
+            options += ["--query-size", str(query_size), *for_job(verbose, debug)]
+            wish = Wish("score", settings, out, model, pool, tuple(options))
+            on_cluster(wish, target, plan if dry_run else None)
+            return
+        if dry_run:
+            echo(plan)
+            return
+        count = score_pool(
+            model, pool, out, settings, Reporter(), splits=splits, query_size=query_size, verbose=verbose
+        )
+        typer.echo(f"scored {count} images: {out / 'scores'}")
+        if query_size:
+            typer.echo(f"chose {query_size} of them: {out / 'selection.parquet'}")
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(parser=a_place, metavar="RUN", help="A run's folder.")],
+    debug: DebugOption = False,
+) -> None:
+    """Build RUN/report.html again from what the run left."""
+    with errors_shown(debug):
+        from xal_ray.layout import RunLayout
+        from xal_ray.pool.schema import open_pool
+        from xal_ray.report.page import build_report
+
+        settings = load_config(RunLayout(run_folder).config)
+        typer.echo(build_report(run_folder, open_pool(settings.pool_path())))

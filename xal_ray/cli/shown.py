@@ -1,0 +1,51 @@
+"""What every command does around its work: errors as messages, and lines on standard output."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from xal_ray.errors import XalRayError
+
+
+@contextmanager
+def errors_shown(debug: bool) -> Iterator[None]:
+    """Show an error as its message, and leave with its exit code; the traceback only where asked for."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, XalRayError):
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        typer.echo(
+            f"error: an unexpected {type(error).__name__}: {error}\n"
+            "  next:     run it again with --debug and report what it shows",
+            err=True,
+        )
+        raise typer.Exit(1) from error
+    finally:
+        _stop_ray()
+
+
+def echo(lines: Iterable[str]) -> None:
+    """Put lines on standard output."""
+    for line in lines:
+        typer.echo(line)
+
+
+def _stop_ray() -> None:
+    if "ray" in sys.modules:
+        from xal_ray.engine.session import stop
+
+        stop()

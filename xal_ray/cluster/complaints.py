@@ -1,0 +1,23 @@
+"""How a wrong key of a cluster file is told."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from xal_ray.errors import ConfigError
+
+_MOST_SHOWN = 20  # EC2 knows fifty keys of a machine
+
+
+def unknown_key(key: str, known: Iterable[str], where: str) -> ConfigError:
+    """The error for a key that nothing reads, with the nearest one that is read."""
+    *parents, leaf = key.split(".")
+    known = sorted(known)
+    near = difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
+    return ConfigError(
+        f"unknown key '{key}'",
+        expected="one of " + ", ".join(known) if 0 < len(known) <= _MOST_SHOWN else None,
+        where=where,
+        next_step=f"did you mean '{'.'.join([*parents, near[0]])}'?" if near else None,
+    )

@@ -1,0 +1,158 @@
+"""What travels to the cluster: this very code, the resolved configuration, and small files that it names.
+
+A folder of the shape
+    code/xal_ray/        the package as it is here; every process of the job imports it
+    work/config.yaml     the current folder of the job and of its workers
+    work/weights/NAME    where model.weights is a file of this machine
+    work/model/          where `score --model` is one
+    work/xal_ray-VERSION.dist-info   what package is this? machines need not have it installed
+No credentials: machines of a cluster have a role, or an environment of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+import xal_ray
+from xal_ray.cluster.wish import Wish
+from xal_ray.errors import ConfigError
+from xal_ray.places import is_remote
+from xal_ray.storage import read_json
+
+CONFIG_NAME = "config.yaml"
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+_NO_FILE = ("none", "imagenet")
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What is submitted.
+
+    Attributes:
+        entrypoint: The job's shell command.
+        runtime_env: As `JobSubmissionClient.submit_job` takes it.
+        code_sha256: Of the package's files, with their paths.
+        config_sha256: Of the resolved configuration and the job's command.
+    """
+
+    entrypoint: str
+    runtime_env: dict[str, Any]
+    code_sha256: str
+    config_sha256: str
+
+
+@contextmanager
+def packed(wish: Wish) -> Iterator[Shipment]:
+    """Pack a wish into a folder that lives as long as the block.
+
+    Raises:
+        ConfigError: A file that the configuration names is not there.
+    """
+    with TemporaryDirectory(prefix="xal-ray-") as name:
+        code, work = Path(name) / "code", Path(name) / "work"
+        work.mkdir()
+        shutil.copytree(Path(xal_ray.__file__).parent, code / "xal_ray", ignore=_LEFT_OUT)
+        _write_card(work)
+        tree = wish.settings.model_dump(mode="json")
+        tree["model"]["weights"] = _pack_weights(wish.settings.model.weights, work)
+        text = yaml.safe_dump(tree, sort_keys=False)
+        (work / CONFIG_NAME).write_text(text, encoding="utf-8")
+        model = None if wish.model is None else _pack_model(wish.model, work)
+        entrypoint = shlex.join(wish.command_line(CONFIG_NAME, model))
+        yield Shipment(
+            entrypoint,
+            {
+                "working_dir": str(work),
+                "py_modules": [str(code / "xal_ray")],
+                "env_vars": _environment(),
+            },
+            hash_of(code),
+            hashlib.sha256(f"{entrypoint}\n{text}".encode()).hexdigest(),
+        )
+
+
+def hash_of(folder: Path) -> str:
+    """SHA-256 over the relative paths and the bytes of a folder's files, in the order of their paths."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return total.hexdigest()
+
+
+def is_here(path: Path) -> bool:
+    """Whether a place is a file or folder of this machine."""
+    return not is_remote(path) and path.exists()
+
+
+def _environment() -> dict[str, str]:
+    """What Ray's workers read when they start; on this machine alone they inherit it from the driver."""
+    from xal_ray.engine import session
+
+    return {**session.ENVIRONMENT, "PYTHONUNBUFFERED": "1", "RAY_COLOR_PREFIX": "0"}
+
+
+def _write_card(work: Path) -> None:
+    version = importlib.metadata.version("xal-ray")
+    card = work / f"xal_ray-{version}.dist-info" / "METADATA"
+    card.parent.mkdir()
+    card.write_text(f"Metadata-Version: 2.1\nName: xal-ray\nVersion: {version}\n", encoding="utf-8")
+
+
+def _pack_weights(weights: str, work: Path) -> str:
+    """Pack a weights file of this machine; returns the name under which the job finds it.
+
+    An absolute path that is not here may be one of a shared file system: the job will see.
+    """
+    if weights in _NO_FILE or "://" in weights:
+        return weights
+    path = Path(weights)
+    if not path.is_file():
+        if path.is_absolute():
+            return weights
+        raise ConfigError(
+            "the weights are not there",
+            expected="none, imagenet, or the path of a .safetensors or .pth file",
+            found=weights,
+            where="model.weights",
+        )
+    (work / "weights").mkdir()
+    shutil.copy(path, work / "weights" / path.name)
+    return f"weights/{path.name}"
+
+
+def _pack_model(model: Path, work: Path) -> str:
+    """Pack a model of this machine; returns the name under which the job finds it."""
+    if is_remote(model) or (model.is_absolute() and not model.exists()):
+        return str(model)
+    folder = model if model.is_dir() else model.parent
+    wanted = ["model.safetensors" if model.is_dir() else model.name, "model.json"]
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError("the model is not there", expected=missing[0], where=str(folder))
+    backbone = folder / "backbone.json"
+    if backbone.is_file():
+        other = str(read_json(backbone)["path"])
+        if not ("://" in other or Path(other).is_absolute()):
+            raise ConfigError(
+                "the model's backbone lies beside its pool, on this machine",
+                found=other,
+                where=str(backbone),
+                next_step="give a model that was trained on a place that the cluster sees",
+            )
+        wanted.append(backbone.name)
+    (work / "model").mkdir()
+    for name in wanted:
+        shutil.copy(folder / name, work / "model" / name)
+    return "model" if model.is_dir() else f"model/{model.name}"
