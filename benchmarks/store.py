@@ -7,6 +7,7 @@ speed of anything, so that these counts hold for the real store too.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ def counting_server() -> Iterator[Counter[str]]:
     """An S3 of moto's on this machine, found through the environment; yields its count by method."""
     import boto3
     from moto import server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
     seen: Counter[str] = Counter()
     answer = server.DomainDispatcherApplication.__call__

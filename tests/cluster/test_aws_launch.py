@@ -134,7 +134,6 @@ def instances(ec2):
 def check_head(ec2, made):
     """What moto recorded of the one instance is what the file asks for."""
     (head,) = instances(ec2)
-    print(head)
     wished = cluster_file("aws.yaml")["available_node_types"]["head"]["node_config"]
     assert head["State"]["Name"] == "running"
     assert head["InstanceType"] == wished["InstanceType"]
@@ -149,7 +148,6 @@ def check_head(ec2, made):
     assert disks
     assert all(disk["Encrypted"] and disk["VolumeType"] == "gp3" for disk in disks)
     (group,) = ec2.describe_security_groups(GroupIds=made["SecurityGroupIds"])["SecurityGroups"]
-    print(group)
     opened = [entry["CidrIp"] for rule in group["IpPermissions"] for entry in rule["IpRanges"]]
     assert opened == ["198.51.100.7/32"]  # Ray opened nothing
     assert len(ec2.describe_security_groups()["SecurityGroups"]) == 3
