@@ -9,8 +9,8 @@ READY := $(VENV)/.ready
 quickstart: $(READY)  ## run the main job on generated images; ends with runs/quickstart/report.html
 	$(BIN)/xal-ray run configs/quickstart.yaml
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests, in two processes: many of them wait for Ray's
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)  ## lint, format, types, import layers, fast tests
 	$(BIN)/ruff check .

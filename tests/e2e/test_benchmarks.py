@@ -50,5 +50,15 @@ def test_a_benchmark_prints_a_table_and_leaves_json(name, folder):
     assert result["machine"] in said
 
 
-def test_there_are_seven():
-    assert BENCHMARKS == ["decode", "frozen", "memory", "pipeline", "precision", "scoring", "topk"]
+def test_there_are_nine():
+    assert BENCHMARKS == [
+        "decode",
+        "driver",
+        "frozen",
+        "memory",
+        "pipeline",
+        "precision",
+        "scoring",
+        "store",
+        "topk",
+    ]
