@@ -1,7 +1,7 @@
 import pytest
 
 from xal_ray import config
-from xal_ray.engine.shared import MARK_PREFIX, marks, sharing
+from xal_ray.engine.shared import MARK_PREFIX, marks, remove_marks, sharing
 from xal_ray.errors import RunError
 from xal_ray.places import place
 
@@ -52,3 +52,10 @@ def test_a_failure_leaves_no_mark(tmp_path):
         raise KeyError
     assert not list(tmp_path.iterdir())
     assert marks() == ()
+
+
+def test_what_a_killed_driver_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / f"{MARK_PREFIX}12345678").touch()
+    (tmp_path / "ledger.jsonl").touch()
+    remove_marks(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.jsonl"]

@@ -85,6 +85,13 @@ def sharing(folders: Iterable[Path], resources: config.Ray) -> Iterator[None]:
             _marks.remove(mark)
 
 
+def remove_marks(folder: Path) -> None:
+    """Remove what a killed driver left in a folder that is this driver's alone now."""
+    if not is_remote(folder):
+        for path in folder.glob(f"{MARK_PREFIX}*"):
+            path.unlink(missing_ok=True)
+
+
 def marks() -> tuple[Mark, ...]:
     """What a process looks for before it works."""
     return tuple(_marks)

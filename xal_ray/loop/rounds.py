@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from xal_ray.config import Config
-from xal_ray.engine.shared import sharing
+from xal_ray.engine.shared import remove_marks, sharing
 from xal_ray.errors import InputError, StorageError
 from xal_ray.labels.export import export_selection
 from xal_ray.layout import RoundLayout, RunLayout
@@ -82,6 +82,7 @@ def run(
             if is_new:
                 check_model(config, pool)
             opened = open_run(config, pool, layout, reporter, verbose, check_lock)
+            remove_marks(layout.path)
             with sharing([pool.path, layout.path], config.ray):
                 return _run_rounds(opened, on_round, with_report=with_report)
         except InputError:
