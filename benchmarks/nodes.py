@@ -33,7 +33,7 @@ RESOURCE = "host"  # one on each host: places one actor there
 def main() -> None:
     parser = common.arguments("nodes", __doc__ or "")
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--patients", type=int, default=1500, help="of one image each (default: 1500)")
+    parser.add_argument("--patients", type=int, default=3000, help="of one image each (default: 3000)")
     parser.add_argument("--image-size", type=int, default=128, help="pixels (default: 128)")
     parser.add_argument("--rows-per-shard", type=int, default=32, help="images in a shard (default: 32)")
     parser.add_argument("--repeats", type=int, default=1, help="turns; medians are given (default: 1)")
@@ -149,7 +149,7 @@ def row_of(num: int, turns: list[dict[str, float]]) -> dict[str, Any]:
 
 def notes(args: argparse.Namespace) -> list[str]:
     return [
-        f"resnet18, {args.image_size} px, {args.patients} images of which about nine tenths are scored, "
+        f"resnet18, {args.image_size} px, {args.patients} images of which all but a few are scored, "
         f"shards of {args.rows_per_shard}; one actor with one thread a host; medians of {args.repeats} turns",
         "images/s: of scoring once the actors have started, from the ledger; job: from the cluster's being "
         "up to the run's end, with its driver's start and two short trainings; wall: all, with `--down`",
