@@ -128,6 +128,10 @@ def call(words, folder, environment, **changes):
     )
 
 
+@pytest.mark.skipif(
+    os.environ.get("XAL_RAY_ALL_CLUSTER_TESTS") != "1",
+    reason="set XAL_RAY_ALL_CLUSTER_TESTS=1: on a busy machine a head of Ray was seen not to answer in time",
+)
 @pytest.mark.e2e
 @pytest.mark.ray
 @pytest.mark.slow
