@@ -194,7 +194,7 @@ def jpeg_rows(kind: str, to: int, files: Sequence[Path], small: Path) -> Iterato
 
 
 def measure(
-    size: int, rows: Sequence[Row], turns: int, packed: Path | None = None
+    size: int, rows: Sequence[Row], turns: int, packed: Path | None = None, *, smoke: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Time a group of rows in turn, and fill in their lines of the table."""
     functions: dict[str, Callable[[], Any]] = {row.name: _all_files(row) for row in rows}
@@ -203,7 +203,7 @@ def measure(
     seconds = interleaved_cpu_s(functions, turns)
     counts = {row.name: len(row.files) * row.num_passes for row in rows} | {"packed": NUM_PACKED * NUM_PASSES}
     each = {name: [value / counts[name] for value in values] for name, values in seconds.items()}
-    for row in rows:
+    for number, row in enumerate(rows):
         yield {
             "format": row.format,
             "size": size,
@@ -213,7 +213,8 @@ def measure(
             "ratio": 1 / median_ratio(each[row.name], each[row.baseline]),
             "baseline": row.baseline if row.baseline != row.name else "itself",
             "kB a file": round(statistics.mean(path.stat().st_size for path in row.files) / 1000),
-            "peak MB": peak_mb(row),
+            # At the smallest sizes one shows that it can be apart: a process takes a second to start.
+            "peak MB": growth_mb(*child_arguments(row)) if smoke and number else peak_mb(row),
             **differences(row),
         }
     if packed is not None:
@@ -254,17 +255,20 @@ def differences(row: Row) -> dict[str, Any]:
 
 def peak_mb(row: Row) -> float:
     """Decode the first file in a fresh process."""
-    command = [sys.executable, __file__, "--child", row.decode.__name__, str(row.to)]
-    command += [str(row.small), str(row.files[0])]
+    command = [sys.executable, __file__, "--child", *child_arguments(row)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def child(name: str, to: str, small: str, path: str) -> None:
-    """Print by how many MB the peak grows; the small image loads what is loaded once."""
+def child_arguments(row: Row) -> tuple[str, str, str, str]:
+    return row.decode.__name__, str(row.to), str(row.small), str(row.files[0])
+
+
+def growth_mb(name: str, to: str, small: str, path: str) -> float:
+    """By how many MB the peak grows; the small image loads what is loaded once."""
     DECODERS[name](Path(small), int(to))
     before = status_mb("VmRSS")
     DECODERS[name](Path(path), int(to))
-    print(max(0.0, status_mb("VmHWM") - before))
+    return max(0.0, status_mb("VmHWM") - before)
 
 
 def write_packed(path: Path) -> None:
@@ -301,7 +305,7 @@ def main() -> None:
         write_packed(packed := folder / "packed.parquet")
         for size, count in ({512: 2} if args.smoke else NUM_IMAGES).items():
             rows = list(rows_of(write_files(folder / str(size), size, count), small))
-            table += measure(size, rows, turns, packed if size == 512 else None)
+            table += measure(size, rows, turns, packed if size == 512 else None, smoke=args.smoke)
             shutil.rmtree(folder / str(size))
         if not has_dicom():
             notes.append("DICOM: left out, pydicom or its JPEG 2000 plugin is missing")
@@ -309,7 +313,7 @@ def main() -> None:
             kind, warm = "JPEG grey, MRI", small["JPEG grey"][0]
             for to in REAL_SIZES:
                 first = Row(kind, "full", to, files, full, f"{kind}, full", warm)
-                table += measure(256, [first, *jpeg_rows(kind, to, files, warm)], turns)
+                table += measure(256, [first, *jpeg_rows(kind, to, files, warm)], turns, smoke=args.smoke)
             notes.append(f"MRI: {len(files)} slices of 256 px")
         elif args.real:
             notes.append("MRI: left out, the slices are not here")
@@ -318,6 +322,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        child(*sys.argv[2:])
+        print(growth_mb(*sys.argv[2:]))
     else:
         main()

@@ -31,20 +31,27 @@ def main() -> None:
     parser.add_argument(
         "--times", type=int, default=10, help="the larger pool in object stores (default: 10)"
     )
+    parser.add_argument("--actors", type=int, default=2, help="that score (default: 2)")
     args = parser.parse_args()
     image_mb = args.image_size**2 * 3 / 1024**2
     counts = {f"{n}x": round(n * STORE_MB / image_mb) for n in (1, args.times)}
     if args.smoke:
         args.backbone, args.image_size, counts = "efficientnet_lite0", 32, {"1x": 16}
+        args.actors = 1
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with context.Pool(1) as alone:
-            alone.apply(make, (args, folder, max(counts.values())))
+        if args.smoke:  # without a process of its own, whose imports take longer than all else
+            make(args, folder, max(counts.values()))
+        else:
+            with context.Pool(1) as alone:
+                alone.apply(make, (args, folder, max(counts.values())))
         measured = {}
         for size, count in counts.items():
             with context.Pool(1) as alone:
-                measured[size] = alone.apply(score_alone, (folder, folder / f"out-{size}", count))
+                measured[size] = alone.apply(
+                    score_alone, (folder, folder / f"out-{size}", count, args.actors)
+                )
     base = measured["1x"]["peak"]
     rows = [
         {
@@ -62,12 +69,15 @@ def main() -> None:
         args,
         "Memory while a pool larger than the object store is scored",
         rows,
-        [f"{args.backbone}, {args.image_size} px in colour, object store {STORE_MB} MB, 2 actors"],
+        [
+            f"{args.backbone}, {args.image_size} px in colour, object store {STORE_MB} MB, "
+            f"{args.actors} actors"
+        ],
     )
 
 
 def make(args: argparse.Namespace, folder: Path, count: int) -> None:
-    """A pool of generated images, and a model. Runs in a process of its own."""
+    """A pool of generated images, and a model. Runs in a process of its own, so that no memory is kept."""
     from xal_ray.engine import session
     from xal_ray.engine.prepare import prepare
     from xal_ray.model.network import ModelSpec
@@ -87,12 +97,12 @@ def make(args: argparse.Namespace, folder: Path, count: int) -> None:
     session.stop()
 
 
-def score_alone(folder: Path, out: Path, count: int) -> dict[str, float]:
+def score_alone(folder: Path, out: Path, count: int, num_actors: int) -> dict[str, float]:
     from xal_ray.engine import scoring, session
     from xal_ray.pool.schema import open_pool
     from xal_ray.progress import QUIET
 
-    resources = config.Ray(object_store_mb=STORE_MB, num_actors=2)
+    resources = config.Ray(object_store_mb=STORE_MB, num_actors=num_actors)
     pool = open_pool(folder / "pool")
     session.start(resources)
     samples: list[float] = []

@@ -10,11 +10,13 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import common
 import pyarrow.compute as pc
+
+from xal_ray.config import Config, build_config
 
 SIZES = (4, 12)  # shards of the pool's unlabelled images, about
 ROWS = 32
@@ -24,7 +26,7 @@ def main() -> None:
     args = common.arguments("store", __doc__ or "").parse_args()
     sizes = (2, 4) if args.smoke else SIZES
     with counting_server() as seen:
-        small, large = (count_run(seen, size) for size in sizes)
+        small, large = count_runs(seen, sizes)
     more = large["shards"] - small["shards"]
     rows = []
     for stage in ("prepare", "a round"):
@@ -83,22 +85,49 @@ def counting_server() -> Iterator[Counter[str]]:
         server.DomainDispatcherApplication.__call__ = answer
 
 
-def count_run(seen: Counter[str], num_shards: int) -> dict[str, Any]:
-    """Prepare a pool and run one query round in it; the requests of each."""
-    from xal_ray.config import build_config
+def count_runs(seen: Counter[str], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Prepare a pool of each size and run one query round in it; the requests of each."""
     from xal_ray.engine.prepare import prepare
     from xal_ray.engine.session import start, stop
     from xal_ray.loop import run
     from xal_ray.places import place
     from xal_ray.progress import QUIET
 
-    root = f"s3://bench/{num_shards}"
-    settings = build_config(
+    made = []
+    stop()  # a Ray that ran before, and all its processes, would look for another store
+    start(configuration(sizes[0]).ray)
+    try:
+        for size in sizes:
+            settings, before = configuration(size), Counter(seen)
+            made.append((prepare(settings.pool, settings.pool_path(), settings.ray, QUIET), seen - before))
+    finally:
+        stop()
+    found = []
+    for size, (pool, prepared) in zip(sizes, made, strict=True):
+        counts: list[Counter[str]] = []
+        out = place(f"{root(size)}/run")
+
+        def note(_: Any, counts: list[Counter[str]] = counts) -> None:
+            counts.append(Counter(seen))
+
+        run(configuration(size), out, QUIET, on_round=note, with_report=False)
+        num_parts = pc.max(pool.index()["part"]).as_py() + 1
+        found.append({"shards": num_parts, "prepare": prepared, "a round": counts[1] - counts[0]})
+    return found
+
+
+def root(num_shards: int) -> str:
+    return f"s3://bench/{num_shards}"
+
+
+def configuration(num_shards: int) -> Config:
+    """Of a pool of so many shards, and of a run in it, in one process."""
+    return build_config(
         {
             "name": "requests",
             "num_rounds": 2,
             "pool": {
-                "path": f"{root}/pool",
+                "path": f"{root(num_shards)}/pool",
                 "image_size": 32,
                 "rows_per_part": ROWS,
                 "source": {
@@ -114,17 +143,6 @@ def count_run(seen: Counter[str], num_shards: int) -> dict[str, Any]:
             "ray": {"num_actors": 0, "num_decoders": 1},
         }
     )
-    start(settings.ray)
-    try:
-        before = Counter(seen)
-        pool = prepare(settings.pool, settings.pool_path(), settings.ray, QUIET)
-        prepared = seen - before
-    finally:
-        stop()
-    counts: list[Counter[str]] = [Counter(seen)]
-    run(settings, place(f"{root}/run"), QUIET, on_round=lambda files: counts.append(Counter(seen)))
-    num_parts = pc.max(pool.index()["part"]).as_py() + 1
-    return {"shards": num_parts, "prepare": prepared, "a round": counts[2] - counts[1]}
 
 
 if __name__ == "__main__":

@@ -36,7 +36,31 @@ os.environ |= {
 for _name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
     os.environ.pop(_name, None)
 
+# The files that take longest, in this order: two processes that take a file each end at about the same time.
+LONG = (
+    "test_sweep_kinds",
+    "test_training_resume",
+    "test_kill",
+    "test_sweep",
+    "test_data_sets",
+    "test_kill_sweep",
+    "test_benchmarks",
+    "test_readme",
+    "test_training",
+    "test_nodes",
+    "test_object_store",
+    "test_loop",
+    "test_canary",
+    "test_actors",
+)
+
 RAY = config.Ray(num_cpus=6, num_actors=2, object_store_mb=200, stall_timeout_s=120)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the long files first."""
+    places = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")

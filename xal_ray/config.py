@@ -37,6 +37,21 @@ Strategy = Literal[
     "shuffled_roi",
     "smallest_roi",
 ]
+SourceKind = Literal[
+    "table",
+    "folder",
+    "phantom",
+    "vindr",
+    "siim_covid",
+    "brats",
+    "cheng",
+    "rsna_pneumonia",
+    "nih_cxr14",
+    "chexlocalize",
+    "isic2018",
+    "coco",
+    "yolo",
+]
 Uncertainty = Literal["entropy", "margin", "least_confidence", "bald"]
 Normalise = Literal["none", "minmax", "rank"]
 Metric = Literal["balanced_accuracy", "accuracy", "macro_f1", "auroc"]
@@ -71,6 +86,12 @@ class Columns(Section):
     box_y0: str = "box_y0"
     box_x1: str = "box_x1"
     box_y1: str = "box_y1"
+    frame: str = "frame"
+    study_id: str = "study_id"
+    site: str = "site"
+    device: str = "device"
+    sex: str = "sex"
+    age_band: str = "age_band"
 
 
 class Phantom(Section):
@@ -85,15 +106,37 @@ class Phantom(Section):
     seed: int = 0
 
 
+class Readers(Section):
+    """What several readers of one image make of it together."""
+
+    labels: Literal["any", "majority", "all"] = "majority"  # how many of them must name a finding
+    boxes: Literal["union", "majority_pixel", "cluster_mean"] = "union"
+
+
+class Slices(Section):
+    """Which slices of a tumour's volumes become images, and what they are asked (`brats`)."""
+
+    task: Literal["dominant", "tumor", "grade"] = "dominant"
+    modalities: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ("t1ce", "flair", "t2")  # 1 or 3: channels
+    stride: PositiveInt = 1  # every so manieth slice
+    min_brain: NaturalInt = 1000  # voxels of brain that a slice needs
+    min_tumor: NaturalInt = 100  # voxels of tumour that make a slice one with tumour
+    max_per_patient: NaturalInt = 0  # 0 = all
+
+
 class Source(Section):
     """Where images come from."""
 
-    kind: Literal["table", "folder", "phantom"] | None = None
+    kind: SourceKind | None = None
     path: Place | None = None
     columns: Columns = Columns()
     phantom: Phantom = Phantom()
+    findings: tuple[str, ...] | None = None  # what makes a label, where images may show several; None = usual
+    several: Literal["leave_out", "first"] = "leave_out"  # an image with more than one of these findings
+    readers: Readers = Readers()
+    slices: Slices = Slices()
 
-    def resolved_kind(self) -> Literal["table", "folder", "phantom"]:
+    def resolved_kind(self) -> SourceKind:
         """The kind as written or, where it is left out, as the path tells it.
 
         Raises:
@@ -138,9 +181,29 @@ class Splits(Section):
 class Limits(Section):
     """What a single file may cost before it is refused (decompression bombs), and how many may fail."""
 
-    max_pixels: PositiveInt = 64_000_000
+    max_pixels: PositiveInt = 64_000_000  # of one frame
+    max_voxels: PositiveInt = 512_000_000  # of all frames of a file together
+    max_frames: PositiveInt = 4096
     max_file_bytes: PositiveInt = 512 * 1024**2
+    strict: bool = False  # files are read in a child process whose memory and time are capped
+    max_memory_mb: Annotated[int, Field(ge=64)] = 2048  # strict: what reading one file may take
+    decode_timeout_s: PositiveFloat = 60.0  # strict: and how long
     max_error_fraction: Fraction = 0.01
+
+
+class Dicom(Section):
+    """How stored values of a DICOM file become grey."""
+
+    # header: its VOI LUT or window, else the range of its values. range: always the range. Or centre and
+    # width, in modality units (Hounsfield, say).
+    window: Literal["header", "range"] | tuple[float, PositiveFloat] = "header"
+
+
+class Nifti(Section):
+    """How a NIfTI volume becomes images."""
+
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    scale: Literal["slice", "volume"] = "slice"  # where the least value becomes black, and the largest white
 
 
 class Pool(Section):
@@ -151,9 +214,13 @@ class Pool(Section):
     image_size: Annotated[int, Field(ge=16, le=2048)] = 224
     channels: Literal[1, 3] = 1
     classes: tuple[str, ...] | None = None
-    group_by: Literal["group_id", "image"] = "group_id"
+    # header: the patient of each DICOM file's header, as a pseudonym. image: each image is its own group.
+    group_by: Literal["group_id", "header", "image"] = "group_id"
     splits: Splits = Splits()
+    dicom: Dicom = Dicom()
+    nifti: Nifti = Nifti()
     limits: Limits = Limits()
+    compare_with: tuple[Place, ...] = ()  # packed pools in which the same pictures would be a leak
     rows_per_part: Annotated[int, Field(ge=1, le=65536)] = 512
 
 

@@ -19,14 +19,15 @@ from PIL import features
 from xal_ray import config
 from xal_ray.engine.session import start, stop
 from xal_ray.errors import XalRayError
+from xal_ray.images.ability import abilities
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "grad-cam", "pyarrow", "numpy", "pandas")
 _PILLOW_CODECS = {"PNG": "zlib", "JPEG": "jpg", "TIFF (compressed)": "libtiff", "WebP": "webp"}
 _EXTRAS = {
     "backbone efficientnet_lite0": ("efficientnet_lite_pytorch", "lite"),
-    "packages for DICOM (no source reads it yet)": ("pydicom", "dicom"),
-    "packages for NIfTI (no source reads it yet)": ("nibabel", "nifti"),
-    "packages for S3 (not used yet)": ("s3fs", "s3"),
+    "object store s3://": ("s3fs", "s3"),
+    "object store gs://": ("gcsfs", "gs"),
+    "search of a sweep, optuna": ("optuna", "optuna"),
 }
 
 
@@ -66,6 +67,8 @@ def examine(folder: Path, *, with_ray: bool = True) -> Iterator[Finding]:
         yield Finding(
             f"decoder {name}", "yes" if found else "not in this Pillow", "ok" if found else "warning"
         )
+    for ability in abilities():
+        yield Finding(f"decoder {ability.kind}", ability.text)
     for name, (module, extra) in _EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
         hint = "installed" if found else f"not installed; the optional extra '{extra}' holds it"
@@ -101,9 +104,10 @@ def _gpus() -> Finding:
 
 
 def _auth_token() -> Iterator[Finding]:
-    token = Path.home() / ".ray" / "auth_token"
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    token = Path(named) if named else Path.home() / ".ray" / "auth_token"
     if token.exists() and token.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        text = "others on this machine can read ~/.ray/auth_token: chmod 600 ~/.ray/auth_token"
+        text = f"others on this machine can read {token}: chmod 600 {token}"
         yield Finding("Ray's token", text, "warning")
 
 

@@ -10,6 +10,7 @@ from xal_ray import config
 from xal_ray.engine.prepare import prepare
 from xal_ray.errors import PoolError, SourceError
 from xal_ray.pool.schema import (
+    ATTRIBUTE_SCHEMA,
     INDEX_SCHEMA,
     LABEL_SCHEMA,
     ORIGIN_SCHEMA,
@@ -55,12 +56,14 @@ def test_the_files_of_a_pool_have_their_schemas(phantom_pool):
         "card.json",
         "index.parquet",
         "parts",
+        "attributes.parquet",
         "origins.parquet",
         "hidden_labels.parquet",
         "quarantine.parquet",
     }
     assert read_table(path / "index.parquet").schema.equals(INDEX_SCHEMA)
     assert read_table(path / "origins.parquet").schema.equals(ORIGIN_SCHEMA)
+    assert read_table(path / "attributes.parquet").schema.equals(ATTRIBUTE_SCHEMA)
     assert read_table(path / "hidden_labels.parquet").schema.equals(LABEL_SCHEMA)
     assert read_table(path / "quarantine.parquet").schema.equals(QUARANTINE_SCHEMA)
     assert read_table(path / "parts" / "00000.parquet").schema.equals(PART_SCHEMA)

@@ -8,6 +8,7 @@ Usage: python grow_and_lose_nodes.py POOL MODEL OUT   prints what happened as JS
 
 import io
 import json
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,7 @@ def main():
     notes = out.with_name("notes")
     notes.mkdir()
     session.prepare_environment()
+    os.environ |= {"RAY_health_check_period_ms": "300"}  # Ray notices a node's end after five checks
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     resources = config.Ray(address=cluster.address, num_actors=2, cpus_per_actor=1.0)
     session.start(resources)

@@ -12,6 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401 - an optimiser's first, and it takes seconds
+
 import xal_ray.engine.training
 import xal_ray.loop
 import xal_ray.report.page

@@ -8,7 +8,7 @@ import pytest
 
 from xal_ray import config
 from xal_ray.engine.actors import Shape, release
-from xal_ray.engine.prepare import PackShard
+from xal_ray.engine.packing import PackShard
 from xal_ray.engine.scoring import ScoreShard
 from xal_ray.engine.shards import cut, run_shards
 from xal_ray.errors import StageError
@@ -122,7 +122,7 @@ def test_a_refused_image_has_a_row_without_scores_and_the_others_keep_theirs(
 
 def test_a_refused_image_is_quarantined_when_it_is_decoded(phantom_settings, tmp_path):
     work = PackShard(phantom_settings, tmp_path)
-    rows = read_source(phantom_settings).sort_by("image_id").slice(0, 6)
+    rows = read_source(phantom_settings).manifest.sort_by("image_id").slice(0, 6)
     rows = rows if "split" in rows.column_names else rows.append_column("split", pa.array(["pool"] * 6))
     victim = rows["image_id"][2].as_py()
     work.probe(rows)

@@ -21,6 +21,7 @@ def main() -> None:
     session.prepare_environment()
     # Until Ray Train has noticed that a node is gone, it asks for the two in vain.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "4"
+    os.environ |= {"RAY_health_check_period_ms": "300"}  # Ray notices a node's end after five checks
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})

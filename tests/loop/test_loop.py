@@ -131,8 +131,9 @@ def test_a_finished_run_is_left_alone(finished):
 
 def test_the_same_configuration_gives_the_same_bytes_elsewhere(finished, tmp_path):
     config, layout = finished
-    more = config.model_copy(update={"ray": config.ray.model_copy(update={"num_actors": 1})})
-    run(more, tmp_path / "again", QUIET)
+    """Without actors, for one; tests/fault/test_kill.py has one actor."""
+    none = config.model_copy(update={"ray": config.ray.model_copy(update={"num_actors": 0})})
+    run(none, tmp_path / "again", QUIET)
     assert outputs(tmp_path / "again") == outputs(layout.path)
 
 

@@ -1,7 +1,6 @@
 """Sweeps on Ray Tune: a trial is a run, and nothing but its folder counts."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -11,22 +10,21 @@ import threading
 import time
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-import yaml
+from process_tree import is_below
 from rich.console import Console
 from run_outputs import outputs
+from small_sweeps import small, statuses
 
-from xal_ray.config import build_config, load_config
+from xal_ray.config import load_config
 from xal_ray.errors import ConfigError, InputError, RunError
 from xal_ray.layout import RunLayout
 from xal_ray.ledger import Ledger, locked
 from xal_ray.loop import run
 from xal_ray.progress import QUIET, Reporter
-from xal_ray.storage import read_json, read_table, write_table
-from xal_ray.sweep import describe_sweep, settings_of, sweep
+from xal_ray.storage import read_table
+from xal_ray.sweep import settings_of, sweep
 from xal_ray.sweep.planning import plan_arm
-from xal_ray.sweep.proposing import propose
 from xal_ray.sweep.trial import Setting, run_trial
 
 pytestmark = [
@@ -37,18 +35,6 @@ pytestmark = [
         "ignore::DeprecationWarning:mlflow.*", "ignore::DeprecationWarning:sqlalchemy.*"
     ),
 ]
-
-
-def small(tree, **sections):
-    """A base that fine-tunes for two steps in each of two rounds."""
-    tree = {**tree, "num_rounds": 1, "train": {**tree["train"], "max_steps": 2}, "ray": {"num_cpus": 6}}
-    sweep_section = {
-        "params": {"select.strategy": ["margin"]},
-        "seeds": 2,
-        "trials_at_once": 2,
-        **sections.pop("sweep", {}),
-    }
-    return build_config({**tree, **sections, "sweep": sweep_section})
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +58,6 @@ def copy(finished, tmp_path):
     """A copy of the finished sweep's folder."""
     shutil.copytree(finished[1], tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def statuses(outcome):
-    return [(trial.arm.label, trial.seed, trial.status) for trial in outcome.trials]
 
 
 def test_every_arm_is_run_with_every_seed(finished):
@@ -103,7 +85,7 @@ def test_a_trials_bytes_are_those_of_a_run(finished, tmp_path):
         update={
             "seed": trial.seed,
             "select": base.select.model_copy(update={"strategy": "margin"}),
-            "ray": base.ray.model_copy(update={"num_actors": 2}),
+            "ray": base.ray.model_copy(update={"num_actors": 1}),
         }
     )
     run(settings, tmp_path / "run", QUIET)
@@ -146,11 +128,23 @@ def test_a_finished_sweep_is_not_run_again(finished, copy):
     assert (copy / "verdict.json").read_bytes() == (out / "verdict.json").read_bytes()
 
 
-def is_below(pid, ancestor):
-    """Whether a process was started by another, directly or not."""
-    while pid > 1 and pid != ancestor:
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return pid == ancestor
+def test_what_tune_remembers_may_be_torn(finished, copy):
+    """Tune can't restore then; the trials' folders can."""
+    outcome, out, _, base = finished
+    folders = [copy / trial.folder.relative_to(out) for trial in outcome.trials]
+    shutil.rmtree(folders[3])
+    before = {path: path.read_bytes() for path in copy.rglob("ledger.jsonl")}
+    (state,), (ended,) = copy.glob("tune/*/tuner.pkl"), copy.glob("tune/*/ENDED.json")
+    state.write_bytes(state.read_bytes()[:100])
+    ended.unlink()
+    said = io.StringIO()
+    again = sweep(base, copy, Reporter(Console(file=said, width=200)))
+    assert statuses(again) == statuses(outcome)
+    assert "4 trials, 2 at once; 3 are there already" in said.getvalue()
+    assert "what Ray Tune remembers of this sweep can't be used" in said.getvalue()
+    assert len(before) == 3
+    assert {path: path.read_bytes() for path in before} == before
+    assert outputs(folders[3]) == outputs(outcome.trials[3].folder)
 
 
 def kill_a_trial_at_work(out, killed):
@@ -233,153 +227,6 @@ def test_what_can_not_work_is_refused_before_anything_runs(base_of, tmp_path, se
     with pytest.raises(InputError, match=message):
         sweep(base_of(**sections), tmp_path / "out", QUIET)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture(scope="module")
-def failing(base_of, ray_session, tmp_path_factory):
-    """A sweep of which one arm fails, for with one label one of two classes has no example; and its folder.
-
-    It is told to MLflow too, where MLflow and its database are installed.
-    """
-    out = tmp_path_factory.mktemp("sweeps") / "failing"
-    can_track = all(importlib.util.find_spec(name) for name in ("mlflow", "sqlalchemy"))
-    uri = f"sqlite:///{out.parent / 'mlflow.db'}" if can_track else None
-    params = {"select.initial_labels": [1, 12]}
-    settings = base_of(sweep={"params": params, "seeds": 1, "mlflow": uri})
-    return sweep(settings, out, QUIET), out, uri
-
-
-def test_a_trial_that_fails_is_named_with_its_cause_and_the_others_go_on(failing):
-    outcome, out, _ = failing
-    assert statuses(outcome) == [
-        ("select.strategy=random", 0, "finished"),
-        ("select.initial_labels=1", 0, "failed"),
-        ("select.initial_labels=12", 0, "finished"),
-    ]
-    assert "has no example in the initial set" in outcome.trials[1].cause
-    (line,) = [line for line in outcome.in_words() if line.startswith("failed: ")]
-    assert line.startswith("failed: select.initial_labels=1, seed 0: class '")
-    assert "select.initial_labels" in read_json(out / "verdict.json")["warnings"][0]
-
-
-def test_tensorboard_gets_every_round_with_the_arm(failing):
-    _, out, _ = failing
-    events = {path.parent.name.partition(",")[0]: path for path in (out / "tune").rglob("events.out.*")}
-    assert set(events) >= {"select.strategy=random", "select.initial_labels=12"}
-    content = events["select.initial_labels=12"].read_bytes()
-    for name in (b"val/balanced_accuracy", b"test/balanced_accuracy", b"objective"):
-        assert content.count(b"ray/tune/" + name) >= 2
-    assert b"arm/select.initial_labels" in content
-
-
-def test_mlflow_gets_every_round_with_the_arm(failing):
-    _, _, uri = failing
-    if uri is None:
-        pytest.skip("MLflow or its database is not installed")
-    import mlflow
-
-    client = mlflow.MlflowClient(tracking_uri=uri)
-    (experiment,) = [each for each in client.search_experiments() if each.name == "tiny"]
-    runs = {
-        run.data.params.get("arm/select.initial_labels"): run
-        for run in client.search_runs([experiment.experiment_id])
-    }
-    assert set(runs) == {None, "1", "12"}
-    assert len(client.get_metric_history(runs["12"].info.run_id, "val/balanced_accuracy")) == 2
-    assert runs["12"].info.status == "FINISHED"
-
-
-def test_test_labels_change_no_choice(finished, phantom_pool, base_of, tmp_path):
-    """Neither what is selected in a trial nor which arm is chosen."""
-    outcome, out, _, _ = finished
-    shutil.copytree(phantom_pool.path, tmp_path / "pool")
-    index = read_table(tmp_path / "pool" / "index.parquet")
-    other = {"lesion": "normal", "normal": "lesion"}
-    labels = [other[row["label"]] if row["split"] == "test" else row["label"] for row in index.to_pylist()]
-    position = index.schema.get_field_index("label")
-    write_table(tmp_path / "pool" / "index.parquet", index.set_column(position, "label", pa.array(labels)))
-    mirrored = sweep(base_of(pool={"path": str(tmp_path / "pool")}), tmp_path / "out", QUIET)
-    for mine, theirs in zip(mirrored.trials, outcome.trials, strict=True):
-        ours, others = outputs(mine.folder), outputs(theirs.folder)
-        differing = {name for name in ours if ours[name] != others[name]}
-        assert differing == {f"rounds/{number:03d}/metrics.json" for number in range(2)}
-    mine, theirs = (yaml.safe_load(path.read_text()) for path in (mirrored.best, outcome.best))
-    del mine["pool"]["path"], theirs["pool"]["path"]
-    assert mine == theirs
-    arms = [read_json(folder / "verdict.json")["arms"] for folder in (tmp_path / "out", out)]
-    assert [arm["objectives"] for arm in arms[0]] == [arm["objectives"] for arm in arms[1]]
-
-
-def test_asha_stops_trials_but_never_the_baseline(base_of, ray_session, tmp_path):
-    params = {"train.max_steps": [2, 3, 4, 5, 6]}
-    settings = base_of(
-        num_rounds=2, sweep={"params": params, "seeds": 1, "scheduler": "asha", "metric": "auroc"}
-    )
-    outcome = sweep(settings, tmp_path / "out", QUIET)
-    found = [status for *_, status in statuses(outcome)]
-    assert found[0] == "finished"
-    assert set(found[1:]) == {"finished", "stopped"}
-    stopped = next(trial for trial in outcome.trials if trial.status == "stopped")
-    assert [files.committed.exists() for files in RunLayout(stopped.folder).rounds()] == [True, True]
-    assert any("asha" in text for text in read_json(tmp_path / "out" / "verdict.json")["warnings"])
-    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("ledger.jsonl")}
-    again = sweep(settings, tmp_path / "out", QUIET)  # what was stopped stays so
-    assert statuses(again) == statuses(outcome)
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def test_random_search_draws_the_same_arms_again(base_of, tmp_path):
-    """That they then run is Tune's grid."""
-    params = {"select.weight": "0:1", "train.learning_rate": "1e-4:1e-2:log", "select.query_size": "4:6"}
-    settings = base_of(sweep={"params": params, "search": "random", "num_samples": 30, "seeds": 1})
-    plan = propose(settings)[1]
-    assert [each.name for each in plan.arms] == [each.name for each in propose(settings)[1].arms]
-    drawn = [each.arm.params for each in plan.arms if not each.arm.is_baseline]
-    assert len(drawn) == 30
-    assert {params["select.query_size"] for params in drawn} == {4, 5, 6}
-    for params in drawn:
-        assert 0 <= params["select.weight"] <= 1
-        assert 1e-4 <= params["train.learning_rate"] <= 1e-2
-        assert float(f"{params['select.weight']:.6g}") == params["select.weight"]
-    assert 10 <= sum(params["train.learning_rate"] < 1e-3 for params in drawn) <= 20  # by its logarithm
-    other = propose(settings.model_copy(update={"seed": 5}))[1]
-    assert {each.name for each in other.arms[1:]}.isdisjoint(each.name for each in plan.arms[1:])
-    assert sum(line.startswith("arm ") for line in describe_sweep(settings, tmp_path)) == 31
-
-
-def test_optuna_tries_each_suggestion_with_all_seeds(base_of, ray_session, tmp_path):
-    pytest.importorskip("optuna")
-    params = {"select.weight": "0:1:0.1", "train.learning_rate": "1e-4:1e-2:log"}
-    settings = base_of(sweep={"params": params, "search": "optuna", "num_samples": 2})
-    outcome = sweep(settings, tmp_path / "out", QUIET)
-    assert {trial.status for trial in outcome.trials} == {"finished"}
-    assert [trial.arm.is_baseline for trial in outcome.trials[:2]] == [True, True]
-    suggested = outcome.trials[2:]
-    assert [trial.seed for trial in suggested] == [0, 1] * (len(suggested) // 2)
-    assert 1 <= len({trial.arm.label for trial in suggested}) <= 2
-    for trial in suggested:
-        assert round(trial.arm.params["select.weight"], 1) == trial.arm.params["select.weight"]
-    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("ledger.jsonl")}
-    assert statuses(sweep(settings, tmp_path / "out", QUIET)) == statuses(outcome)
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def test_trials_with_actors_and_training_workers_of_their_own_do_not_starve(base_of, ray_session, tmp_path):
-    """2 x (.01 + 1 x .5 + 1 x 1 + 1 for reads) of 6 logical CPUs, on two cores."""
-    settings = base_of(
-        train={
-            "max_steps": 2,
-            "eval_every_steps": 2,
-            "minibatch_size": 8,
-            "num_threads": 1,
-            "num_workers": 1,
-        },
-        ray={"num_cpus": 6, "num_actors": 1},
-        sweep={"seeds": 1},
-    )
-    outcome = sweep(settings, tmp_path / "out", QUIET)
-    assert {trial.status for trial in outcome.trials} == {"finished"}
-    assert len(outcome.trials) == 2
 
 
 def test_a_trial_waits_for_a_worker_that_an_earlier_sweep_left_behind(finished):

@@ -90,6 +90,29 @@ def write_pool(path: Path, recipe: Recipe) -> PoolReader:
         "roi": {"present": len(ids), "absent_confirmed": 0, "not_annotated": 0},
         "num_quarantined": 7,
         "duplicates_across_splits": 2,
+        "excluded": [
+            {"reason": "no_finding", "count": 11, "words": "show no finding"},
+            {"reason": "truncated", "count": 7, "words": "end <early>"},
+        ],
+        "breakdown": {
+            "min_groups": 10,
+            "class": {
+                "columns": ["pool", "test"],
+                "rows": [
+                    {
+                        "value": CLASSES[2],
+                        "others": 0,
+                        "cells": [{"images": 33, "groups": 17}, "<10"],
+                    },
+                    {"value": None, "others": 0, "cells": ["hidden", {"images": 0, "groups": 0}]},
+                ],
+            },
+            "site": {"columns": ["all"], "rows": [{"value": None, "others": 4, "cells": ["<10"]}]},
+            **dict.fromkeys(("device", "sex", "age_band")),
+        },
+        "overlaps": ["all of it is in <another>"],
+        "near_duplicates_across_splits": {"num_images": 1, "examples": [[CANARY, CANARY]]},
+        "burned_in": {"num_images": 0, "warning": None},
         "source": {"kind": "table", "path": f"/data/{CANARY}/manifest.csv"},
         "content_hash": "c0ffee",
     }
@@ -293,6 +316,28 @@ def test_request_names_the_roi_source_and_the_limits(finished: str) -> None:
     assert "One run is one seed." in text
     assert "7 quarantined; 2 stand in more than one split" in text
     assert "pool (source: table)" in text
+
+
+def test_who_is_in_the_pool_and_who_was_left_out(finished: str) -> None:
+    text = visible_text(finished)
+    assert "images / groups; 18 left out" in text
+    assert f"class pool test {CLASSES[2]} 33 / 17 <10 not known hidden 0 / 0" in text
+    assert "site all 4 others <10" in text
+    assert "Not known of any image: device, sex, age." in text
+    assert "show no finding 11 end <early> 7" in text
+    assert "1 image of val or test looks nearly like one of another split and another group." in text
+    assert "All of it is in <another>." in text
+
+
+def test_a_card_without_a_breakdown_shows_none(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool", Recipe())
+    card = {
+        key: value
+        for key, value in pool.card.items()
+        if key not in ("breakdown", "excluded", "overlaps", "near_duplicates_across_splits")
+    }
+    run = write_run(tmp_path / "runs" / "demo", Recipe(num_rounds=1))
+    assert "Who is in the pool" not in page.build_report(run, replace(pool, card=card)).read_text("utf-8")
 
 
 def test_small_groups_are_suppressed(finished: str) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from xal_ray.config import Source
+from xal_ray.config import Pool, Source
 from xal_ray.errors import SourceError
-from xal_ray.pool.sources import folder
+from xal_ray.pool.sources import read_source
 
 
 def _touch(root: Path, *names: str) -> Path:
@@ -18,7 +18,8 @@ def _touch(root: Path, *names: str) -> Path:
 
 
 def _read(root: Path, group_by: str = "image", classes=None) -> dict[str, dict]:
-    table = folder.read(Source(path=root), group_by, classes)
+    pool = Pool(source=Source(path=root, kind="folder"), group_by=group_by, classes=classes)
+    table = read_source(pool).manifest
     return {str(Path(row["uri"]).relative_to(root.resolve())): row for row in table.to_pylist()}
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from xal_ray import images
 from xal_ray.config import Limits, Pool
-from xal_ray.images import Decoded, ImageError, decode_image, decode_mask, to_training_size
+from xal_ray.images import Decoded, ImageError, decode_image, decode_mask, raster, to_training_size
+from xal_ray.pool.manifest import manifest_of
+from xal_ray.pool.reading import read_row
 
 LIMITS = Limits()
 ORIENTATIONS = range(1, 9)
@@ -159,36 +160,31 @@ def test_limits_are_those_of_the_original(tmp_path):
         decode_image(path, Limits(max_pixels=159_999), at_least=50)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_masks_and_boxes_lie_in_the_original_frame(tmp_path, orientation):
-    from xal_ray.engine import prepare  # here, because it imports Ray
-
     inside = np.zeros((801, 411), dtype=np.uint8)
     inside[:200, 50:] = 255
     row = {
         "image_id": "a",
         "uri": str(_save(tmp_path / "a.jpg", _scan(801, 411), orientation)),
+        "group_id": "a",
         "mask_uri": str(_save(tmp_path / "mask.jpg", inside, orientation)),
-        "boxes": None,
+        "boxes": [],
+        "roi_state": "present",
     }
+    (row,) = manifest_of([row]).to_pylist()
     assert decode_mask(Path(row["mask_uri"]), LIMITS).size == 801 * 411
     settings = Pool(image_size=SIZE, channels=1)
-    packed = prepare._pack(row, settings)
+    (packed,) = read_row(row, settings)
     turned = orientation == 6
-    assert (packed["height"], packed["width"]) == ((411, 801) if turned else (801, 411))
+    assert packed.frame == ((411, 801) if turned else (801, 411))
     expected = _at_size(decode_image(Path(row["uri"]), LIMITS, at_least=SIZE, grey=True))
-    np.testing.assert_array_equal(np.frombuffer(packed["pixels"], dtype=np.uint8), expected.ravel())
-    covered = np.frombuffer(packed["roi"], dtype=np.uint8).mean() / 255
-    assert covered == pytest.approx(200 * 361 / (801 * 411), abs=1e-3)
+    np.testing.assert_array_equal(packed.pixels.ravel(), expected.ravel())
+    assert packed.roi.mean() == pytest.approx(200 * 361 / (801 * 411), abs=1e-3)
     # The box of the same pixels, in the frame that the reader sees: clockwise, the top comes to the right.
     box = [601, 50, 801, 411] if turned else [50, 0, 411, 200]
-    boxed = prepare._pack({**row, "mask_uri": None, "boxes": [box]}, settings)
-    np.testing.assert_allclose(
-        np.frombuffer(boxed["roi"], dtype=np.uint8).astype(int),
-        np.frombuffer(packed["roi"], dtype=np.uint8).astype(int),
-        atol=1,
-    )
+    (boxed,) = read_row({**row, "mask_uri": None, "boxes": [box]}, settings)
+    np.testing.assert_allclose(boxed.roi, packed.roi, atol=1 / 255)
 
 
 def _formula(values: np.ndarray, depth: int) -> np.ndarray:
@@ -210,26 +206,26 @@ def test_every_16_bit_value_follows_the_formula(tmp_path, suffix):
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
 @pytest.mark.parametrize("white_is_zero", [False, True])
 def test_strips_give_what_the_whole_image_gives(monkeypatch, strip, depth, dtype, white_is_zero):
-    monkeypatch.setattr(images, "_STRIP_PIXELS", strip)
+    monkeypatch.setattr(raster, "_STRIP_PIXELS", strip)
     values = np.random.default_rng(0).integers(0, 2**depth, (21, 33))
     values[0, 0], values[20, 32] = 0, 2**depth - 1
     picture = Image.fromarray(values.astype(dtype))
     picture.tag_v2 = {258: (depth,), 262: 0 if white_is_zero else 1}
     expected = _formula(2**depth - 1 - values if white_is_zero else values, depth)
-    np.testing.assert_array_equal(images._divide_by_depth(picture), expected)
+    np.testing.assert_array_equal(raster._divide_by_depth(picture), expected)
 
 
 @pytest.mark.parametrize(
     ("value", "depth"), [(-1, 16), (1 << 16, 16), (1 << 12, 12), (-(1 << 31), 12), (0, 32)]
 )
 def test_values_beyond_the_depth_are_refused_wherever_they_are(monkeypatch, value, depth):
-    monkeypatch.setattr(images, "_STRIP_PIXELS", 10)
+    monkeypatch.setattr(raster, "_STRIP_PIXELS", 10)
     values = np.zeros((9, 10), dtype=np.int32)
     values[8, 9] = value
     picture = Image.fromarray(values)
     picture.tag_v2 = {258: (depth,)}
     with pytest.raises(ImageError, match="unsigned and of at most 16 bits"):
-        images._divide_by_depth(picture)
+        raster._divide_by_depth(picture)
 
 
 def test_deep_pixels_need_little_more_than_their_result(tmp_path):

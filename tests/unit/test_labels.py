@@ -18,7 +18,14 @@ from xal_ray.labels.oracle import reveal
 from xal_ray.labels.table import merge, read_labels
 from xal_ray.layout import RECEIVED_SCHEMA, SELECTION_SCHEMA, RunLayout
 from xal_ray.ledger import Ledger
-from xal_ray.pool.schema import INDEX_SCHEMA, LABEL_SCHEMA, ORIGIN_SCHEMA, PART_SCHEMA, open_pool
+from xal_ray.pool.schema import (
+    INDEX_SCHEMA,
+    LABEL_SCHEMA,
+    ORIGIN_SCHEMA,
+    PART_SCHEMA,
+    SCHEMA_VERSION,
+    open_pool,
+)
 from xal_ray.storage import read_table, write_json, write_table
 
 SIZE = 8
@@ -50,8 +57,10 @@ def pool(tmp_path):
     ]
     originals = tmp_path / "originals"
     originals.mkdir()
-    Image.fromarray(np.zeros((12, 16), dtype=np.uint8)).save(originals / "a.png")
-    uris = [{"image_id": name, "uri": str(originals / f"{name}.png")} for name in names]
+    exif = Image.Exif()
+    exif[0x010E] = "Jane Roe"
+    Image.fromarray(np.full((12, 16), 200, dtype=np.uint8)).save(originals / "a.png", exif=exif)
+    uris = [{"image_id": name, "uri": str(originals / f"{name}.png"), "is_part": False} for name in names]
     hidden = [
         {"image_id": name, "label": label}
         for name, label in zip("abcd", ["cat", "dog", "cat", "dog"], strict=True)
@@ -60,7 +69,13 @@ def pool(tmp_path):
     write_table(path / "parts" / "00000.parquet", pa.Table.from_pylist(parts, schema=PART_SCHEMA))
     write_table(path / "origins.parquet", pa.Table.from_pylist(uris, schema=ORIGIN_SCHEMA))
     write_table(path / "hidden_labels.parquet", pa.Table.from_pylist(hidden, schema=LABEL_SCHEMA))
-    card = {"schema_version": 1, "classes": ["cat", "dog"], "image_size": SIZE, "channels": 1}
+    card = {
+        "schema_version": SCHEMA_VERSION,
+        "classes": ["cat", "dog"],
+        "image_size": SIZE,
+        "channels": 1,
+        "settings": {"dicom": {}, "nifti": {}},
+    }
     write_json(path / "card.json", card)
     return open_pool(path)
 
@@ -178,15 +193,19 @@ def test_merging_again_changes_nothing_and_another_label_is_refused(pool, labels
         merge(both, read_labels(labels_csv("a,dog"), pool, ["a", "b"]))
 
 
-def test_an_export_holds_the_original_or_else_the_packed_image(pool, tmp_path):
+def test_an_export_shows_the_original_or_else_the_packed_image_and_nothing_more(pool, tmp_path):
     path = export_selection(tmp_path / "to_label", pool, selection("b", "a"))
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["image_id"] for row in rows] == ["b", "a"]
     assert [row["label"] for row in rows] == ["", ""]
     assert rows[0]["reason"] == "'=1+1"
-    assert Image.open(tmp_path / "to_label" / rows[0]["file"]).size == (SIZE, SIZE)
-    assert Image.open(tmp_path / "to_label" / rows[1]["file"]).size == (16, 12)
+    packed, original = (np.asarray(Image.open(path.parent / row["file"])) for row in rows)
+    assert packed.shape == original.shape == (12, 16)  # of the original: what is drawn on it fits
+    assert (packed == 1).all()
+    assert (original == 200).all()
+    assert b"Jane Roe" in (tmp_path / "originals" / "a.png").read_bytes()
+    assert b"Jane Roe" not in (path.parent / rows[1]["file"]).read_bytes()
 
 
 @pytest.fixture

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from xal_ray.errors import SourceError
-from xal_ray.roi import boxes_to_grid, check_boxes, mask_to_grid
+from xal_ray.roi import (
+    boxes_to_grid,
+    check_boxes,
+    check_polygons,
+    compress_counts,
+    mask_to_grid,
+    polygons_to_grid,
+    rle_to_mask,
+)
 
 
 def test_box_covers_the_fraction_worked_out_by_hand():
@@ -120,3 +128,108 @@ def test_check_boxes_names_the_fault_the_box_and_the_place(box, fault):
     assert "box 2 of 2" in caught.value.what
     assert caught.value.details["where"] == "manifest.csv, row 7"
     assert caught.value.details["next"]
+
+
+def test_polygon_covers_the_fraction_worked_out_by_hand():
+    # A right triangle over half of a 4 x 4 frame: a quarter of a cell is half covered.
+    grid = polygons_to_grid([[0, 0, 4, 0, 0, 4]], frame=(4, 4), grid=(2, 2))
+    np.testing.assert_allclose(grid, [[1, 0.5], [0.5, 0]], atol=1e-6)
+    assert grid[0, 0] == 1
+    assert grid[1, 1] == 0
+
+
+def test_polygons_that_overlap_count_once_and_are_cut_at_the_frame():
+    square, over = [1, 1, 3, 1, 3, 3, 1, 3], [2, 2, 9, 2, 9, 9, 2, 9]
+    grid = polygons_to_grid([square, over, square], frame=(4, 4), grid=(1, 1))
+    np.testing.assert_allclose(grid, [[(4 + 4 - 1) / 16]], atol=1e-6)
+    assert (polygons_to_grid([], frame=(4, 4), grid=(2, 2)) == 0).all()
+    assert (polygons_to_grid([[5, 5, 9, 5, 9, 9]], frame=(4, 4), grid=(2, 2)) == 0).all()
+
+
+def test_a_polygon_that_crosses_itself_is_outside_where_it_encloses_twice():
+    twice = [0, 0, 4, 0, 4, 4, 0, 4, 0, 0, 2, 0, 2, 4, 0, 4]
+    np.testing.assert_allclose(polygons_to_grid([twice], (4, 4), (1, 2)), [[0, 1]], atol=1e-6)
+
+
+def test_a_circle_has_its_area_in_every_cell():
+    turns = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    circle = np.stack([50 + 31 * np.cos(turns), 40 + 31 * np.sin(turns)], axis=1).reshape(-1)
+    y, x = (np.mgrid[:1600, :2000] + 0.5) / 20
+    expected = mask_to_grid(np.hypot(x - 50, y - 40) < 31, (32, 40))
+    np.testing.assert_allclose(polygons_to_grid([circle], (80, 100), (32, 40)), expected, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "fault"),
+    [
+        ([1, 1, 2, 2], "three or more"),
+        ([1, 1, 2, 2, 3, 1, 5], "three or more"),
+        ([1, 1, 2, np.nan, 3, 1], "not finite"),
+        ([1, 1, 12, 2, 3, 1], "outside the frame"),
+    ],
+)
+def test_polygons_that_can_not_be_meant_are_refused(polygon, fault):
+    with pytest.raises(SourceError, match=fault):
+        check_polygons([polygon], (10, 10), where="here")
+    if "outside" not in fault:
+        with pytest.raises(ValueError, match=fault):
+            polygons_to_grid([polygon], (10, 10), (2, 2))
+
+
+def test_polygons_of_too_many_edges_are_refused_before_they_are_drawn():
+    zigzag = [value for number in range(20_000) for value in (number % 7, 4000 * (number % 2))]
+    with pytest.raises(ValueError, match="cross more than"):
+        polygons_to_grid([zigzag], (4000, 7), (224, 224))
+
+
+def test_runs_known_from_coco():
+    # Column by column; "06" alternates: 0 outside, 6 inside.
+    np.testing.assert_array_equal(rle_to_mask([1, 2, 3], (3, 2)), [[0, 0], [1, 0], [1, 0]])
+    np.testing.assert_array_equal(rle_to_mask("06", (3, 2)), np.ones((3, 2)))
+    # From the fourth on a run is written as its difference: 2 is 4 - 2, 1 as it stands.
+    assert compress_counts([1, 4, 3, 2]) == "143N"
+    np.testing.assert_array_equal(rle_to_mask(b"143N", (2, 5)), rle_to_mask([1, 4, 3, 2], (2, 5)))
+    assert compress_counts([100, 1000, 70000]) == rle_text(100) + rle_text(1000) + rle_text(70000)
+
+
+def rle_text(number):
+    """Five bits a character, the lowest first, as the format's authors describe it; for numbers from 0."""
+    digits = []
+    while True:
+        digit, number = number & 31, number >> 5
+        more = number > 0 or digit & 16
+        digits.append(chr(48 + (digit | 32 if more else digit)))
+        if not more:
+            return "".join(digits)
+
+
+@pytest.mark.parametrize(
+    ("counts", "size"),
+    [
+        ([5], (3, 2)),
+        ([7], (3, 2)),
+        ([8, -2], (3, 2)),
+        ([3.0, 3], (3, 2)),
+        ([True, 5], (3, 2)),
+        ([2**40], (3, 2)),
+        ([0] * 100 + [6], (3, 2)),
+        ("", (3, 2)),
+        ("0", (3, 2)),
+        ("0\x7f", (3, 2)),
+        ("é", (3, 2)),
+        ("0V", (3, 2)),  # more is promised than comes
+        ("PPPPPPPPPP6", (3, 2)),
+        ([6], (0, 6)),
+        ([6], (-3, -2)),
+        ([10**12], (10**6, 10**6)),
+    ],
+)
+def test_malformed_runs_are_refused(counts, size):
+    with pytest.raises(SourceError, match=r"runs of a mask are malformed[\s\S]*here"):
+        rle_to_mask(counts, size, where="here")
+
+
+def test_runs_are_drawn_within_a_limit():
+    assert rle_to_mask([6], (3, 2), max_pixels=6).shape == (3, 2)
+    with pytest.raises(SourceError, match="1 to 5 pixels"):
+        rle_to_mask([6], (3, 2), max_pixels=5)

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from xal_ray.config import Columns, Source
+from xal_ray.config import Columns, Pool, Source
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import check_manifest, classes_of
-from xal_ray.pool.sources import table
+from xal_ray.pool.sources import read_source
 
 MRI = Path(__file__).parents[2] / "../shared/data/brain_tumor_t1ce/manifest.csv"
 
@@ -21,7 +21,12 @@ def _read(folder: Path, text: str, *, group_by: str = "group_id", classes=None, 
         (folder / name).touch()
     path = folder / "manifest.csv"
     path.write_text(text, encoding="utf-8")
-    return table.read(Source(path=path, columns=Columns(**columns)), group_by, classes)
+    return _list(path, group_by, classes, **columns)
+
+
+def _list(path: Path, group_by: str = "group_id", classes=None, **columns):
+    source = Source(path=path, kind="table", columns=Columns(**columns))
+    return read_source(Pool(source=source, group_by=group_by, classes=classes)).manifest
 
 
 def _error(folder: Path, text: str, **arguments) -> str:
@@ -39,7 +44,7 @@ def test_a_full_row(tmp_path):
         "0002,a/../2.png,, ,007,,,,,,51\n",
     ).to_pylist()
     root = tmp_path.resolve()
-    assert rows[0] == {
+    assert {name: value for name, value in rows[0].items() if value is not None} == {
         "image_id": "0001",
         "uri": str(root / "1.png"),
         "group_id": "007",
@@ -52,6 +57,19 @@ def test_a_full_row(tmp_path):
     assert rows[1]["uri"] == str(root / "2.png")
     assert (rows[1]["label"], rows[1]["split"], rows[1]["mask_uri"]) == (None, None, None)
     assert (rows[1]["boxes"], rows[1]["roi_state"]) == ([], "not_annotated")
+
+
+def test_frames_and_what_a_breakdown_may_count(tmp_path):
+    first, second = _read(
+        tmp_path,
+        "image,frame,study_id,site,device,sex,age_band\n1.png,0,s1,x,scanner,F,40-49\n1.png,7,s1,,,,\n",
+        group_by="header",
+    ).to_pylist()
+    assert (first["frame"], second["frame"]) == (0, 7)
+    assert first["image_id"] != second["image_id"]
+    assert (first["group_id"], first["study_id"], first["sex"]) == (None, "s1", "F")
+    assert second["site"] is None
+    assert "a frame is malformed" in _error(tmp_path, "image,group_id,frame\n1.png,g,-1\n")
 
 
 def test_image_and_group_are_enough_and_ids_come_from_the_path(tmp_path):
@@ -89,9 +107,9 @@ def test_parquet_and_tsv_say_the_same_as_csv(tmp_path):
         "box_y1": [4.0, None],
     }
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
-    assert table.read(Source(path=tmp_path / "m.parquet"), "group_id").equals(expected)
+    assert _list(tmp_path / "m.parquet").equals(expected)
     (tmp_path / "m.tsv").write_text(text.replace(",", "\t"))
-    assert table.read(Source(path=tmp_path / "m.tsv"), "group_id").equals(expected)
+    assert _list(tmp_path / "m.tsv").equals(expected)
 
 
 def test_rows_that_differ_in_their_box_only_are_one_image(tmp_path):
@@ -251,10 +269,10 @@ def test_unreadable_manifests_quote_no_row(tmp_path):
         ("list.xlsx", ".csv, .tsv or"),
     ):
         with pytest.raises(SourceError, match=expected) as caught:
-            table.read(Source(path=tmp_path / name), "group_id")
+            _list(tmp_path / name)
         assert "JaneDoe" not in str(caught.value)
     with pytest.raises(SourceError, match="No such file"):
-        table.read(Source(path=tmp_path / "none.csv"), "group_id")
+        _list(tmp_path / "none.csv")
 
 
 def test_empty_manifests(tmp_path):
@@ -267,7 +285,7 @@ def test_empty_manifests(tmp_path):
 def test_the_mri_manifest():
     if not MRI.exists():
         pytest.skip("the MRI slices are not here: shared/data/brain_tumor_t1ce beside the repository")
-    rows = table.read(Source(path=MRI), "group_id")
+    rows = _list(MRI)
     check_manifest(rows, ["meningioma", "glioma", "pituitary"])
     assert rows.num_rows == 3064
     labels = rows["label"].to_pylist()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from xal_ray.cli.application import app
 from xal_ray.cli.options import DebugOption, SetOption, VerboseOption, a_place
 from xal_ray.cli.shown import errors_shown
-from xal_ray.config import Config, build_config, read_yaml
+from xal_ray.config import Config, SourceKind, build_config, read_yaml
 from xal_ray.progress import Reporter
 
 labels_app = typer.Typer(help="Labels that people made.", no_args_is_help=True)
@@ -22,7 +22,8 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="A manifest (CSV, TSV, Parquet), an image folder (--set pool.group_by=image), or 'phantom'."
+            help="A manifest (CSV, TSV, Parquet), an image folder (--set pool.group_by=image), the root of a "
+            "data set (--kind), or 'phantom'."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", parser=a_place, metavar="PLACE", help="The pool's folder.")],
@@ -32,6 +33,10 @@ def prepare(
             "--config", help="A run's YAML: its section 'pool' says how; SOURCE replaces its source."
         ),
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="What SOURCE is: " + ", ".join(get_args(SourceKind)) + "."),
+    ] = None,
     overrides: SetOption = None,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
@@ -39,11 +44,13 @@ def prepare(
     """Decode images once into a packed pool.
 
     Example: xal-ray prepare manifest.csv --out pools/mri --set pool.image_size=160
+
+    Example: xal-ray prepare BraTS2021 --kind brats --out pools/brats --set pool.channels=3
     """
     with errors_shown(debug):
         from xal_ray.engine.prepare import prepare as prepare_pool
 
-        settings = _config_for_prepare(source, config, overrides or [])
+        settings = _config_for_prepare(source, kind, config, overrides or [])
         pool = prepare_pool(settings.pool, out, settings.ray, Reporter(), verbose=verbose)
         _print_card(out, pool.card)
 
@@ -69,15 +76,18 @@ def import_(
         )
 
 
-def _config_for_prepare(source: str, config: Path | None, overrides: list[str]) -> Config:
+def _config_for_prepare(source: str, kind: str | None, config: Path | None, overrides: list[str]) -> Config:
     tree: dict[str, Any] = read_yaml(config) if config is not None else {"name": "prepare"}
     pool: dict[str, Any] = tree.setdefault("pool", {})
     section: dict[str, Any] = pool.setdefault("source", {})
     if source == "phantom":
         section["kind"] = "phantom"
     else:
-        section.pop("kind", None)
+        if section.get("kind") == "phantom":
+            del section["kind"]
         section["path"] = source
+    if kind is not None:
+        section["kind"] = kind
     return build_config(tree, overrides, where=str(config or "prepare"))
 
 
@@ -87,7 +97,12 @@ def _print_card(path: Path, card: dict[str, Any]) -> None:
         ("splits", "counts"),
         ("classes", "class_counts"),
         ("ROIs", "roi"),
-        ("left out", "exclusions"),
     ):
         counts = ", ".join(f"{name} {count}" for name, count in sorted(card[key].items()))
         typer.echo(f"  {title + ':':<10}{counts or 'none'}")
+    left_out = [
+        f"{entry['reason']} {entry['count']} (images that {entry['words']})" for entry in card["excluded"]
+    ]
+    typer.echo(f"  left out: {left_out[0] if left_out else 'none'}")
+    for line in left_out[1:]:
+        typer.echo(f"            {line}")

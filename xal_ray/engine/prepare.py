@@ -8,55 +8,51 @@ moment its card is written, last. Either way a killed prepare goes on from its f
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray import config
+from xal_ray.engine.packing import ATTRIBUTES, ORIGINS, REFUSED, ROW_SCHEMA, ROWS, PackShard
 from xal_ray.engine.session import decoding_shape, start
 from xal_ray.engine.shards import cut, run_shards
 from xal_ray.engine.shared import sharing
 from xal_ray.errors import InputError, PoolError, SourceError, StorageError
-from xal_ray.images import Decoded, ImageError, decode_image, decode_mask, to_training_size
-from xal_ray.places import is_remote, place
-from xal_ray.pool.card import build_card, count_values, open_prepared, plan_of
+from xal_ray.places import is_remote
+from xal_ray.pool.card import build_card, count_values, open_prepared, plan_of, warnings_of
+from xal_ray.pool.leakage import check_groups, overlap_between
 from xal_ray.pool.manifest import classes_of, fingerprint
+from xal_ray.pool.reading import CASE_READERS
 from xal_ray.pool.schema import (
+    ATTRIBUTE_SCHEMA,
     INDEX_SCHEMA,
     LABEL_SCHEMA,
     ORIGIN_SCHEMA,
-    PART_SCHEMA,
     QUARANTINE_SCHEMA,
-    ROW_GROUP_SIZE,
     PoolReader,
     open_pool,
 )
-from xal_ray.pool.sources import phantom, read_source
+from xal_ray.pool.sources import Listing, read_source
 from xal_ray.pool.splits import assign_splits
 from xal_ray.progress import Reporter
-from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, pack_coverage
+from xal_ray.pseudonyms import Pseudonyms, load_pseudonyms
 from xal_ray.storage import (
     disk_errors,
     is_empty,
     read_json,
     read_shards,
+    read_table,
     remove_tree,
-    sha256_bytes,
     write_json,
     write_table,
 )
 
 # What the folder of a growing pool is bound to: a part made under other settings must not be reused.
 _PLAN = "plan.json"
-# A part's index rows and quarantine rows wait in these folders until they are merged.
-_ROWS, _ORIGINS, _REFUSED = "rows", "origins", "refused"
+# A case of a volume becomes about so many images: a part holds so many fewer of them.
+_IMAGES_OF_A_CASE = 64
 
 
 def prepare(
@@ -84,30 +80,38 @@ def prepare(
     if (out / "card.json").exists():
         if is_remote(out) and (out / _PLAN).exists():
             _clear_away(out)  # a call was killed when all but this was done
-        return open_prepared(settings, out)
+        return open_prepared(settings, out, pseudonym_key_id=_key_id(settings))
     if not is_empty(out) and not (is_remote(out) and (out / _PLAN).exists()):
         raise PoolError(
             "the pool's folder holds something else",
             where=str(out),
             next_step="give another --out (or pool.path), or remove the folder",
         )
-    manifest = assign_splits(read_source(settings), settings.splits).sort_by("image_id")
-    classes = classes_of(manifest, settings.classes)
-    partial = _open_partial(settings, manifest, out)
+    listing = read_source(settings)
+    for note in listing.notes:
+        reporter.line(note)
+    manifest = listing.manifest.sort_by("image_id")
+    classes = classes_of(manifest, settings.classes or listing.classes)
+    pseudonyms = load_pseudonyms() if _asks_headers(manifest) else None
+    partial = _open_partial(settings, manifest, out, pseudonyms)
     try:
         start(resources, verbose=verbose)
-        shards = cut(manifest, partial / _ROWS, settings.rows_per_part)
+        rows_per_part, unit = settings.rows_per_part, "images"
+        if set(manifest["reader"].unique().to_pylist()) <= CASE_READERS:
+            rows_per_part, unit = max(1, rows_per_part // _IMAGES_OF_A_CASE), "files or cases"
+        shards = cut(manifest, partial / ROWS, rows_per_part)
         with sharing([partial], resources):
             run_shards(
                 "decoding",
                 shards,
                 PackShard,
-                {"settings": settings, "folder": partial},
+                {"settings": settings, "folder": partial, "pseudonyms": pseudonyms},
                 decoding_shape(resources),
                 reporter,
                 resources,
+                unit=unit,
             )
-        _finish(settings, manifest, classes, partial, reporter)
+        _finish(settings, listing, classes, pseudonyms, partial, reporter)
     except StorageError:
         raise  # the finished parts are good: the same command goes on with them
     except InputError:
@@ -121,98 +125,6 @@ def prepare(
     return open_pool(out)
 
 
-class PackShard:
-    """The work of a decoding actor: manifest rows to a part, its index rows and its quarantine rows."""
-
-    def __init__(self, settings: config.Pool, folder: Path) -> None:
-        self.settings = settings
-        self.folder = folder
-
-    def __call__(self, path: Path, rows: pa.Table, refused: Mapping[str, str] | None = None) -> None:
-        """Decode the rows of a part. The index rows are written last: they say that the part is done.
-
-        Rows that are refused (image_id to error code) go into quarantine unseen.
-        """
-        part = int(path.stem)
-        packed: list[dict[str, Any]] = []
-        quarantine: list[dict[str, str]] = []
-        for row in rows.to_pylist():
-            try:
-                if refused and row["image_id"] in refused:
-                    raise ImageError(refused[row["image_id"]], "the process that decoded it died of it")
-                packed.append(_pack(row, self.settings))
-            except ImageError as error:
-                quarantine.append(
-                    {
-                        "image_id": row["image_id"],
-                        "uri": row["uri"],
-                        "stage": "decode",
-                        "error_code": error.code,
-                        "detail": error.detail,
-                    }
-                )
-        for number, row in enumerate(packed):
-            row["part"], row["row"] = part, number
-        write_table(
-            self.folder / "parts" / path.name,
-            _table(packed, PART_SCHEMA),
-            plain=["pixels"],
-            row_group_size=ROW_GROUP_SIZE,
-        )
-        write_table(self.folder / _REFUSED / path.name, _table(quarantine, QUARANTINE_SCHEMA))
-        write_table(self.folder / _ORIGINS / path.name, _table(packed, ORIGIN_SCHEMA))
-        write_table(path, _table(packed, INDEX_SCHEMA))
-
-    def probe(self, rows: pa.Table) -> None:
-        """Decode, and write nothing."""
-        for row in rows.to_pylist():
-            with suppress(ImageError):
-                _pack(row, self.settings)
-
-
-def _pack(row: dict[str, Any], settings: config.Pool) -> dict[str, Any]:
-    """Decode one manifest row into the columns of the part and of the index."""
-    size = settings.image_size
-    decoded = _decode(row, settings)
-    image = decoded.image
-    pixels = to_training_size(image.pixels, size, settings.channels, image.box).tobytes()
-    roi = None if decoded.roi is None else pack_coverage(decoded.roi)
-    height, width = image.frame
-    return {
-        **row,
-        "width": width,
-        "height": height,
-        "pixels": pixels,
-        "roi": roi,
-        "content_sha256": sha256_bytes(pixels + (roi or b"")),
-    }
-
-
-@dataclass(frozen=True)
-class _ImageAndRoi:
-    image: Decoded
-    roi: npt.NDArray[np.float32] | None  # (size, size) coverage
-
-
-def _decode(row: dict[str, Any], settings: config.Pool) -> _ImageAndRoi:
-    size = settings.image_size
-    if row["uri"].startswith(phantom.SCHEME):
-        drawn, roi = phantom.draw(row, settings.source.phantom, size)
-        return _ImageAndRoi(Decoded(drawn, (size, size)), roi)
-    grey = settings.channels == 1
-    image = decode_image(place(row["uri"]), settings.limits, at_least=size, grey=grey)
-    frame = image.frame
-    if row["mask_uri"]:
-        mask = decode_mask(place(row["mask_uri"]), settings.limits)
-        check_mask(mask, frame, where=f"image_id {row['image_id']}, mask {row['mask_uri']}")
-        return _ImageAndRoi(image, mask_to_grid(mask.astype(np.float32), (size, size)))
-    if row["boxes"]:
-        boxes = np.asarray(row["boxes"], dtype=np.float64)
-        check_boxes(boxes, frame, where=f"image_id {row['image_id']}")
-        return _ImageAndRoi(image, boxes_to_grid(boxes, frame, (size, size)))
-    return _ImageAndRoi(image, None)
-
-
 def _discard(partial: Path) -> None:
     """Remove the growing pool; an actor that is being ended may still finish a file in it."""
     for _ in range(10):
@@ -223,31 +135,80 @@ def _discard(partial: Path) -> None:
             return
 
 
+def _asks_headers(manifest: pa.Table) -> bool:
+    """Whether reading makes group ids of what a file says of its patient."""
+    return bool(manifest["group_id"].null_count)
+
+
 def _finish(
-    settings: config.Pool, manifest: pa.Table, classes: tuple[str, ...], partial: Path, reporter: Reporter
+    settings: config.Pool,
+    listing: Listing,
+    classes: tuple[str, ...],
+    pseudonyms: Pseudonyms | None,
+    partial: Path,
+    reporter: Reporter,
 ) -> None:
-    """Merge what the parts left, check the whole, and write the card last."""
-    index = read_shards(partial / _ROWS, INDEX_SCHEMA)
-    quarantine = read_shards(partial / _REFUSED, QUARANTINE_SCHEMA)
-    _check_errors(quarantine, manifest.num_rows, settings.limits)
+    """Merge what the parts left, deal the splits, check the whole, and write the card last."""
+    quarantine = read_shards(partial / REFUSED, QUARANTINE_SCHEMA)
+    _check_errors(quarantine, listing.manifest.num_rows, settings.limits)
+    rows = read_shards(partial / ROWS, ROW_SCHEMA).sort_by("image_id")
+    _check_read(rows, classes)
+    index = assign_splits(rows, settings.splits).cast(INDEX_SCHEMA)
+    check_groups(index)
+    attributes = read_shards(partial / ATTRIBUTES, ATTRIBUTE_SCHEMA).sort_by("image_id")
     hidden = index.filter(pc.and_(pc.equal(index["split"], "pool"), pc.is_valid(index["label"])))
     write_table(partial / "hidden_labels.parquet", hidden.select(LABEL_SCHEMA.names).cast(LABEL_SCHEMA))
-    write_table(partial / "origins.parquet", read_shards(partial / _ORIGINS, ORIGIN_SCHEMA))
+    write_table(partial / "origins.parquet", read_shards(partial / ORIGINS, ORIGIN_SCHEMA))
+    write_table(partial / "attributes.parquet", attributes)
     write_table(partial / "quarantine.parquet", quarantine)
     write_table(partial / "index.parquet", _without_hidden_labels(index))
-    card = build_card(settings, index, quarantine, classes)
+    key_id = None if pseudonyms is None else pseudonyms.key_id
+    card = build_card(settings, index, quarantine, classes, listing, attributes, key_id)
+    card["overlaps"] += _overlaps(settings, index, attributes)
     write_json(partial / "card.json", card)
     _clear_away(partial)
-    if card["duplicates_across_splits"]:
-        reporter.line(
-            f"warning: {card['duplicates_across_splits']} images stand in more than one split, "
-            "pixel for pixel"
+    for warning in warnings_of(card):
+        reporter.line(f"warning: {warning}")
+
+
+def _key_id(settings: config.Pool) -> str | None:
+    """Of the key that such a pool would be made with now, if it asks headers whose they are."""
+    return load_pseudonyms().key_id if settings.group_by == "header" else None
+
+
+def _overlaps(settings: config.Pool, index: pa.Table, attributes: pa.Table) -> list[str]:
+    """What this pool shares with each of those that it shall be compared with."""
+    found = []
+    for path in settings.compare_with:
+        other = open_pool(path)
+        theirs = (path.name, other.index(), read_table(other.path / "attributes.parquet"))
+        found += overlap_between([("this pool", index, attributes), theirs])
+    return found
+
+
+def _check_read(rows: pa.Table, classes: tuple[str, ...]) -> None:
+    """Check what only reading could tell."""
+    if rows.num_rows == 0:
+        raise SourceError(
+            "no image is left",
+            expected="at least one that can be read and that the source's settings choose",
+            where="pool.source",
+            next_step="loosen what chooses them (pool.source.slices, say), or look at the files",
+        )
+    unknown = sorted(set(pc.unique(rows["label"]).to_pylist()) - {None, *classes})
+    if unknown:
+        raise SourceError(
+            "a label that reading found is not among the classes",
+            expected="one of " + ", ".join(classes),
+            found=unknown[0],
+            where="pool.classes",
+            next_step="name it there, or leave pool.classes out",
         )
 
 
 def _clear_away(pool: Path) -> None:
     """Remove what a whole pool needs no longer; the plan goes last, as the sign that there is something."""
-    for folder in (_ROWS, _ORIGINS, _REFUSED):
+    for folder in (ROWS, ATTRIBUTES, ORIGINS, REFUSED):
         remove_tree(pool / folder)
     (pool / _PLAN).unlink()
 
@@ -270,17 +231,15 @@ def _check_errors(quarantine: pa.Table, total: int, limits: config.Limits) -> No
         )
 
 
-def _open_partial(settings: config.Pool, manifest: pa.Table, out: Path) -> Path:
+def _open_partial(
+    settings: config.Pool, manifest: pa.Table, out: Path, pseudonyms: Pseudonyms | None
+) -> Path:
     """The folder in which the pool grows; what was begun under another plan is thrown away."""
     partial = out if is_remote(out) else out.parent / f".{out.name}.partial"
     rows = fingerprint(manifest)
-    plan = {"settings": plan_of(settings), "manifest": rows}
+    plan = {"settings": plan_of(settings), "manifest": rows, "key": pseudonyms and pseudonyms.key_id}
     known = (partial / _PLAN).exists() and read_json(partial / _PLAN) == plan
     if not known:
         remove_tree(partial, last=_PLAN)
         write_json(partial / _PLAN, plan)
     return partial
-
-
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)

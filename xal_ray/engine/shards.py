@@ -97,6 +97,8 @@ def run_shards(
     shape: Shape,
     reporter: Reporter,
     resources: config.Ray = config.Ray(),  # noqa: B008 - frozen
+    *,
+    unit: str = "images",
 ) -> Pace:
     """Run the shards whose file does not exist yet, on the session's actors or, without any, in this process.
 
@@ -111,6 +113,7 @@ def run_shards(
         reporter: Hears about progress.
         resources: How long no shard may finish (`stall_timeout_s`), how many actors a shard may kill
             (`shard_attempts`), whether the actors stay (`keep_actors`), and whose the cluster is.
+        unit: What a row is.
 
     Raises:
         XalRayError: What the work raised, as it raised it.
@@ -123,7 +126,7 @@ def run_shards(
     total = sum(shard.rows.num_rows for shard in shards)
     num_rows = sum(shard.rows.num_rows for shard in missing)
     begin, startup_s = time.monotonic(), None
-    with reporter.bar(stage, total, "images") as advance:
+    with reporter.bar(stage, total, unit) as advance:
         advance(total - num_rows)
         for receipt in _work_off(stage, missing, work, arguments, shape, reporter, resources):
             if startup_s is None:
@@ -133,8 +136,8 @@ def run_shards(
             advance(receipt["rows"])
     pace = Pace(num_rows, time.monotonic() - begin, startup_s or 0.0)
     reporter.line(
-        f"{stage}: {num_rows} images in {pace.seconds:.1f} s: {pace.startup_s:.1f} s to start, "
-        f"then {pace.rows_per_s:.0f} images/s"
+        f"{stage}: {num_rows} {unit} in {pace.seconds:.1f} s: {pace.startup_s:.1f} s to start, "
+        f"then {pace.rows_per_s:.{0 if pace.rows_per_s >= 10 else 2}f} {unit}/s"
     )
     return pace
 

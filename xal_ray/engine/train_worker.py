@@ -101,12 +101,6 @@ class ReportedCheckpoints:
             ray.train.report({"step": state.step}, ray.train.Checkpoint.from_directory(folder))
 
 
-def read_pixels(rows: pa.Table, pool: PoolReader) -> pa.Table:
-    """The columns `image_id, label, pixels` of labelled rows; a task of Ray Data."""
-    pixels = [image.tobytes() for image in pool.read_rows(rows).pixels]
-    return rows.select(["image_id", "label"]).append_column("pixels", pa.array(pixels, pa.binary()))
-
-
 def gather(batches: Sequence[pa.Table], pool: PoolReader) -> LabelledImages:
     """A worker's shard in memory, by image_id: Ray Data promises no order that a model could rely on."""
     rows = pa.concat_tables(batches).combine_chunks().sort_by("image_id")

@@ -15,8 +15,9 @@ from xal_ray.engine import actors
 from xal_ray.engine.fitting import TrainRequest, build, fit_and_save, load_images, packed
 from xal_ray.engine.session import check_capacity, gpus_per_worker, is_joined, keeps_actors, start
 from xal_ray.engine.shared import marks
+from xal_ray.engine.train_reading import read_pixels
 from xal_ray.engine.train_storage import TrainStorage, train_storage
-from xal_ray.engine.train_worker import Errand, read_pixels, work
+from xal_ray.engine.train_worker import Errand, work
 from xal_ray.engine.watchdog import GROWTH_TIMEOUT_S
 from xal_ray.errors import StageError, XalRayError
 from xal_ray.progress import Reporter

@@ -6,12 +6,15 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from xal_ray import config
 from xal_ray.errors import ConfigError, StorageError
+from xal_ray.images import ImageError, Pixels, decode_image
 from xal_ray.places import place
 from xal_ray.pool.schema import PoolReader
 from xal_ray.storage import read_table, write_bytes
@@ -24,7 +27,9 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def export_selection(folder: Path, pool: PoolReader, selection: pa.Table) -> Path:
     """Write `selection.csv`, with an empty `label` column, and the picked images beside it.
 
-    An image is the original file where it can still be read, else the packed pixels as PNG.
+    An image is a PNG of its original at full size, as the tool sees it, without what else the file says: the
+    header of a DICOM file names its patient. Where the original can't be read any more, or is a slice of a
+    case, the packed pixels are stretched to its size, so that a mask drawn on it fits.
 
     Args:
         folder: Where to.
@@ -44,36 +49,46 @@ def export_selection(folder: Path, pool: PoolReader, selection: pa.Table) -> Pat
     index = index.filter(pc.is_in(index["image_id"], selection["image_id"].combine_chunks()))
     rows = {row["image_id"]: row for row in index.to_pylist()}
     origins = read_table(pool.path / "origins.parquet")
-    uris = dict(zip(origins["image_id"].to_pylist(), origins["uri"].to_pylist(), strict=True))
+    origins = origins.filter(pc.is_in(origins["image_id"], selection["image_id"].combine_chunks()))
+    origin_of = {row["image_id"]: row for row in origins.to_pylist()}
     lines = []
     for pick in selection.to_pylist():
-        file = _export_image(folder, pool, rows[pick["image_id"]], uris[pick["image_id"]], pick["rank"])
+        image_id = pick["image_id"]
+        file = _export_image(folder, pool, rows[image_id], origin_of[image_id], pick["rank"])
         lines.append({**pick, "utility": f"{pick['utility']:.6g}", "file": file, "label": ""})
     write_bytes(table, _csv(lines).encode())
     return table
 
 
-def _export_image(folder: Path, pool: PoolReader, row: dict[str, object], uri: str, rank: int) -> str:
+def _export_image(
+    folder: Path, pool: PoolReader, row: dict[str, Any], origin: dict[str, Any], rank: int
+) -> str:
     safe_id = re.sub(r"[^A-Za-z0-9._-]", "_", str(row["image_id"]))[:80]
-    original = _original(uri)
-    if original is not None:
-        name = f"{rank:04d}_{safe_id}{original.suffix.lower()}"
-        write_bytes(folder / name, original.read_bytes())
-        return name
     name = f"{rank:04d}_{safe_id}.png"
-    pixels = pool.read_rows(pa.Table.from_pylist([row])).pixels[0]
+    pixels = _original(origin, pool)
+    if pixels is None or pixels.shape[:2] != (row["height"], row["width"]):
+        pixels = pool.read_rows(pa.Table.from_pylist([row])).pixels[0].squeeze()
+    picture = Image.fromarray(pixels).resize((row["width"], row["height"]), Image.Resampling.BILINEAR)
     png = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pool.channels == 1 else pixels).save(png, format="PNG")
+    picture.save(png, format="PNG")
     write_bytes(folder / name, png.getvalue())
     return name
 
 
-def _original(uri: str) -> Path | None:
-    """The original file, where it is there and may be read."""
+def _original(origin: dict[str, Any], pool: PoolReader) -> Pixels | None:
+    """The original's pixels at full size, where it is one image in a file that can still be read."""
+    if origin["is_part"]:
+        return None
+    made = pool.card["settings"]
     try:
-        path = place(uri)
-        return path if path.is_file() else None
-    except (ConfigError, StorageError):
+        return decode_image(
+            place(origin["uri"]),
+            config.Limits(),
+            frame=origin["frame"],
+            dicom=config.Dicom(**made["dicom"]),
+            nifti=config.Nifti(**made["nifti"]),
+        ).pixels
+    except (ConfigError, StorageError, ImageError):
         return None
 
 

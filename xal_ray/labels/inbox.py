@@ -10,6 +10,7 @@ from xal_ray.errors import LabelError, RunError
 from xal_ray.labels.table import merge, read_labels
 from xal_ray.layout import RECEIVED_SCHEMA, RoundLayout, RunLayout
 from xal_ray.ledger import CheckLock, Ledger, locked
+from xal_ray.pool.leakage import check_groups
 from xal_ray.pool.schema import open_pool
 from xal_ray.storage import read_table, sha256_file, write_table
 
@@ -39,6 +40,7 @@ def import_labels(run: Path, file: Path) -> Received:
     Raises:
         RunError: There is no run here, or another process works on it.
         LabelError: No round waits for labels, or a line does not fit; then nothing is imported.
+        SourceError: A group of the pool stands on two sides of the splits.
     """
     layout = RunLayout(run)
     if not layout.ledger.is_file():
@@ -49,6 +51,7 @@ def import_labels(run: Path, file: Path) -> Received:
 
 def _import(layout: RunLayout, file: Path, check_lock: CheckLock) -> Received:
     pool = open_pool(load_config(layout.config).pool_path())
+    check_groups(pool.index())  # again, at each import: what is labelled must stay apart from what judges
     ledger = Ledger(layout.ledger, check_lock)
     files = _waiting_round(layout, ledger, file)
     picked = read_table(files.selection)["image_id"].to_pylist()

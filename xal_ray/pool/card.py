@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,76 @@ import pyarrow.compute as pc
 
 from xal_ray import config
 from xal_ray.errors import PoolError
+from xal_ray.pool.breakdown import break_down
+from xal_ray.pool.leakage import describe_look_alikes, find_look_alikes, overlap_notes
 from xal_ray.pool.schema import SCHEMA_VERSION, PoolReader, open_pool
+from xal_ray.pool.sources.listing import Listing
 from xal_ray.storage import digest, sha256_file
 
+# The settings of the source that each kind reads.
+_OF_FINDINGS = frozenset({"findings", "several"})
+_OF_SOURCE: Mapping[str, frozenset[str]] = {
+    "phantom": frozenset({"phantom"}),
+    "table": frozenset({"columns"}),
+    "vindr": _OF_FINDINGS | {"readers"},
+    "siim_covid": _OF_FINDINGS,
+    "rsna_pneumonia": _OF_FINDINGS,
+    "nih_cxr14": _OF_FINDINGS,
+    "chexlocalize": _OF_FINDINGS,
+    "isic2018": _OF_FINDINGS,
+    "coco": _OF_FINDINGS,
+    "yolo": _OF_FINDINGS,
+    "brats": frozenset({"slices"}),
+}
 
-def open_prepared(settings: config.Pool, path: Path) -> PoolReader:
+REASONS = {
+    "several_findings": "show several of the findings that make the classes",
+    "other_findings": "show findings, but none of those that make the classes",
+    "no_finding": "show no finding, and that is no class",
+    "undecided": "are ones on which the readers do not agree enough",
+    "missing_file": "are named by the source, but their file is not there",
+    "not_in_csv": "are files of which the source's tables say nothing",
+    "no_original_size": "are resized copies of an original whose size is not told",
+    "no_mask": "are cases without a mask",
+    "no_grade": "are cases whose grade is not told",
+    "no_group": "name neither a patient nor a study",
+    "file_too_large": "are larger files than the limits allow",
+    "too_many_pixels": "hold more pixels than the limits allow",
+    "too_many_voxels": "hold more voxels than the limits allow",
+    "too_many_frames": "hold more frames than the limits allow",
+    "several_frames": "hold several frames, and none was chosen",
+    "no_such_frame": "do not hold the frame that was chosen",
+    "no_pixels": "hold no picture",
+    "unsupported_format": "are of a format that is not read",
+    "unsupported_transfer_syntax": "are coded in a way that this machine does not decode",
+    "header_mismatch": "say one thing in their header and hold another",
+    "frame_mismatch": "have parts or regions that do not fit each other in size",
+    "unknown_mask_label": "have a mask with numbers that mean nothing",
+    "truncated": "end before their picture does",
+    "unreadable": "can't be read",
+    "out_of_memory": "take more memory to read than the limits allow",
+    "timeout": "take longer to read than the limits allow",
+    "decoder_crashed": "made their decoder crash",
+    "crashed": "made the process that read them crash",
+}
+
+BURNED_IN = (
+    "of the images say in their header that text is burned into the picture: a name, perhaps. xal-ray does "
+    "not de-identify: it packs pictures as they are, and shows them in reports. Look at these before you "
+    "share anything"
+)
+
+
+def open_prepared(settings: config.Pool, path: Path, *, pseudonym_key_id: str | None = None) -> PoolReader:
     """Open a pool and check that it was made with these settings, and from their manifest as it is now.
 
+    Args:
+        settings: What it should have been made with.
+        path: The pool's folder.
+        pseudonym_key_id: Which key its pseudonyms should be of; None: whichever it was.
+
     Raises:
-        PoolError: It was made with others, or from another manifest.
+        PoolError: It was made with others, from another manifest, or with another key.
     """
     pool = open_pool(path)
     source = settings.source
@@ -31,6 +94,8 @@ def open_prepared(settings: config.Pool, path: Path) -> PoolReader:
             where=f"{path}, made from {source.path}",
             next_step="give another pool.path for the new manifest, or remove the folder to prepare it again",
         )
+    if pseudonym_key_id is not None:
+        _check_key(pool, pseudonym_key_id)
     made = pool.card["settings"]
     wanted = plan_of(settings)
     differing = [key for key in wanted if made.get(key) != wanted[key]]
@@ -48,14 +113,20 @@ def open_prepared(settings: config.Pool, path: Path) -> PoolReader:
 
 def plan_of(settings: config.Pool) -> dict[str, Any]:
     """The settings that a packed pool depends on, wherever its source lies."""
-    plan = settings.model_dump(mode="json", exclude={"path", "limits", "source"})
     kind = settings.source.kind or (settings.source.path and settings.source.resolved_kind())
-    chosen = {"phantom": {"phantom"}, "table": {"columns"}}.get(kind or "", set())
+    plan = settings.model_dump(mode="json", exclude={"path", "limits", "source", "compare_with"})
+    chosen = set(_OF_SOURCE.get(kind or "", ()))
     return {**plan, "source": {"kind": kind, **settings.source.model_dump(mode="json", include=chosen)}}
 
 
 def build_card(
-    settings: config.Pool, index: pa.Table, quarantine: pa.Table, classes: tuple[str, ...]
+    settings: config.Pool,
+    index: pa.Table,
+    quarantine: pa.Table,
+    classes: tuple[str, ...],
+    listing: Listing,
+    attributes: pa.Table,
+    pseudonym_key_id: str | None,
 ) -> dict[str, Any]:
     """What a pool says of itself.
 
@@ -64,6 +135,9 @@ def build_card(
         index: Its rows, all labels included.
         quarantine: The rows that were left out.
         classes: The class names.
+        listing: What the source knew.
+        attributes: What is known of the rows, and what they look like.
+        pseudonym_key_id: Which key made the pseudonyms; None where no header was asked.
 
     Returns:
         The content of `card.json`.
@@ -72,7 +146,6 @@ def build_card(
     content = index.select(
         ["image_id", "group_id", "split", "label", "roi_state", "content_sha256"]
     ).to_pylist()
-    splits_of_content = index.group_by("content_sha256").aggregate([("split", "count_distinct")])
     source = settings.source
     return {
         "schema_version": SCHEMA_VERSION,
@@ -88,8 +161,17 @@ def build_card(
         "roi": count_values(index["roi_state"]),
         "num_quarantined": quarantine.num_rows,
         "exclusions": count_values(quarantine["error_code"]),
-        "duplicates_across_splits": pc.sum(pc.greater(splits_of_content["split_count_distinct"], 1)).as_py()
-        or 0,
+        "excluded": _excluded(listing.excluded, count_values(quarantine["error_code"])),
+        "breakdown": break_down(index, attributes),
+        "group_by": settings.group_by,
+        "pseudonym_key_id": pseudonym_key_id,
+        "data_set": listing.data_set,
+        "notes": list(listing.notes),
+        "agreement": dict(listing.agreement),
+        "overlaps": overlap_notes(listing.data_set),
+        "duplicates_across_splits": _equal_across_splits(index),
+        "near_duplicates_across_splits": _near_across_splits(index, attributes),
+        "burned_in": _burned_in(attributes),
         "source": {
             "kind": source.resolved_kind(),
             "path": source.path and source.path.name,
@@ -98,6 +180,55 @@ def build_card(
         "settings": plan_of(settings),
         "content_hash": digest({"classes": list(classes), "rows": content}),
     }
+
+
+def warnings_of(card: Mapping[str, Any]) -> list[str]:
+    """What the user of a pool should hear when it is made."""
+    found = []
+    if card["duplicates_across_splits"]:
+        found.append(
+            f"{card['duplicates_across_splits']} images stand in more than one split, pixel for pixel"
+        )
+    near = card["near_duplicates_across_splits"]
+    of_pictures = (describe_look_alikes(near["num_images"], near["examples"]), card["burned_in"]["warning"])
+    return [*found, *(text for text in of_pictures if text), *card["overlaps"]]
+
+
+def _check_key(pool: PoolReader, wanted: str) -> None:
+    made = pool.card.get("pseudonym_key_id")
+    if made is not None and made != wanted:
+        raise PoolError(
+            "the pool's pseudonyms were made with another key: the same patient has another one now",
+            expected=f"the key {made}",
+            found=f"the key {wanted}",
+            where=str(pool.path),
+            next_step="give the key back (XAL_RAY_PSEUDONYM_KEY_FILE), or prepare into another folder",
+        )
+
+
+def _excluded(listed: Mapping[str, int], quarantined: Mapping[str, int]) -> list[dict[str, Any]]:
+    """What was left out, by the source and in reading, the most frequent reason first."""
+    counts = Counter(listed) + Counter(quarantined)
+    return [
+        {"reason": reason, "count": count, "words": REASONS.get(reason, reason.replace("_", " "))}
+        for reason, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    ]
+
+
+def _equal_across_splits(index: pa.Table) -> int:
+    """How many pictures, with their ROIs, stand in more than one split."""
+    splits = index.group_by("content_sha256").aggregate([("split", "count_distinct")])
+    return pc.sum(pc.greater(splits["split_count_distinct"], 1)).as_py() or 0
+
+
+def _near_across_splits(index: pa.Table, attributes: pa.Table) -> dict[str, Any]:
+    found = find_look_alikes(index, attributes)
+    return {"num_images": found.num_images, "examples": [list(pair) for pair in found.examples]}
+
+
+def _burned_in(attributes: pa.Table) -> dict[str, Any]:
+    count = pc.sum(attributes["burned_in"]).as_py() or 0
+    return {"num_images": count, "warning": f"{count} {BURNED_IN}" if count else None}
 
 
 def _manifest_hash(source: config.Source) -> str | None:

@@ -1,4 +1,4 @@
-"""The manifest: what every source yields, a row an image, before a pixel is read."""
+"""The manifest: what every source yields, a row an image (or a case of many), before a pixel is read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.errors import SourceError
-from xal_ray.pool.schema import ROI_STATES, SPLITS
+from xal_ray.pool.schema import ATTRIBUTES, ROI_STATES, SPLITS
 
 MANIFEST_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),  # an absolute local path, or `phantom:<index>`
-        pa.field("group_id", pa.string(), nullable=False),
-        pa.field("label", pa.string()),  # null = unlabelled
+        pa.field("group_id", pa.string()),  # null = the patient in the file's header, else `study_id`
+        pa.field("label", pa.string()),  # null = unlabelled, unless reading tells
         pa.field("split", pa.string()),  # null = to be dealt by `assign_splits`
         pa.field("mask_uri", pa.string()),
         # x0, y0, x1, y1: pixel corners in the original's frame, half-open; empty = no box
         pa.field("boxes", pa.list_(pa.list_(pa.float32(), 4)), nullable=False),
         pa.field("roi_state", pa.string(), nullable=False),
+        # Who makes images of the row, where it is not one image in one file: see `pool/reading`.
+        pa.field("reader", pa.string()),
+        pa.field("channel_uris", pa.list_(pa.string())),  # grey files, one a channel
+        pa.field("frame", pa.int32()),  # of a file that holds several, from 0
+        # The frame of boxes, polygons and rle, where it is not the image's own: resized copies.
+        pa.field("roi_width", pa.int32()),
+        pa.field("roi_height", pa.int32()),
+        pa.field("polygons", pa.list_(pa.list_(pa.float32()))),  # x0, y0, x1, y1, ...: pixel corners
+        pa.field("rle", pa.struct([("height", pa.int32()), ("width", pa.int32()), ("counts", pa.string())])),
+        *(pa.field(name, pa.string()) for name in ATTRIBUTES),
     ]
 )
 
@@ -44,7 +54,7 @@ def manifest_of(rows: Sequence[Row]) -> pa.Table:
 
 def fingerprint(table: pa.Table) -> str:
     """The SHA-256 of a manifest's rows, in their order; where the files lie does not count."""
-    rows = table.drop_columns(["uri", "mask_uri"])
+    rows = table.drop_columns(["uri", "mask_uri", "channel_uris"])
     sha = hashlib.sha256()
     for start in range(0, rows.num_rows, _ROWS_AT_ONCE):
         piece = rows.slice(start, _ROWS_AT_ONCE).to_pylist()
@@ -161,7 +171,8 @@ def _check_words(
                 next_step=f"did you mean '{near[0]}'?" if near else next_step,
             )
     needs_label = pc.is_in(table["split"], value_set=pa.array(["labeled", "val", "test"]))
-    position = _first_true(pc.and_(needs_label, pc.is_null(table["label"])))
+    has_none = pc.and_(pc.is_null(table["label"]), pc.is_null(table["reader"]))  # a reader may tell it later
+    position = _first_true(pc.and_(needs_label, has_none))
     if position is not None:
         raise SourceError(
             f"an image without a label stands in the split '{table['split'][position].as_py()}'",
@@ -177,7 +188,7 @@ def _check_groups(table: pa.Table, numbers: Sequence[int], where: str | None) ->
     for number, group, split in zip(
         numbers, table["group_id"].to_pylist(), table["split"].to_pylist(), strict=True
     ):
-        if split is None:
+        if split is None or group is None:
             continue
         first_split, first_row = seen.setdefault(group, (split, number))
         if side_of(first_split) != side_of(split):

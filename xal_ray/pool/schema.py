@@ -5,6 +5,7 @@ POOL/
   index.parquet          a row an image, without pixels
   parts/00000.parquet    pixels and ROIs, `rows_per_part` images each
   origins.parquet        where each image came from; apart, since a folder's name may be a label
+  attributes.parquet     what a breakdown may count: study, site, device, sex, age band; and its likeness
   hidden_labels.parquet  labels of the unlabelled rows, where known; only `labels/oracle.py` opens it
   quarantine.parquet     rows left out, each with a reason
   activations/           what frozen backbones make of the images, where asked for (`pool/activations.py`)
@@ -30,13 +31,14 @@ from xal_ray.errors import PoolError, StorageError
 from xal_ray.places import is_remote
 from xal_ray.storage import Footer, open_parquet, read_footer, read_json, read_table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROW_GROUP_SIZE = 64
 FOOTERS_AT_HAND = 2048  # of some kilobytes each
 
 REFERENCE_COLUMNS = ("image_id", "part", "row")  # of the index: what finds an image's pixels
 SPLITS = ("pool", "labeled", "val", "test")
 ROI_STATES = ("present", "absent_confirmed", "not_annotated")
+ATTRIBUTES = ("study_id", "site", "device", "sex", "age_band")
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -53,7 +55,20 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 ORIGIN_SCHEMA = pa.schema(
-    [pa.field("image_id", pa.string(), nullable=False), pa.field("uri", pa.string(), nullable=False)]
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("frame", pa.int32()),  # of a file that holds several
+        pa.field("is_part", pa.bool_(), nullable=False),  # made by a reader out of several files, or drawn
+    ]
+)
+ATTRIBUTE_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        *(pa.field(name, pa.string()) for name in ATTRIBUTES),
+        pa.field("likeness", pa.binary(32), nullable=False),  # `pool/nearness.py`
+        pa.field("burned_in", pa.bool_(), nullable=False),  # the header says that the pixels hold text
+    ]
 )
 PART_SCHEMA = pa.schema(
     [

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from xal_ray.config import Splits
-from xal_ray.pool.manifest import MANIFEST_SCHEMA, side_of
+from xal_ray.pool.manifest import side_of
 from xal_ray.seeds import derive_seed
 
 
@@ -44,11 +44,11 @@ def assign_splits(table: pa.Table, settings: Splits) -> pa.Table:
     later may move others. Without, a group's split depends on its id, the seed and the fractions alone.
 
     Args:
-        table: A manifest.
+        table: Rows with `group_id`, `label` and `split`: of a manifest, or what reading made of it.
         settings: Fractions, of what is dealt out, and seed.
 
     Returns:
-        The manifest with its rows in the same order and no null in `split`.
+        The table with its rows in the same order and no null in `split`.
     """
     groups = _collect(table, settings.seed)
     dealt = [group for group in groups.values() if group.split is None and None not in group.labels]
@@ -58,8 +58,8 @@ def assign_splits(table: pa.Table, settings: Splits) -> pa.Table:
         split or split_of[group]
         for split, group in zip(table["split"].to_pylist(), table["group_id"].to_pylist(), strict=True)
     ]
-    position = MANIFEST_SCHEMA.get_field_index("split")
-    return table.set_column(position, MANIFEST_SCHEMA.field("split"), pa.array(splits, pa.string()))
+    position = table.schema.get_field_index("split")
+    return table.set_column(position, table.schema.field("split"), pa.array(splits, pa.string()))
 
 
 def _collect(table: pa.Table, seed: int) -> dict[str, _Group]:

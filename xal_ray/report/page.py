@@ -24,6 +24,7 @@ from xal_ray.evaluate import area_over_rounds
 from xal_ray.pool.schema import ROI_STATES, SPLITS, PoolReader
 from xal_ray.report import figures, overlay
 from xal_ray.report.figures import MIN_GROUPS
+from xal_ray.report.pool_section import describe_pool
 from xal_ray.report.reader import Pick, Picks, Round, Run, SplitMetrics, read_alignment_rows, read_run
 from xal_ray.storage import write_bytes
 
@@ -143,6 +144,7 @@ def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
         "state_words": _state_words(run),
         "card": pool.card,
         "pool_name": pool.path.resolve().name,
+        **describe_pool(pool.card),
         "splits": SPLITS,
         "roi_states": ROI_STATES,
         "chance": 1 / len(pool.classes),

@@ -14,18 +14,16 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
-import pyarrow as pa
-
-from xal_ray.config import Source
+from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.places import is_remote
-from xal_ray.pool.manifest import Row, check_manifest, manifest_of
+from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
 from xal_ray.storage import names_below
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"})
 
 _MASKS = "masks"
 _SPLIT_FOLDERS = {
@@ -37,30 +35,29 @@ _SPLIT_FOLDERS = {
 }
 
 
-def read(
-    source: Source, group_by: Literal["group_id", "image"], classes: Sequence[str] | None = None
-) -> pa.Table:
+def read(pool: Pool) -> Listing:
     """List a folder of images.
 
     Args:
-        source: `path` is the folder.
-        group_by: Must be `image`: a folder does not say which images show one patient.
-        classes: The legal labels, if they are given.
+        pool: `source.path` is the folder. `group_by` must be `image`, or `header` for DICOM files: a folder
+            does not say which images show one patient.
 
     Returns:
-        A manifest (`MANIFEST_SCHEMA`), sorted by path. The label is the class folder's name, null directly
-        below the root or a split folder. Hidden files and files of other kinds are skipped.
+        A manifest, sorted by path. The label is the class folder's name, null directly below the root or a
+        split folder. Hidden files and files of other kinds are skipped.
 
     Raises:
         SourceError: There is no image, a link leads out of the folder, or a mask fits two images or none.
     """
+    source = pool.source
     if source.path is None or not source.path.is_dir():
         raise SourceError("there is no such folder", where=str(source.path), next_step="set pool.source.path")
-    if group_by != "image":
+    if pool.group_by == "group_id":
         raise SourceError(
             "a folder of images does not say which images show the same patient",
             where=str(source.path),
-            next_step="--set pool.group_by=image if no two images do; else write a manifest with a group_id",
+            next_step="--set pool.group_by=image if no two images do; pool.group_by=header if they are DICOM "
+            "files that name theirs; else write a manifest with a group_id",
         )
     root = SourceRoot(source.path)
     files = _list_images(root)
@@ -74,9 +71,10 @@ def read(
     masks = _match_masks(images, [file for file in files if file.parts[0] == _MASKS], source.path)
     top_folders = {file.parts[0] for file in images if len(file.parts) > 1}
     has_splits = "train" in top_folders and top_folders <= _SPLIT_FOLDERS.keys()
-    table = manifest_of([_row(root, file, masks.get(file), has_splits=has_splits) for file in images])
-    check_manifest(table, classes, where=str(source.path))
-    return table
+    rows = [_row(root, file, masks.get(file), has_splits=has_splits) for file in images]
+    if pool.group_by == "header":
+        rows = [{**row, "group_id": None} for row in rows]
+    return Listing(manifest_of(rows))
 
 
 def _row(root: SourceRoot, file: PurePosixPath, mask: PurePosixPath | None, *, has_splits: bool) -> Row:

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from xal_ray.config import Phantom
-from xal_ray.pool.manifest import manifest_of
+from xal_ray.config import Phantom, Pool
+from xal_ray.pool.manifest import MANIFEST_SCHEMA, manifest_of
+from xal_ray.pool.sources.listing import Listing
 from xal_ray.seeds import derive_seed
 
 SCHEME = "phantom:"
@@ -78,6 +79,15 @@ class _Anatomy:
     heart: tuple[float, float]  # half axes along y, x
     diaphragm: float  # its height at the middle of the lungs
     brightness: float
+
+
+def read(pool: Pool) -> Listing:
+    """List what would be drawn."""
+    listed = rows(pool.source.phantom)
+    if pool.group_by == "image":
+        position = MANIFEST_SCHEMA.get_field_index("group_id")
+        listed = listed.set_column(position, MANIFEST_SCHEMA.field("group_id"), listed["image_id"])
+    return Listing(listed)
 
 
 def rows(phantom: Phantom) -> pa.Table:

@@ -7,25 +7,26 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from xal_ray.config import Columns, Source
+from xal_ray.config import Columns, Pool
 from xal_ray.errors import SourceError
 from xal_ray.places import is_remote
-from xal_ray.pool.manifest import Row, check_manifest, manifest_of
-from xal_ray.pool.sources.paths import SourceRoot, check_some_exist, image_id_of_path
+from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.schema import ATTRIBUTES
+from xal_ray.pool.sources.listing import Listing
+from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
-_NUM_PATHS_TRIED = 20
 
 Cells = dict[str, list[str | None]]
 
@@ -41,44 +42,39 @@ class _Origin:
         return f"{self.path}, row {self.first_line + position}"
 
 
-def read(
-    source: Source, group_by: Literal["group_id", "image"], classes: Sequence[str] | None = None
-) -> pa.Table:
+def read(pool: Pool) -> Listing:
     """Read a manifest file.
 
     Rows with the same image_id are the boxes of one image, if they agree in everything else.
 
     Args:
-        source: `path` is the file, `columns` says which column holds what.
-        group_by: `group_id`: the column must be there. `image`: every image is a group of its own.
-        classes: The legal labels, if they are given.
+        pool: `source.path` is the file, `source.columns` says which column holds what. `group_by: group_id`:
+            the column must be there. `header`: each file's header names its patient. `image`: every image is
+            a group of its own.
 
     Returns:
-        A manifest (`MANIFEST_SCHEMA`). `roi_state` is `present` where there is a mask or a box, else
-        `not_annotated`: an empty cell does not say that somebody looked.
+        The manifest. `roi_state` is `present` where there is a mask or a box, else `not_annotated`: an empty
+        cell does not say that somebody looked.
 
     Raises:
         SourceError: The file can't be read, lacks a column, or a row is wrong.
     """
-    if source.path is None:
+    source, path = pool.source, pool.source.path
+    if path is None:
         raise SourceError("a manifest needs a path", next_step="--set pool.source.path=PATH")
-    path = source.path
-    cells = _read_cells(path, source.columns, group_by)
+    cells = _read_cells(path, source.columns, pool.group_by)
     origin = _Origin(path, 1 if path.suffix.lower() == ".parquet" else 2)
     rows: dict[str, Row] = {}
     positions: dict[str, int] = {}
-    for position, row in enumerate(_rows(cells, group_by, origin)):
+    for position, row in enumerate(_rows(cells, pool.group_by, origin)):
         image_id = row["image_id"]
         if image_id in rows:
             _add_box(rows[image_id], row, positions[image_id], position, origin)
         else:
             rows[image_id] = row
             positions[image_id] = position
-    table = manifest_of(list(rows.values()))
     numbers = [origin.first_line + position for position in positions.values()]
-    check_manifest(table, classes, where=str(path), rows=numbers)
-    check_some_exist(table["uri"].slice(0, _NUM_PATHS_TRIED).to_pylist(), str(path))
-    return table
+    return Listing(manifest_of(list(rows.values())), row_numbers=numbers)
 
 
 def _rows(cells: Cells, group_by: str, origin: _Origin) -> Iterator[Row]:
@@ -90,11 +86,13 @@ def _rows(cells: Cells, group_by: str, origin: _Origin) -> Iterator[Row]:
         if image is None:
             _refuse_empty("image", where)
         uri, relative = root.locate(image, where)
-        image_id = cell["image_id"] if "image_id" in cell else image_id_of_path(relative)
+        frame = _frame(cell.get("frame"), where)
+        of_path = image_id_of_path(relative if frame is None else f"{relative}#{frame}")
+        image_id = cell.get("image_id", of_path)
         if image_id is None:
             _refuse_empty("image_id", where)
-        group_id = image_id if group_by == "image" else cell["group_id"]
-        if group_id is None:
+        group_id = image_id if group_by == "image" else cell.get("group_id")
+        if group_id is None and group_by == "group_id":
             _refuse_empty("group_id", where)
         mask = cell.get("mask")
         box = _box(cell, where)
@@ -107,7 +105,20 @@ def _rows(cells: Cells, group_by: str, origin: _Origin) -> Iterator[Row]:
             "mask_uri": root.locate(mask, where)[0] if mask is not None else None,
             "boxes": [box] if box is not None else [],
             "roi_state": "present" if mask is not None or box is not None else "not_annotated",
+            "frame": frame,
+            **{name: cell.get(name) for name in ATTRIBUTES},
         }
+
+
+def _frame(text: str | None, where: str) -> int | None:
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    raise SourceError(
+        "a frame is malformed",
+        expected="a whole number from 0, or an empty cell",
+        found=text[:24],
+        where=where,
+    )
 
 
 def _box(cell: dict[str, str | None], where: str) -> list[float] | None:
@@ -233,7 +244,7 @@ def _wanted_columns(columns: Columns, header: list[str], group_by: str, path: Pa
         required |= set(_BOX)
     wanted = {}
     for name, column in names.items():
-        if name == "group_id" and group_by == "image":
+        if name == "group_id" and group_by != "group_id":
             continue
         if header.count(column) > 1:
             raise SourceError(f"the column '{column}' stands twice", where=str(path))
@@ -251,7 +262,10 @@ def _missing_column(name: str, column: str, header: list[str], path: Path) -> So
     key = f"pool.source.columns.{name}"
     next_step = f"--set {key}={by_lower_case[near[0]] if near else 'COLUMN'}"
     if name == "group_id":
-        next_step += ", or --set pool.group_by=image if no two images show the same patient"
+        next_step += (
+            ", or --set pool.group_by=image if no two images show the same patient"
+            ", or pool.group_by=header if they are DICOM files that name theirs"
+        )
     return SourceError(
         f"the manifest has no column '{column}'",
         expected=f"a column for {key}",

@@ -1,8 +1,4 @@
-"""Regions of interest: boxes and masks of one frame as covered area fractions on a coarse grid.
-
-A saliency map has few cells (7 x 7, say), and a lesion is often smaller than one of them. So a region is
-never binarised on the grid: a cell holds the exact fraction of its area that the region covers.
-"""
+"""Boxes and masks of one frame as covered area fractions on a grid."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from xal_ray.errors import SourceError
 FloatArray = npt.NDArray[np.float32]
 
 FRAME_TOLERANCE_PX = 1.0  # annotation tools round corners outwards
+NORMALISED_SIDE = 65536  # of the square frame of shapes that are given as fractions of an image of any size
 
 
 def boxes_to_grid(boxes: npt.ArrayLike, frame: tuple[int, int], grid: tuple[int, int]) -> FloatArray:

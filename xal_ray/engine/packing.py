@@ -1,0 +1,122 @@
+"""The work of a decoding actor: manifest rows become a part of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from xal_ray import config
+from xal_ray.images import ImageError
+from xal_ray.images.capped import Capped
+from xal_ray.pool.nearness import likeness
+from xal_ray.pool.reading import READ_ROW, ReadImage, read_row
+from xal_ray.pool.schema import (
+    ATTRIBUTE_SCHEMA,
+    INDEX_SCHEMA,
+    ORIGIN_SCHEMA,
+    PART_SCHEMA,
+    QUARANTINE_SCHEMA,
+    ROW_GROUP_SIZE,
+)
+from xal_ray.pseudonyms import Pseudonyms
+from xal_ray.roi import pack_coverage
+from xal_ray.storage import sha256_bytes, write_table
+
+# A part's rows wait in these folders until they are merged.
+ROWS, ATTRIBUTES, ORIGINS, REFUSED = "rows", "attributes", "origins", "refused"
+
+# The index of a part before splits are dealt.
+ROW_SCHEMA = pa.schema(
+    [field.with_nullable(True) if field.name == "split" else field for field in INDEX_SCHEMA]
+)
+
+
+class PackShard:
+    """Reads manifest rows and writes a part, and what the pool's tables will say of it.
+
+    Args:
+        settings: Size, channels, limits.
+        folder: The growing pool.
+        pseudonyms: Needed where headers tell the groups.
+    """
+
+    def __init__(self, settings: config.Pool, folder: Path, pseudonyms: Pseudonyms | None = None) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.pseudonyms = pseudonyms
+        self.child = Capped(settings.limits) if settings.limits.strict else None
+
+    def __call__(self, path: Path, rows: pa.Table, refused: Mapping[str, str] | None = None) -> None:
+        """Read the rows of a part. The index rows are written last: they say that the part is done.
+
+        Rows that are refused (image_id to error code) go into quarantine unseen.
+        """
+        part = int(path.stem)
+        packed: list[dict[str, Any]] = []
+        quarantine: list[dict[str, str]] = []
+        for row in rows.to_pylist():
+            try:
+                if refused and row["image_id"] in refused:
+                    raise ImageError(refused[row["image_id"]], "the process that decoded it died of it")
+                packed += [_pack(row, image) for image in self._read(row)]
+            except ImageError as error:
+                quarantine.append(
+                    {
+                        "image_id": row["image_id"],
+                        "uri": row["uri"],
+                        "stage": "decode",
+                        "error_code": error.code,
+                        "detail": error.detail,
+                    }
+                )
+        for number, row in enumerate(packed):
+            row["part"], row["row"] = part, number
+        write_table(
+            self.folder / "parts" / path.name,
+            _table(packed, PART_SCHEMA),
+            plain=["pixels"],
+            row_group_size=ROW_GROUP_SIZE,
+        )
+        write_table(self.folder / REFUSED / path.name, _table(quarantine, QUARANTINE_SCHEMA))
+        write_table(self.folder / ORIGINS / path.name, _table(packed, ORIGIN_SCHEMA))
+        write_table(self.folder / ATTRIBUTES / path.name, _table(packed, ATTRIBUTE_SCHEMA))
+        write_table(path, _table(packed, ROW_SCHEMA))
+
+    def probe(self, rows: pa.Table) -> None:
+        """Read, and write nothing."""
+        for row in rows.to_pylist():
+            with suppress(ImageError):
+                self._read(row)
+
+    def _read(self, row: dict[str, Any]) -> list[ReadImage]:
+        if self.child is None:
+            return read_row(row, self.settings, self.pseudonyms)
+        images: list[ReadImage] = self.child.call(READ_ROW, row, self.settings, self.pseudonyms)
+        return images
+
+
+def _pack(row: dict[str, Any], image: ReadImage) -> dict[str, Any]:
+    """The columns of an image in all the pool's tables."""
+    pixels = image.pixels.tobytes()
+    roi = None if image.roi is None else pack_coverage(image.roi)
+    height, width = image.frame
+    return {
+        **row,
+        **image.settled,
+        "width": width,
+        "height": height,
+        "pixels": pixels,
+        "roi": roi,
+        "content_sha256": sha256_bytes(pixels + (roi or b"")),
+        "likeness": likeness(image.pixels),
+        "burned_in": image.burned_in,
+        "is_part": bool(row["reader"] or row["channel_uris"]),
+    }
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)

@@ -1,0 +1,146 @@
+"""Image files to arrays, within limits: size before reading, pixels before decoding, no guesses.
+
+    opening  ->  what kind is it?  ->  raster   PNG, JPEG, BMP, TIFF, WebP
+                                   ->  dicom    (elements, frames, codestream, grey)
+                                   ->  nifti    slices of a volume
+    matlab   is asked for by name: its files hold more than an image
+    capped   does any of this in a child process whose memory and time are limited
+
+A file that can't be read raises `ImageError`, whose code goes into the quarantine. Nothing that the file
+holds is ever quoted: headers may name a patient.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from xal_ray.config import Dicom, Limits, Nifti
+from xal_ray.images import dicom as dicom_files
+from xal_ray.images import nifti as nifti_files
+from xal_ray.images import raster
+from xal_ray.images.decoded import Box, Decoded, Header, Pixels
+from xal_ray.images.failure import ErrorCode, ImageError, decoding
+from xal_ray.images.opening import open_within
+from xal_ray.images.raster import FORMATS
+from xal_ray.images.scaling import scale_to_8_bit, to_training_size
+
+__all__ = [
+    "FORMATS",
+    "Box",
+    "Decoded",
+    "ErrorCode",
+    "Header",
+    "ImageError",
+    "Pixels",
+    "decode_image",
+    "decode_mask",
+    "scale_to_8_bit",
+    "to_training_size",
+]
+
+_DICOM_NAMES = (".dcm", ".dicom")  # of files that may lack DICOM's first 132 bytes
+_HEAD_BYTES = 352
+
+
+def decode_image(
+    path: Path,
+    limits: Limits,
+    *,
+    at_least: int | None = None,
+    grey: bool = False,
+    frame: int | None = None,
+    dicom: Dicom | None = None,
+    nifti: Nifti | None = None,
+) -> Decoded:
+    """Read an image file as it is meant to be seen. Its content tells the kind, not its name.
+
+    Args:
+        path: A PNG, JPEG, BMP, TIFF, WebP, DICOM or NIfTI file, on a disk or in an object store.
+        limits: The largest file and the most pixels (of the original).
+        at_least: The training size, pixels; None decodes every pixel. Only JPEG files heed it: see
+            `raster.decode`.
+        grey: Colours are not needed: of a colour JPEG only the brightness is decoded. Files of other formats
+            keep their colours.
+        frame: Which frame of a DICOM file, or slice of a NIfTI volume, from 0; None where it has one only.
+        dicom: How values of a DICOM file become grey.
+        nifti: How a NIfTI volume becomes images.
+
+    Returns:
+        The pixels, the original's frame and, of a DICOM file, its header.
+
+    Raises:
+        ImageError: The file is missing, too large, damaged, or of another kind.
+        SourceError: A package that reads its kind is not installed.
+        StorageError: The object store refused.
+    """
+    stream, num_bytes = open_within(path, limits)
+    with decoding(), stream:
+        kind = _kind(stream, path)
+        if kind == "dicom":
+            return dicom_files.decode(stream, num_bytes, limits, frame=frame, dicom=dicom or Dicom())
+        if kind == "nifti":
+            settings = nifti or Nifti()
+            volume = nifti_files.read_volume(stream, num_bytes, limits, settings)
+            pixels = volume.plane_in_8_bits(_only(frame, volume.slices))
+            return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
+        decoded = raster.decode(stream, limits, at_least=at_least, grey=grey)
+        _only(frame, 1)
+        return decoded
+
+
+def decode_mask(
+    path: Path, limits: Limits, *, frame: int | None = None, nifti: Nifti | None = None
+) -> npt.NDArray[np.bool_]:
+    """Read a mask file.
+
+    Args:
+        path: An image file in which nonzero pixels are inside: any channel, a palette's index. In a JPEG or
+            WebP file a pixel is inside from half of the range on, because compression blurs zeros. Of a DICOM
+            file the stored values count, of a NIfTI volume those of one slice.
+        limits: The largest file and the most pixels.
+        frame: As for `decode_image`.
+        nifti: The plane of the slices.
+
+    Returns:
+        (height, width), true inside.
+
+    Raises:
+        ImageError: As for `decode_image`.
+    """
+    stream, num_bytes = open_within(path, limits)
+    with decoding(), stream:
+        kind = _kind(stream, path)
+        if kind == "dicom":
+            return dicom_files.decode_inside(stream, num_bytes, limits, frame=frame)
+        if kind == "nifti":
+            volume = nifti_files.read_volume(stream, num_bytes, limits, nifti or Nifti())
+            values = volume.plane_values(_only(frame, volume.slices))
+            # Written so that nan is outside.
+            return np.asarray((values > 0) | (values < 0))
+        # A mask is a picture of its own, whichever frame of a volume it belongs to.
+        return raster.decode_inside(stream, limits)
+
+
+def _kind(stream: BinaryIO, path: Path) -> Literal["raster", "dicom", "nifti"]:
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if nifti_files.is_nifti(head, stream):
+        return "nifti"
+    if not head.startswith(raster.SIGNATURES) and path.name.lower().endswith(_DICOM_NAMES):
+        return "dicom"
+    return "raster"
+
+
+def _only(frame: int | None, num_frames: int) -> int:
+    """The frame that is meant, where a file holds so many."""
+    if frame is None and num_frames > 1:
+        raise ImageError("several_frames", "the file holds several pictures; the source must say which")
+    if not 0 <= (frame or 0) < num_frames:
+        raise ImageError("no_such_frame", "the file holds fewer pictures than the source says")
+    return frame or 0

@@ -1,0 +1,345 @@
+"""One frame of a DICOM file: its bytes found, held against the header, and only then decoded."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from xal_ray.config import Limits
+from xal_ray.errors import SourceError
+from xal_ray.images.codestream import Stated, read_j2k, read_jpeg, read_rle
+from xal_ray.images.dicom_elements import (
+    DEFLATED,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    FLOAT_PIXELS,
+    IMPLICIT_LITTLE,
+    PIXEL_DATA,
+    Elements,
+    FileReader,
+    PixelElement,
+)
+from xal_ray.images.failure import ImageError
+
+RLE = "1.2.840.10008.1.2.5"
+JPEG_BASELINE, JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
+JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+J2K = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+HTJ2K = tuple(f"1.2.840.10008.1.2.4.20{last}" for last in (1, 2, 3))
+NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED)
+NAMES = {
+    IMPLICIT_LITTLE: "implicit VR little endian",
+    EXPLICIT_LITTLE: "explicit VR little endian",
+    EXPLICIT_BIG: "explicit VR big endian",
+    DEFLATED: "deflated",
+    RLE: "RLE",
+    JPEG_BASELINE: "JPEG baseline",
+    JPEG_EXTENDED: "JPEG extended",
+    JPEG_LOSSLESS[0]: "JPEG lossless",
+    JPEG_LOSSLESS[1]: "JPEG lossless, first order",
+    JPEG_LS[0]: "JPEG-LS lossless",
+    JPEG_LS[1]: "JPEG-LS near lossless",
+    J2K[0]: "JPEG 2000 lossless",
+    J2K[1]: "JPEG 2000",
+    HTJ2K[0]: "HTJ2K lossless",
+    HTJ2K[1]: "HTJ2K lossless, RPCL",
+    HTJ2K[2]: "HTJ2K",
+}
+
+_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE0DD
+_FRAGMENTS_A_FRAME = 4
+_SLACK_BYTES = 1 << 20  # of a compressed frame beside twice its pixels: profiles, comments
+_LONGEST_MARK = 10
+_END_OF_IMAGE = b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a header says of its pixels, within limits.
+
+    Attributes:
+        frames: Of the file.
+        samples: Of a pixel: 1 or 3.
+        allocated: Bits that a stored sample takes.
+        stored: Bits of it that count.
+        signed: Whether samples may be negative.
+        planar: Whether colours lie in planes.
+        photometric: What samples mean, as the standard words it.
+    """
+
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    allocated: int
+    stored: int
+    signed: bool
+    planar: bool
+    photometric: str
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of a frame."""
+        return self.rows * self.columns * self.samples
+
+
+def read_frame(
+    elements: Elements, shape: Shape, frame: int, offsets: tuple[bytes, bytes] | None, limits: Limits
+) -> tuple[npt.NDArray[Any], str]:
+    """Decode one frame.
+
+    Args:
+        elements: The file, its reader at the first byte of the pixels.
+        shape: What the header says.
+        frame: From 0, below `shape.frames`.
+        offsets: The extended offset table and its lengths, if the file has one.
+        limits: Frames.
+
+    Returns:
+        Stored values, (rows, columns) or (rows, columns, 3), and what they mean now: YBR has become RGB.
+
+    Raises:
+        ImageError: The pixels are not what the header says, or can't be decoded here.
+    """
+    pixels = elements.pixels
+    if pixels is None:
+        raise ImageError("no_pixels", "the file holds no image")
+    if elements.syntax in NATIVE:
+        return _native(elements, pixels, shape, frame)
+    if pixels.length is not None or pixels.tag != PIXEL_DATA:
+        raise ImageError("unreadable", "the pixels are not compressed as the file says")
+    if elements.syntax not in NAMES:
+        raise ImageError("unsupported_transfer_syntax", "no package decodes this kind of compression")
+    data = _encapsulated(elements.file, shape, frame, offsets, limits)
+    if elements.syntax == RLE:
+        return _rle(data, shape)
+    if elements.syntax in J2K + HTJ2K:
+        stated, data = read_j2k(data)
+        _check_stated(stated, shape)
+        return _through_pydicom(elements.syntax, data, shape)
+    stated = read_jpeg(data)
+    _check_stated(stated, shape)
+    if (stated.process == 55) != (elements.syntax in JPEG_LS):
+        raise ImageError("header_mismatch", "the pixels are not compressed as the file says")
+    if elements.syntax in (JPEG_BASELINE, JPEG_EXTENDED):
+        if stated.process <= 2 and stated.bits == 8:
+            return _jpeg(data, stated, shape)
+        if not _brought_plugins(elements.syntax):
+            raise ImageError("unsupported_transfer_syntax", how_to_decode(JPEG_EXTENDED))
+    return _through_pydicom(elements.syntax, data, shape)
+
+
+def _check_stated(stated: Stated, shape: Shape) -> None:
+    if (stated.height, stated.width, stated.components) != (shape.rows, shape.columns, shape.samples):
+        raise ImageError("header_mismatch", "the compressed pixels have another size than the header says")
+    if stated.bits > shape.allocated:
+        raise ImageError("header_mismatch", "the compressed pixels have more bits than the header says")
+
+
+def _native(
+    elements: Elements, pixels: PixelElement, shape: Shape, frame: int
+) -> tuple[npt.NDArray[Any], str]:
+    """A frame of uncompressed pixels: exactly its bytes are read."""
+    if pixels.length is None:
+        raise ImageError("unreadable", "the pixels are not compressed as the file says")
+    halved = shape.photometric == "YBR_FULL_422"  # one colour for two pixels
+    if halved and shape.columns % 2:
+        raise ImageError("unsupported_format", "colours of pairs of pixels in an odd number of columns")
+    num_bits = shape.num_samples * shape.allocated * (2 if halved else 3) // 3
+    first, last = frame * num_bits, (frame + 1) * num_bits
+    start, end = first // 8, -(-last // 8)
+    if end > pixels.length:
+        raise ImageError("truncated", "the file ends before its pixels do")
+    elements.reader.skip(start)
+    data = elements.reader.read(end - start)
+    if len(data) < end - start:
+        raise ImageError("truncated", "the file ends before its pixels do")
+    if shape.allocated == 1:
+        bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
+        return bits[first % 8 :][: shape.num_samples].reshape(shape.rows, shape.columns), shape.photometric
+    big = elements.syntax == EXPLICIT_BIG
+    if big and shape.allocated == 8 and pixels.is_words:
+        if start % 2 or (len(data) % 2 and shape.frames > 1):
+            raise ImageError("unsupported_format", "frames of odd length in words of the other byte order")
+        if len(data) % 2:  # its last byte is the second one of a word
+            data += elements.reader.read(1)
+        data = np.frombuffer(data, dtype=">u2").astype("<u2").tobytes()[: end - start]
+    if pixels.tag != PIXEL_DATA:
+        kind = "f4" if pixels.tag == FLOAT_PIXELS else "f8"
+        values = np.frombuffer(data, dtype=f"{'>' if big else '<'}{kind}")
+        return values.reshape(shape.rows, shape.columns), shape.photometric
+    return _through_pydicom(EXPLICIT_BIG if big else EXPLICIT_LITTLE, data, shape)
+
+
+def _rle(data: bytes, shape: Shape) -> tuple[npt.NDArray[Any], str]:
+    """Segments are planes of bytes: of each sample the highest byte first."""
+    num_bytes = shape.allocated // 8
+    planes = read_rle(data, shape.samples * num_bytes, shape.rows * shape.columns)
+    values = np.empty((shape.samples, shape.rows * shape.columns, num_bytes), dtype=np.uint8)
+    for number, plane in enumerate(planes):
+        sample, byte = divmod(number, num_bytes)
+        values[sample, :, num_bytes - 1 - byte] = np.frombuffer(plane, dtype=np.uint8)
+    return _through_pydicom(EXPLICIT_LITTLE, values.tobytes(), shape, planar=True)
+
+
+def _jpeg(data: bytes, stated: Stated, shape: Shape) -> tuple[npt.NDArray[Any], str]:
+    """8-bit JPEG: colours are converted once, and as the codestream says where it does."""
+    picture = Image.open(io.BytesIO(data), formats=("JPEG",))
+    if shape.samples == 1:
+        return np.array(picture.convert("L")), shape.photometric
+    if stated.colours is None and shape.photometric == "RGB":
+        picture.draft("YCbCr", picture.size)  # libjpeg would guess that they need converting
+        return np.array(picture), "RGB"
+    return np.array(picture.convert("RGB")), "RGB"
+
+
+def _through_pydicom(
+    syntax: str, data: bytes, shape: Shape, *, planar: bool | None = None
+) -> tuple[npt.NDArray[Any], str]:
+    """Let pydicom, or the plugins that it finds, decode one frame."""
+    try:
+        from pydicom.encaps import encapsulate
+        from pydicom.pixels import get_decoder
+        from pydicom.uid import UID
+    except ImportError:
+        raise missing_pydicom() from None
+    decoder = get_decoder(UID(syntax))
+    native = syntax in NATIVE
+    if not native and not decoder.is_available:
+        raise ImageError("unsupported_transfer_syntax", how_to_decode(syntax))
+    values, meaning = decoder.as_array(
+        # Encapsulated anew: the decoder sees no other bytes than those that were checked.
+        data if native else encapsulate([data], has_bot=False),
+        index=0,
+        rows=shape.rows,
+        columns=shape.columns,
+        number_of_frames=1,
+        samples_per_pixel=shape.samples,
+        photometric_interpretation=shape.photometric,
+        planar_configuration=int(shape.planar if planar is None else planar),
+        bits_allocated=shape.allocated,
+        bits_stored=shape.stored,
+        pixel_representation=int(shape.signed),
+        pixel_keyword="PixelData",
+        pixel_vr="OB" if shape.allocated <= 8 else "OW",
+    )
+    expected = (shape.rows, shape.columns, shape.samples)[: 2 if shape.samples == 1 else 3]
+    if values.shape != expected:
+        raise ImageError("header_mismatch", "the pixels have another size than the header says")
+    return values, str(meaning["photometric_interpretation"])
+
+
+def _brought_plugins(syntax: str) -> bool:
+    """Whether somebody has installed a decoder of deep JPEG: Pillow's reads 8 bits."""
+    try:
+        from pydicom.pixels import get_decoder
+        from pydicom.uid import UID
+    except ImportError:
+        raise missing_pydicom() from None
+    return bool(set(get_decoder(UID(syntax)).available_plugins) - {"pillow"})
+
+
+def missing_pydicom() -> SourceError:
+    """The error of a machine without pydicom."""
+    return SourceError(
+        "DICOM files need packages that are not installed",
+        expected="pydicom and decoders of compressed pixels",
+        next_step="pip install 'xal-ray[dicom]'",
+    )
+
+
+def how_to_decode(syntax: str) -> str:
+    """What is missing for a transfer syntax, in one sentence."""
+    if syntax in JPEG_LOSSLESS or syntax == JPEG_EXTENDED:
+        return (
+            f"{NAMES[syntax]} needs python-gdcm or pylibjpeg-libjpeg (GPL), which xal-ray does not bring: "
+            "convert the files, or install one of them"
+        )
+    return f"{NAMES[syntax]} needs the optional extra 'dicom': pip install 'xal-ray[dicom]'"
+
+
+def _encapsulated(
+    reader: FileReader, shape: Shape, frame: int, offsets: tuple[bytes, bytes] | None, limits: Limits
+) -> bytes:
+    """The compressed bytes of a frame, out of its fragments."""
+    table, fragments = _fragments(reader, limits)
+    starts = _starts(table, offsets, shape.frames)
+    if shape.frames == 1:
+        own = fragments
+    elif starts:
+        first = fragments[0][0] - 8 if fragments else 0  # offsets count from the first item's tag
+        begin = first + starts[frame]
+        end = first + starts[frame + 1] if frame + 1 < shape.frames else None
+        own = [one for one in fragments if one[0] - 8 >= begin and (end is None or one[0] - 8 < end)]
+    elif len(fragments) == shape.frames:
+        own = fragments[frame : frame + 1]
+    else:
+        own = _up_to_marks(reader, fragments, frame)
+    num_bytes = sum(length for _, length in own)
+    if not num_bytes:
+        raise ImageError("truncated", "the file ends before its pixels do")
+    if num_bytes > 2 * shape.num_samples * max(1, shape.allocated // 8) + _SLACK_BYTES:
+        raise ImageError("header_mismatch", "the compressed pixels are far longer than plain ones would be")
+    data = bytearray()
+    for position, length in own:
+        reader.seek(position)
+        data += reader.read(length)
+    return bytes(data)
+
+
+def _fragments(reader: FileReader, limits: Limits) -> tuple[bytes, list[tuple[int, int]]]:
+    """The basic offset table, and place and length of each fragment."""
+    table: bytes | None = None
+    fragments: list[tuple[int, int]] = []
+    while True:
+        head = reader.read(8)
+        if len(head) < 8:
+            break  # some writers leave out the end
+        group, element, length = struct.unpack("<HHI", head)
+        tag = group << 16 | element
+        if tag == _END_OF_SEQUENCE:
+            break
+        if tag != _ITEM:
+            raise ImageError("unreadable", "the fragments of the pixels are damaged")
+        if table is None:
+            if length > 4 * limits.max_frames:
+                raise ImageError(
+                    "too_many_frames", "the table of frames is longer than pool.limits.max_frames"
+                )
+            table = reader.read(length)
+            continue
+        if len(fragments) >= _FRAGMENTS_A_FRAME * limits.max_frames:
+            raise ImageError("unreadable", "the pixels come in more fragments than any real ones")
+        fragments.append((reader.position, length))
+        reader.skip(length)
+    return table or b"", fragments
+
+
+def _starts(table: bytes, offsets: tuple[bytes, bytes] | None, num_frames: int) -> tuple[int, ...]:
+    """Where frames begin, counted from the first fragment; empty where the file does not say."""
+    if offsets is not None and len(offsets[0]) == 8 * num_frames:
+        return struct.unpack(f"<{num_frames}Q", offsets[0])
+    if len(table) == 4 * num_frames:
+        return struct.unpack(f"<{num_frames}I", table)
+    return ()
+
+
+def _up_to_marks(reader: FileReader, fragments: list[tuple[int, int]], frame: int) -> list[tuple[int, int]]:
+    """The fragments of a frame, where only the mark at the end of each image tells them apart."""
+    number, own = 0, []
+    for position, length in fragments:
+        own.append((position, length))
+        tail = min(length, _LONGEST_MARK)
+        reader.seek(position + length - tail)
+        if _END_OF_IMAGE in reader.read(tail):
+            if number == frame:
+                return own
+            number, own = number + 1, []
+    raise ImageError("truncated", "the file holds fewer frames than its header says")

@@ -1,0 +1,122 @@
+"""A row that is one image: in a file, a frame of one, several grey files that are its channels, or drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xal_ray.config import Pool
+from xal_ray.images import Decoded, Header, ImageError, decode_image, decode_mask, to_training_size
+from xal_ray.places import place
+from xal_ray.pool.reading.read import ReadImage
+from xal_ray.pool.sources import phantom
+from xal_ray.pseudonyms import Pseudonyms
+from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, polygons_to_grid, rle_to_mask
+
+_ASPECT_TOLERANCE = 0.02  # a resized copy is rounded to whole pixels
+
+
+def read(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None) -> list[ReadImage]:
+    """Read the image of a row."""
+    size = pool.image_size
+    if row["uri"].startswith(phantom.SCHEME):
+        drawn, roi = phantom.draw(row, pool.source.phantom, size)
+        return [ReadImage(to_training_size(drawn, size, pool.channels), (size, size), roi)]
+    image = _channels(row, pool) if row["channel_uris"] else _decode(row, place(row["uri"]), pool)
+    settled = _of_header(row, image.header, pseudonyms)
+    return [
+        ReadImage(
+            to_training_size(image.pixels, size, pool.channels, image.box),
+            image.frame,
+            _roi(row, image.frame, pool),
+            settled,
+            image.header is not None and image.header.burned_in,
+        )
+    ]
+
+
+def _decode(row: dict[str, Any], path: Path, pool: Pool) -> Decoded:
+    return decode_image(
+        path,
+        pool.limits,
+        at_least=pool.image_size,
+        grey=pool.channels == 1,
+        frame=row["frame"],
+        dicom=pool.dicom,
+        nifti=pool.nifti,
+    )
+
+
+def _channels(row: dict[str, Any], pool: Pool) -> Decoded:
+    """Grey files of one frame, one a channel."""
+    planes = [_decode(row, place(uri), pool) for uri in row["channel_uris"]]
+    if any(plane.pixels.shape != planes[0].pixels.shape or plane.pixels.ndim != 2 for plane in planes):
+        raise ImageError("frame_mismatch", "the files of its channels are not grey images of one size")
+    return Decoded(np.stack([plane.pixels for plane in planes], axis=2), planes[0].frame)
+
+
+def _of_header(row: dict[str, Any], header: Header | None, pseudonyms: Pseudonyms | None) -> dict[str, Any]:
+    """What the header of a DICOM file settles; a row that says it already is not overruled."""
+    settled: dict[str, Any] = {}
+    if header is not None:
+        told = {"sex": header.sex, "age_band": header.age_band, "device": header.device}
+        if pseudonyms is not None and header.institution:
+            told["site"] = pseudonyms.of("site", header.institution)
+        if pseudonyms is not None and header.study_uid:
+            told["study_id"] = pseudonyms.of("study", header.study_uid)
+        settled = {name: value for name, value in told.items() if value and row[name] is None}
+    if row["group_id"] is None:
+        settled["group_id"] = _group(row, header, pseudonyms, settled.get("study_id"))
+    return settled
+
+
+def _group(
+    row: dict[str, Any], header: Header | None, pseudonyms: Pseudonyms | None, study_of_header: str | None
+) -> str:
+    """The coarsest id that is known: the header's patient, else the study."""
+    if header is not None and header.patient_id and pseudonyms is not None:
+        return pseudonyms.of("patient", header.patient_id)
+    study = row["study_id"] or study_of_header
+    if study is None:
+        raise ImageError("no_group", "neither the header nor the source names a patient or a study")
+    return str(study)
+
+
+def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray[np.float32] | None:
+    """The coverage of the ROI at training size: of the mask, else of boxes, polygons and runs together."""
+    grid = (pool.image_size, pool.image_size)
+    where = f"image_id {row['image_id']}"
+    if row["mask_uri"]:
+        mask = decode_mask(place(row["mask_uri"]), pool.limits, frame=row["frame"], nifti=pool.nifti)
+        check_mask(mask, frame, where=f"{where}, mask {row['mask_uri']}")
+        return mask_to_grid(mask.astype(np.float32), grid)
+    drawn_on = _frame_of_roi(row, frame)
+    parts = []
+    if row["boxes"]:
+        boxes = np.asarray(row["boxes"], dtype=np.float64)
+        check_boxes(boxes, drawn_on, where=where)
+        parts.append(boxes_to_grid(boxes, drawn_on, grid))
+    if row["polygons"]:
+        parts.append(polygons_to_grid(row["polygons"], drawn_on, grid))
+    if row["rle"] is not None:
+        size = (row["rle"]["height"], row["rle"]["width"])
+        mask = rle_to_mask(row["rle"]["counts"], size, max_pixels=pool.limits.max_pixels, where=where)
+        check_mask(mask, drawn_on, where=where)
+        parts.append(mask_to_grid(mask.astype(np.float32), grid))
+    return np.maximum.reduce(parts) if parts else None
+
+
+def _frame_of_roi(row: dict[str, Any], frame: tuple[int, int]) -> tuple[int, int]:
+    """Where the ROI was drawn: on the image, or on the original that it is a resized copy of."""
+    if row["roi_width"] is None:
+        return frame
+    height, width = row["roi_height"], row["roi_width"]
+    # Squared copies are common, and stretch the picture and its ROI alike; coordinates that are fractions of
+    # the image's sides are given in a square, too.
+    is_square = frame[0] == frame[1] or height == width
+    if not is_square and abs(frame[1] / frame[0] / (width / height) - 1) > _ASPECT_TOLERANCE:
+        raise ImageError("frame_mismatch", "the image is no resized copy of the original of its ROI")
+    return height, width

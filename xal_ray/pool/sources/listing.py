@@ -1,0 +1,32 @@
+"""What a source yields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source, and what it knows of itself.
+
+    Attributes:
+        manifest: A row an image, or a case of many (`MANIFEST_SCHEMA`); splits may be null.
+        classes: The class names, where the rows do not show them all before they are read.
+        notes: What was found and what is missing, for people; no ids.
+        excluded: Images that were left out already, by reason.
+        agreement: How far several readers agree, by finding.
+        data_set: The public set that it is, by which sets that share images are known.
+        row_numbers: The number by which the user knows each row; None: they count from 1.
+    """
+
+    manifest: pa.Table
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    agreement: Mapping[str, Any] = field(default_factory=dict)
+    data_set: str | None = None
+    row_numbers: Sequence[int] | None = None

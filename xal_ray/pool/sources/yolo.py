@@ -1,0 +1,162 @@
+"""YOLO: a text file of labels beside each image, and a YAML file that names the classes.
+
+    data.yaml                        names: [cat, dog] or {0: cat, 1: dog}; train, val, test: folders or lists
+    images/train/0001.jpg            "images" may also stand below the split: train/images/0001.jpg
+    labels/train/0001.txt            a line an object: class cx cy w h, or a polygon: class x0 y0 x1 y1 x2 ...
+
+Numbers are fractions of the image's width and height. An empty file of labels says that nothing was found; a
+file that is missing says nothing, and the image is left without a label.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xal_ray.config import Pool
+from xal_ray.errors import SourceError
+from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.sources.findings import Question, ask
+from xal_ray.pool.sources.folder import SUFFIXES
+from xal_ray.pool.sources.grouping import check_group_by
+from xal_ray.pool.sources.listing import Listing
+from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
+from xal_ray.pool.sources.split_names import settled_split
+from xal_ray.pool.sources.tree import files_below, read_below
+from xal_ray.pool.sources.yolo_files import Shapes, parse_labels, read_settings
+from xal_ray.roi import NORMALISED_SIDE
+
+NO_FINDING = "No finding"
+
+_LARGEST_LABELS = 16 << 20
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What all rows share."""
+
+    root: SourceRoot
+    files: frozenset[str]
+    names: dict[int, str]
+    question: Question
+    group_by: str
+    counts: Counter[str]
+
+
+def read(pool: Pool) -> Listing:
+    """List the images of a YOLO data set.
+
+    Args:
+        pool: `source.path` is its folder or its YAML file. `source.findings` are classes, all by default.
+            `group_by` must be `image`, or `header` for DICOM files: nothing says whose an image is.
+
+    Returns:
+        A row an image, with the shapes of its label as ROI. Images without a file of labels have no label
+        and stay in the pool; of the splits val and test they are left out (`not_annotated`). Excluded also:
+        the reasons of `findings.py`.
+
+    Raises:
+        SourceError: There is no such set, or a file is malformed.
+    """
+    check_group_by(pool, ["image", "header"], "files of YOLO do not say which images show the same patient")
+    assert pool.source.path is not None  # noqa: S101 (resolved_kind has seen to it)
+    is_file = pool.source.path.name.lower().endswith((".yaml", ".yml"))
+    root = SourceRoot(pool.source.path.parent if is_file else pool.source.path)
+    listed = files_below(root, (*SUFFIXES, ".txt", ".yaml", ".yml"))
+    settings = read_settings(root, listed, pool.source.path.name if is_file else None)
+    known = list(dict.fromkeys(settings.names.values()))
+    source = _Source(
+        root,
+        frozenset(listed),
+        settings.names,
+        ask(pool.source, known, known, NO_FINDING),
+        pool.group_by,
+        Counter(),
+    )
+    rows: list[Row] = []
+    all_splits = list(settings.images)
+    for split, images in settings.images.items():
+        rows += _rows(images, settled_split(split, all_splits), source)
+    excluded = source.question.left_out
+    excluded.update({name: source.counts[name] for name in ("missing_file", "not_annotated")})
+    excluded = +excluded
+    if not rows:
+        raise SourceError(
+            "no image can be used",
+            expected="images/0001.jpg with labels/0001.txt",
+            found=", ".join(f"{count} x {reason}" for reason, count in sorted(excluded.items()))
+            or "no image",
+            where=str(root.path),
+            next_step="check the paths in the YAML file, and pool.source.findings",
+        )
+    notes = [
+        f"YOLO: {len(settings.names)} classes in {posixpath.basename(settings.where)}; "
+        + ", ".join(
+            f"{len(images)} images of {split or 'no split'}" for split, images in settings.images.items()
+        )
+        + f"; {len(rows)} are used.",
+    ]
+    if source.counts["unlabelled"]:
+        notes.append(
+            f"Images without a file of labels, which stay unlabelled: {source.counts['unlabelled']}."
+        )
+    return Listing(manifest_of(rows), source.question.findings, tuple(notes), dict(excluded))
+
+
+def _rows(images: Sequence[str], split: str | None, source: _Source) -> list[Row]:
+    rows = []
+    for image in images:
+        if image not in source.files:
+            source.counts["missing_file"] += 1
+            continue
+        image_id = image_id_of_path(image)
+        row: Row = {
+            "image_id": image_id,
+            "uri": str(source.root.path / image),
+            "group_id": image_id if source.group_by == "image" else None,
+            "split": split,
+            "boxes": [],
+            "roi_state": "not_annotated",
+        }
+        labels = _labels_of(image, source)
+        if labels is None and split in ("val", "test"):
+            source.counts["not_annotated"] += 1
+        elif labels is None:
+            source.counts["unlabelled"] += 1
+            rows.append(row)
+        else:
+            found = {source.names[number] for number, _ in labels}
+            label = source.question.label(found or {NO_FINDING})
+            if label is not None:
+                shapes = [shape for number, shape in labels if source.names[number] == label]
+                rows.append({**row, "label": label, **_roi(shapes)})
+    return rows
+
+
+def _labels_of(image: str, source: _Source) -> list[tuple[int, Shapes]] | None:
+    """The objects of an image, each with its class; None: it has no file of labels."""
+    folders, name = image.split("/")[:-1], posixpath.splitext(posixpath.basename(image))[0] + ".txt"
+    # As everybody does: the last folder "images" becomes "labels".
+    if "images" in folders:
+        last = len(folders) - 1 - folders[::-1].index("images")
+        folders[last] = "labels"
+    file = "/".join([*folders, name])
+    if file not in source.files:
+        return None
+    data = read_below(source.root, file, _LARGEST_LABELS)
+    return parse_labels(data, source.names, str(source.root.path / file))
+
+
+def _roi(shapes: Sequence[Shapes]) -> Row:
+    """The union of shapes, in a square frame that stands for fractions of any image."""
+    boxes = [shape.box for shape in shapes if shape.box is not None]
+    polygons = [shape.polygon for shape in shapes if shape.polygon is not None]
+    return {
+        "boxes": boxes,
+        "polygons": polygons or None,
+        "roi_width": NORMALISED_SIDE,
+        "roi_height": NORMALISED_SIDE,
+        "roi_state": "present" if shapes else "absent_confirmed",
+    }

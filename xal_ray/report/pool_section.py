@@ -1,0 +1,51 @@
+"""What the page says of the pool: who is in it, who was left out, and what its card warns of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_TITLES = {"class": "class", "site": "site", "device": "device", "sex": "sex", "age_band": "age"}
+
+
+def describe_pool(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the page's section on the pool; small cells are marked in the card already.
+
+    Args:
+        card: The content of the pool's `card.json`.
+
+    Returns:
+        `breakdown` (tables with a title), `unknown_of_all` (titles of what is known of no image), `excluded`
+        (entries of the card) and `pool_notes` (sentences).
+    """
+    found = card.get("breakdown") or {}
+    return {
+        "breakdown": [_table(title, found[key]) for key, title in _TITLES.items() if found.get(key)],
+        "unknown_of_all": [title for key, title in _TITLES.items() if found and not found.get(key)],
+        "excluded": card.get("excluded") or [],
+        "pool_notes": _notes(card),
+    }
+
+
+def _table(title: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        {
+            "name": f"{row['others']} others" if row["others"] else row["value"] or "not known",
+            "cells": row["cells"],
+        }
+        for row in table["rows"]
+    ]
+    return {"title": title, "columns": table["columns"], "rows": rows}
+
+
+def _notes(card: Mapping[str, Any]) -> list[str]:
+    found = []
+    num_near = (card.get("near_duplicates_across_splits") or {}).get("num_images")
+    if num_near:
+        looks = "image of val or test looks" if num_near == 1 else "images of val or test look"
+        found.append(f"{num_near} {looks} nearly like one of another split and another group")
+    warning = (card.get("burned_in") or {}).get("warning")
+    if warning:
+        found.append(warning)
+    found += card.get("overlaps") or []
+    return [f"{text[0].upper()}{text[1:]}." for text in found]
