@@ -3,6 +3,7 @@
 import fuzz_decoders
 import pytest
 
+REFUSALS = ("unreadable", "truncated", "unsupported_format")
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
 
@@ -12,7 +13,7 @@ def test_damaged_files_are_refused_and_nothing_else(entry, tmp_path):
     assert result["inputs"] == 300
     assert result["findings"] == []
     assert result["honest files read"] == len(fuzz_decoders.seeds(entry))
-    assert result["unreadable"] > 20
+    assert sum(number for key, number in result.items() if key in REFUSALS) > 50
     assert any(key.startswith("read ") for key in result)
     assert not any(key.startswith("not an ImageError") for key in result)
     assert list(tmp_path.iterdir()) == []

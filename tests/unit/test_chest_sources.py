@@ -327,10 +327,11 @@ def test_vindr_several_findings_may_take_the_first_that_was_asked(tmp_path):
 
 def test_vindr_no_finding_needs_that_nothing_else_was_found(tmp_path):
     findings = ["Nodule/Mass", "No finding"]
-    listing = _read(_small_vindr(tmp_path), findings=findings, readers={"labels": "any"})
-    rows = _rows(listing)
+    settings = _small_vindr(tmp_path)
+    _edit(tmp_path / "train.csv", "none,No finding,a,,,,", "none,No finding,a,0,0,1,1")
+    rows = _rows(_read(settings, findings=findings, readers={"labels": "any"}))
     assert {image for image, row in rows.items() if row["label"] == "No finding"} == {"none"}
-    assert rows["none"]["roi_state"] == "absent_confirmed"
+    assert (rows["none"]["boxes"], rows["none"]["roi_state"]) == ([], "absent_confirmed")
     assert rows["one"]["roi_state"] == "present"
     by_majority = _rows(_read(_small_vindr(tmp_path), findings=findings))
     assert by_majority["one"]["label"] == "No finding"  # two of three

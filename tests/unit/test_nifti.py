@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xal_ray.config import Limits, Nifti
-from xal_ray.images import ImageError, decode_image, decode_mask
+from xal_ray.images import ImageError, KeptVolumes, decode_image, decode_mask, nifti
 from xal_ray.images.nifti import open_volume
 
 LIMITS = Limits()
@@ -187,3 +187,20 @@ def test_no_more_is_inflated_than_the_header_promises(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_volume_is_read_once_for_all_its_slices(tmp_path, monkeypatch):
+    path = _save(tmp_path, make.nifti(BODY))
+    kept, reads = KeptVolumes(), []
+    read_volume = nifti.read_volume
+    monkeypatch.setattr(nifti, "read_volume", lambda *given: reads.append(1) or read_volume(*given))
+    for frame in range(5):
+        shown = decode_image(path, LIMITS, frame=frame, kept=kept).pixels
+        decode_mask(path, LIMITS, frame=frame, kept=kept)
+        assert len(reads) == 1
+        monkeypatch.setattr(nifti, "read_volume", read_volume)
+        np.testing.assert_array_equal(shown, decode_image(path, LIMITS, frame=frame).pixels)
+        monkeypatch.setattr(nifti, "read_volume", lambda *given: reads.append(1) or read_volume(*given))
+    kept.forget()
+    decode_image(path, LIMITS, frame=0, kept=kept)
+    assert len(reads) == 2

@@ -14,6 +14,7 @@ from xal_ray.images import ImageError
 from xal_ray.images.capped import Capped
 from xal_ray.pool.nearness import likeness
 from xal_ray.pool.reading import READ_ROW, ReadImage, read_row
+from xal_ray.pool.reading.files import KEPT
 from xal_ray.pool.schema import (
     ATTRIBUTE_SCHEMA,
     INDEX_SCHEMA,
@@ -48,6 +49,7 @@ class PackShard:
         self.settings = settings
         self.folder = folder
         self.pseudonyms = pseudonyms
+        KEPT.forget()  # of a pool that this process read before
         self.child = Capped(settings.limits) if settings.limits.strict else None
 
     def __call__(self, path: Path, rows: pa.Table, refused: Mapping[str, str] | None = None) -> None:

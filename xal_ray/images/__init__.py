@@ -24,6 +24,7 @@ from xal_ray.images import nifti as nifti_files
 from xal_ray.images import raster
 from xal_ray.images.decoded import Box, Decoded, Header, Pixels
 from xal_ray.images.failure import ErrorCode, ImageError, decoding
+from xal_ray.images.nifti import KeptVolumes
 from xal_ray.images.opening import open_within
 from xal_ray.images.raster import FORMATS
 from xal_ray.images.scaling import scale_to_8_bit, to_training_size
@@ -35,6 +36,7 @@ __all__ = [
     "ErrorCode",
     "Header",
     "ImageError",
+    "KeptVolumes",
     "Pixels",
     "decode_image",
     "decode_mask",
@@ -55,6 +57,7 @@ def decode_image(
     frame: int | None = None,
     dicom: Dicom | None = None,
     nifti: Nifti | None = None,
+    kept: KeptVolumes | None = None,
 ) -> Decoded:
     """Read an image file as it is meant to be seen. Its content tells the kind, not its name.
 
@@ -68,6 +71,7 @@ def decode_image(
         frame: Which frame of a DICOM file, or slice of a NIfTI volume, from 0; None where it has one only.
         dicom: How values of a DICOM file become grey.
         nifti: How a NIfTI volume becomes images.
+        kept: The last volumes: a volume that is among them is not read again.
 
     Returns:
         The pixels, the original's frame and, of a DICOM file, its header.
@@ -77,23 +81,31 @@ def decode_image(
         SourceError: A package that reads its kind is not installed.
         StorageError: The object store refused.
     """
+    nifti = nifti or Nifti()
+    if volume := kept and kept.get(path, nifti):
+        return _slice(volume, frame)
     stream, num_bytes = open_within(path, limits)
     with decoding(), stream:
         kind = _kind(stream, path)
         if kind == "dicom":
             return dicom_files.decode(stream, num_bytes, limits, frame=frame, dicom=dicom or Dicom())
         if kind == "nifti":
-            settings = nifti or Nifti()
-            volume = nifti_files.read_volume(stream, num_bytes, limits, settings)
-            pixels = volume.plane_in_8_bits(_only(frame, volume.slices))
-            return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
+            volume = nifti_files.read_volume(stream, num_bytes, limits, nifti)
+            if kept is not None:
+                kept.keep(path, nifti, volume)
+            return _slice(volume, frame)
         decoded = raster.decode(stream, limits, at_least=at_least, grey=grey)
         _only(frame, 1)
         return decoded
 
 
 def decode_mask(
-    path: Path, limits: Limits, *, frame: int | None = None, nifti: Nifti | None = None
+    path: Path,
+    limits: Limits,
+    *,
+    frame: int | None = None,
+    nifti: Nifti | None = None,
+    kept: KeptVolumes | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Read a mask file.
 
@@ -104,6 +116,7 @@ def decode_mask(
         limits: The largest file and the most pixels.
         frame: As for `decode_image`.
         nifti: The plane of the slices.
+        kept: As for `decode_image`.
 
     Returns:
         (height, width), true inside.
@@ -111,18 +124,31 @@ def decode_mask(
     Raises:
         ImageError: As for `decode_image`.
     """
+    nifti = nifti or Nifti()
+    if volume := kept and kept.get(path, nifti):
+        return _inside(volume, frame)
     stream, num_bytes = open_within(path, limits)
     with decoding(), stream:
         kind = _kind(stream, path)
         if kind == "dicom":
             return dicom_files.decode_inside(stream, num_bytes, limits, frame=frame)
         if kind == "nifti":
-            volume = nifti_files.read_volume(stream, num_bytes, limits, nifti or Nifti())
-            values = volume.plane_values(_only(frame, volume.slices))
-            # Written so that nan is outside.
-            return np.asarray((values > 0) | (values < 0))
+            volume = nifti_files.read_volume(stream, num_bytes, limits, nifti)
+            if kept is not None:
+                kept.keep(path, nifti, volume)
+            return _inside(volume, frame)
         # A mask is a picture of its own, whichever frame of a volume it belongs to.
         return raster.decode_inside(stream, limits)
+
+
+def _slice(volume: nifti_files.Volume, frame: int | None) -> Decoded:
+    pixels = volume.plane_in_8_bits(_only(frame, volume.slices))
+    return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
+
+
+def _inside(volume: nifti_files.Volume, frame: int | None) -> npt.NDArray[np.bool_]:
+    values = volume.plane_values(_only(frame, volume.slices))
+    return np.asarray((values > 0) | (values < 0))  # so that nan is outside
 
 
 def _kind(stream: BinaryIO, path: Path) -> Literal["raster", "dicom", "nifti"]:

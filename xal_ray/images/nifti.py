@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -26,6 +27,8 @@ _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = {348: "Nifti1Header", 540: "Nifti2Header"}
 _MAGIC = {348: (344, (b"n+1\0", b"ni1\0")), 540: (4, (b"n+2\0", b"ni2\0"))}
 _MAX_EXTENSION_BYTES = 16 * 1024**2  # between header and voxels
+_NUM_KEPT = 2  # an image's and its mask's
+_MAX_KEPT_BYTES = 256 * 1024**2
 _PLANE_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # of a volume to the right, the front, the top
 
 
@@ -72,9 +75,10 @@ class Volume:
     def plane_in_8_bits(self, number: int) -> Pixels:
         """One slice in [0, 255]: its least value black and its largest white, or the volume's."""
         values = self.plane_values(number)
-        low, high = finite_range(values) if self.settings.scale == "slice" else self.value_range()
+        low, high = finite_range(values) if self.settings.scale == "slice" else self.value_range
         return scale_to_8_bit(values, low, high)
 
+    @cached_property
     def value_range(self) -> tuple[float, float]:
         """The least and the largest finite value of the volume."""
         ranges = [finite_range(self.plane_values(number)) for number in range(self.slices)]
@@ -109,6 +113,31 @@ def open_volume(path: Path, limits: Limits, nifti: Nifti) -> Volume:
         if not is_nifti(head, stream):
             raise ImageError("unsupported_format", "the file is no NIfTI volume")
         return read_volume(stream, num_bytes, limits, nifti)
+
+
+class KeptVolumes:
+    """The last volumes that were read, for the slices that are asked for next: a table names them one by one.
+
+    A file is known by its path: what is kept must be forgotten before the files may have changed.
+    """
+
+    def __init__(self) -> None:
+        self._volumes: dict[tuple[str, Nifti], Volume] = {}
+
+    def get(self, path: Path, nifti: Nifti) -> Volume | None:
+        """The volume of a file, if it is one of the last."""
+        return self._volumes.get((str(path), nifti))
+
+    def keep(self, path: Path, nifti: Nifti, volume: Volume) -> None:
+        """Keep a volume of moderate size; the oldest goes."""
+        if volume.voxels.nbytes <= _MAX_KEPT_BYTES:
+            self._volumes[(str(path), nifti)] = volume
+        while len(self._volumes) > _NUM_KEPT:
+            del self._volumes[next(iter(self._volumes))]
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self._volumes.clear()
 
 
 def is_nifti(head: bytes, stream: BinaryIO) -> bool:

@@ -113,7 +113,7 @@ def _open(uri: str, pool: Pool) -> Volume:
 
 def _scale(volume: Volume) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.uint8]]:
     """How a slice becomes grey: its least value black and its largest white, or the volume's."""
-    of_all = volume.value_range() if volume.settings.scale == "volume" else None
+    of_all = volume.value_range if volume.settings.scale == "volume" else None
     return lambda plane: scale_to_8_bit(plane, *(of_all or finite_range(plane)))
 
 

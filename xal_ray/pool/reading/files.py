@@ -9,13 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 from xal_ray.config import Pool
-from xal_ray.images import Decoded, Header, ImageError, decode_image, decode_mask, to_training_size
+from xal_ray.images import (
+    Decoded,
+    Header,
+    ImageError,
+    KeptVolumes,
+    decode_image,
+    decode_mask,
+    to_training_size,
+)
 from xal_ray.places import place
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.sources import phantom
 from xal_ray.pseudonyms import Pseudonyms
 from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, polygons_to_grid, rle_to_mask
 
+# The volumes that the last rows were slices of; `PackShard` forgets them where it begins.
+KEPT = KeptVolumes()
 _ASPECT_TOLERANCE = 0.02  # a resized copy is rounded to whole pixels
 
 
@@ -47,6 +57,7 @@ def _decode(row: dict[str, Any], path: Path, pool: Pool) -> Decoded:
         frame=row["frame"],
         dicom=pool.dicom,
         nifti=pool.nifti,
+        kept=KEPT,
     )
 
 
@@ -90,7 +101,9 @@ def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray
     grid = (pool.image_size, pool.image_size)
     where = f"image_id {row['image_id']}"
     if row["mask_uri"]:
-        mask = decode_mask(place(row["mask_uri"]), pool.limits, frame=row["frame"], nifti=pool.nifti)
+        mask = decode_mask(
+            place(row["mask_uri"]), pool.limits, frame=row["frame"], nifti=pool.nifti, kept=KEPT
+        )
         check_mask(mask, frame, where=f"{where}, mask {row['mask_uri']}")
         return mask_to_grid(mask.astype(np.float32), grid)
     drawn_on = _frame_of_roi(row, frame)

@@ -244,9 +244,11 @@ def _row(image: str, label: str, boxes: Sequence[Box], split: _Split, pool: Pool
 
 
 def _boxes(image: str, label: str, marks: Marks, pool: Pool, tally: _Tally) -> Sequence[Box]:
+    if label == NO_FINDING:  # some copies of the CSV give it a box of one pixel
+        return ()
     drawn = marks.boxes.get((image, label), {})
     boxes = combined_boxes(drawn, len(marks.named[image]), pool.source.readers.boxes)
-    if not boxes and label != NO_FINDING:
+    if not boxes:
         tally.without_box += not drawn
         tally.without_agreed_pixel += bool(drawn)
     return boxes
