@@ -349,7 +349,7 @@ def read(call: Callable[..., Any]) -> str:
         call()
     except ImageError as error:
         return str(error)
-    return "read, and what lies behind it left alone"
+    return "read, as far as its header goes"
 
 
 def measure(path: Path, honest: Path, *, strict: bool) -> dict[str, Any]:
@@ -364,7 +364,8 @@ def measure(path: Path, honest: Path, *, strict: bool) -> dict[str, Any]:
             capped.call(function_of(path), honest, limits)
             before, begin = capped.memory_peak_mb(), time.monotonic()
             said.append(read(lambda: capped.call(function_of(path), path, limits)))
-            peak_mb = max(0.0, capped.memory_peak_mb() - before)
+            after = capped.memory_peak_mb()  # 0: the child hit its cap, and is gone
+            peak_mb = max(0.0, after - before) if after else float(limits.max_memory_mb)
     else:
         module, _, name = function_of(path).partition(":")
         function = getattr(importlib.import_module(module), name)
@@ -420,7 +421,7 @@ def main() -> None:
             path.unlink()
     notes = [
         "Limits are the defaults of `pool.limits`; strict mode's `max_memory_mb` is 512 here.",
-        "Peak: resident memory above that after an honest file of the same kind; strict: of the child.",
+        "Peak: resident memory above that after an honest file of the same kind; strict: of the child, or its cap.",
     ]
     common.publish(args, "Files that promise or inflate to more than they are", rows, notes)
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xal_ray.config import Pool
+from xal_ray.errors import SourceError
 from xal_ray.images import (
     Decoded,
     Header,
@@ -41,7 +42,7 @@ def read(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None) -> list
         ReadImage(
             to_training_size(image.pixels, size, pool.channels, image.box),
             image.frame,
-            _roi(row, image.frame, pool),
+            _checked_roi(row, image.frame, pool),
             settled,
             image.header is not None and image.header.burned_in,
         )
@@ -94,6 +95,18 @@ def _group(
     if study is None:
         raise ImageError("no_group", "neither the header nor the source names a patient or a study")
     return str(study)
+
+
+def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray[np.float32] | None:
+    """The ROI. One that does not fit its image is the user's to correct in a manifest; in a public set, which
+    nobody will correct, it costs the image.
+    """
+    try:
+        return _roi(row, frame, pool)
+    except SourceError as error:
+        if pool.source.kind in (None, "table", "folder"):
+            raise
+        raise ImageError("roi_mismatch", error.what) from None
 
 
 def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray[np.float32] | None:

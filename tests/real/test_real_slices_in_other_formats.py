@@ -1,0 +1,105 @@
+"""Real MRI slices as DICOM, NIfTI, .mat and 16-bit files show what their JPEG files show, and their masks."""
+
+import csv
+
+import image_files as make
+import numpy as np
+import pytest
+from layouts import cheng
+from PIL import Image
+
+from xal_ray.config import Pool, Source
+from xal_ray.pool.manifest import manifest_of
+from xal_ray.pool.reading import read_row
+from xal_ray.pool.sources import read_source
+from xal_ray.pseudonyms import Pseudonyms
+
+pytestmark = pytest.mark.real
+
+EVERY = 250  # slices
+SETTINGS = Pool(image_size=96)
+
+
+@pytest.fixture
+def slices(real_manifest):
+    """Some slices as they were decoded from JPEG, stretched to all of the grey range, and their masks."""
+    found = []
+    for row in list(csv.DictReader(real_manifest.open()))[::EVERY]:
+        grey = np.asarray(Image.open(real_manifest.parent / row["image"]).convert("L")).astype(float)
+        mask = np.asarray(Image.open(real_manifest.parent / row["mask"]).convert("L")) > 0
+        grey = np.rint((grey - grey.min()) * 255 / (grey.max() - grey.min())).astype(np.uint8)
+        found.append((grey, mask, row["label"]))
+    assert len(found) > 10
+    return found
+
+
+def read(path, mask_path=None, **columns):
+    row = {"image_id": "a", "uri": str(path), "group_id": "g", "boxes": [], "roi_state": "present", **columns}
+    row["mask_uri"] = mask_path and str(mask_path)
+    (image,) = read_row(manifest_of([row]).to_pylist()[0], SETTINGS)
+    return image
+
+
+@pytest.fixture
+def pictures(slices, tmp_path):
+    """What the slices are as 8-bit PNG files, which is what all others must show."""
+    found = []
+    for number, (grey, mask, _) in enumerate(slices):
+        Image.fromarray(grey).save(tmp_path / f"{number}.png")
+        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"{number}-mask.png")
+        found.append(read(tmp_path / f"{number}.png", tmp_path / f"{number}-mask.png"))
+    return found
+
+
+def assert_same(image, picture):
+    assert image.frame == picture.frame
+    # Sixteen bits and back may round one grey level differently.
+    assert np.abs(image.pixels.astype(int) - picture.pixels.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("syntax", [make.EXPLICIT, make.RLE, make.JPEG_LS, make.J2K])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_dicom(slices, pictures, tmp_path, syntax, photometric):
+    for number, ((grey, _, _), picture) in enumerate(zip(slices, pictures, strict=True)):
+        deep = grey.astype(np.uint16) * 16  # 12 bits in 16
+        stored = deep.max() - deep if photometric == "MONOCHROME1" else deep
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(make.dicom(stored, syntax, photometric=photometric, stored=12))
+        assert_same(read(path, tmp_path / f"{number}-mask.png"), picture)
+
+
+def test_16_bit_png(slices, pictures, tmp_path):
+    for (grey, _, _), picture in zip(slices, pictures, strict=True):
+        Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+        assert_same(read(tmp_path / "deep.png"), picture)
+
+
+def test_nifti(slices, pictures, tmp_path):
+    """A stack of slices is a volume: its axes run to the right, the front and the top."""
+    number_of = {grey.shape: index for index, (grey, _, _) in enumerate(slices)}
+    assert len(number_of) == 1
+    for name, planes in {"image": [grey for grey, _, _ in slices], "mask": [m for _, m, _ in slices]}.items():
+        body = np.stack([plane.T[::-1, ::-1] for plane in planes], axis=2)
+        (tmp_path / f"{name}.nii").write_bytes(make.nifti(body.astype(np.int16)))
+    for frame, picture in enumerate(pictures):
+        image = read(tmp_path / "image.nii", tmp_path / "mask.nii", frame=frame)
+        assert_same(image, picture)
+        np.testing.assert_allclose(image.roi, picture.roi, atol=1e-6)
+
+
+def test_matlab(slices, pictures, tmp_path):
+    classes = {"meningioma": 1, "glioma": 2, "pituitary": 3}
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number, (grey, mask, label) in enumerate(slices, start=1):
+        cheng.write_case(
+            folder / f"{number}.mat", grey.astype(np.int16) * 9 - 40, mask, classes[label], f"MR{number}"
+        )
+    pool = Pool(image_size=96, source=Source(kind="cheng", path=folder))
+    rows = read_source(pool).manifest.sort_by("uri").to_pylist()
+    by_uri = {row["uri"]: row for row in rows}
+    for number, ((_, _, label), picture) in enumerate(zip(slices, pictures, strict=True), start=1):
+        (image,) = read_row(by_uri[str(folder / f"{number}.mat")], pool, Pseudonyms(b"k" * 16))
+        assert_same(image, picture)
+        np.testing.assert_allclose(image.roi, picture.roi, atol=1e-6)
+        assert image.settled["label"] == label
