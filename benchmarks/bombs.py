@@ -421,7 +421,8 @@ def main() -> None:
             path.unlink()
     notes = [
         "Limits are the defaults of `pool.limits`; strict mode's `max_memory_mb` is 512 here.",
-        "Peak: resident memory above that after an honest file of the same kind; strict: of the child, or its cap.",
+        "Peak: resident memory above that after an honest file of the same kind; "
+        "strict: of the child, or its cap.",
     ]
     common.publish(args, "Files that promise or inflate to more than they are", rows, notes)
 

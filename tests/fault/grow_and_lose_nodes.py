@@ -3,7 +3,7 @@
 The head declares no CPU, so that the stage begins without a place for any actor. What happens when is decided
 by files, never by time: a shard that must not end before another node has come waits for that node's file.
 
-Usage: python grow_and_lose_nodes.py POOL MODEL OUT   prints what happened as JSON
+Usage: python grow_and_lose_nodes.py POOL MODEL OUT   what happened is in outcome.json beside OUT
 """
 
 import io
@@ -102,7 +102,7 @@ def main():
         "nodes": [node["Alive"] for node in ray.nodes()],
         "all_released": session.actors.held() == Shape(0, 0.0),
     }
-    print(json.dumps(outcome))
+    out.with_name("outcome.json").write_text(json.dumps(outcome))
     session.stop()
     cluster.shutdown()
 

@@ -33,7 +33,7 @@ def test_a_stage_grows_with_its_cluster_and_outlives_a_node(phantom_pool, ray_se
     command = [sys.executable, str(DRIVER), str(pool.path), str(model), str(tmp_path / "scores")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
-    outcome = json.loads(done.stdout.splitlines()[-1])
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
     assert contents(tmp_path / "scores") == contents(tmp_path / "alone")
     assert outcome["rows"] == 80
     assert sorted(outcome["nodes"]) == [False, True, True]

@@ -98,9 +98,7 @@ def _group(
 
 
 def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray[np.float32] | None:
-    """The ROI. One that does not fit its image is the user's to correct in a manifest; in a public set, which
-    nobody will correct, it costs the image.
-    """
+    """The ROI. One that does not fit its image stops a manifest, and costs a public set that image."""
     try:
         return _roi(row, frame, pool)
     except SourceError as error:
