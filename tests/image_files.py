@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -235,6 +236,8 @@ def compress(frame: np.ndarray, syntax: str, stored: int) -> bytes:
         return stream.getvalue()
     if syntax == RLE:
         return run_lengths(frame)
+    if syntax == JPEG_LOSSLESS:
+        return _without_loss(frame, stored)
     from pydicom.pixels import get_encoder
     from pydicom.uid import UID
 
@@ -255,6 +258,30 @@ def compress(frame: np.ndarray, syntax: str, stored: int) -> bytes:
         pixel_representation=int(frame.dtype.kind == "i"),
         **options,
     )
+
+
+def _without_loss(frame: np.ndarray, stored: int) -> bytes:
+    """Lossless JPEG: pydicom encodes none, so that GDCM rewrites a file."""
+    import gdcm
+    from pydicom import dcmread
+    from pydicom.encaps import generate_frames
+
+    with tempfile.TemporaryDirectory() as name:
+        plain, packed = Path(name, "plain.dcm"), Path(name, "packed.dcm")
+        plain.write_bytes(dicom(frame, stored=stored))
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(plain))
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        writer.SetFileName(str(packed))
+        assert writer.Write()
+        return next(generate_frames(dcmread(packed).PixelData, number_of_frames=1))
 
 
 def run_lengths(frame: np.ndarray) -> bytes:

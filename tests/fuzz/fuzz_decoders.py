@@ -113,7 +113,7 @@ def _dicoms() -> list[bytes]:
     colour_data = dict.fromkeys(("red_data", "green_data", "blue_data"), palette)
     syntaxes = (
         *(image_files.EXPLICIT, image_files.IMPLICIT, image_files.BIG, image_files.DEFLATED),
-        *(image_files.J2K, image_files.JPEG_LS, image_files.RLE),
+        *(image_files.J2K, image_files.JPEG_LS, image_files.JPEG_LOSSLESS, image_files.RLE),
     )
     window = {"center": (2048, 100), "width": (4096, 10), "intercept": -1024, "slope": "1.0", "age": "045Y"}
     files = [image_files.dicom(deep, syntax, stored=12, **window) for syntax in syntaxes]

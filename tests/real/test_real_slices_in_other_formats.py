@@ -12,7 +12,6 @@ from xal_ray.config import Pool, Source
 from xal_ray.pool.manifest import manifest_of
 from xal_ray.pool.reading import read_row
 from xal_ray.pool.sources import read_source
-from xal_ray.pseudonyms import Pseudonyms
 
 pytestmark = pytest.mark.real
 
@@ -99,7 +98,7 @@ def test_matlab(slices, pictures, tmp_path):
     rows = read_source(pool).manifest.sort_by("uri").to_pylist()
     by_uri = {row["uri"]: row for row in rows}
     for number, ((_, _, label), picture) in enumerate(zip(slices, pictures, strict=True), start=1):
-        (image,) = read_row(by_uri[str(folder / f"{number}.mat")], pool, Pseudonyms(b"k" * 16))
+        (image,) = read_row(by_uri[str(folder / f"{number}.mat")], pool)
         assert_same(image, picture)
         np.testing.assert_allclose(image.roi, picture.roi, atol=1e-6)
         assert image.settled["label"] == label

@@ -22,6 +22,7 @@ from xal_ray.storage import write_bytes
 
 pytest.importorskip("pydicom")
 
+KEY = Pseudonyms(b"k" * 32)
 SIZE = 64
 PATIENTS = 24
 LAYOUTS = {
@@ -110,12 +111,12 @@ def test_every_layout_is_listed_and_read(name, built):
         assert Path(row["uri"]).is_relative_to(root)
         has_roi = bool(row["boxes"] or row["polygons"] or row["rle"])
         assert row["roi_state"] in (["present"] if has_roi else ["absent_confirmed", "not_annotated"])
-        (image,) = read_row(row, _pool(settings), Pseudonyms(b"k" * 32))
+        (image,) = read_row(row, _pool(settings))
         assert image.pixels.shape == (SIZE, SIZE, 1)
         assert (image.roi is not None) == has_roi
         if has_roi:  # the finding is bright: image and ROI are still on top of each other
             assert image.pixels[image.roi > 0.9].mean() > image.pixels[image.roi == 0].mean() + 20
-        group = image.settled.get("group_id") or row["group_id"]
+        group = image.columns(KEY).get("group_id") or row["group_id"]
         assert group
         assert "canary" not in group.lower()
     assert "canary" not in str(listing.notes).lower()
@@ -551,9 +552,9 @@ def test_siim_groups_copies_by_study_and_files_by_the_headers_patient(built):
     by_study: dict[str, set] = {}
     groups = set()
     for row in _rows(_read(files)).values():
-        (image,) = read_row(row, _pool(files), Pseudonyms(b"k" * 32))
-        by_study.setdefault(row["study_id"], set()).add(image.settled["group_id"])
-        groups.add(image.settled["group_id"])
+        (image,) = read_row(row, _pool(files))
+        by_study.setdefault(row["study_id"], set()).add(image.columns(KEY)["group_id"])
+        groups.add(image.columns(KEY)["group_id"])
     assert all(len(found) == 1 for found in by_study.values())
     assert len(groups) == PATIENTS < len(by_study)  # some patients have two studies
 
@@ -706,7 +707,7 @@ def test_chexlocalize_contours_stand_in_for_missing_runs(copied):
     (root / "CheXlocalize/gt_annotations_val.json").write_text(json.dumps({view: contours}))
     row = _rows(_read(settings))[view]
     assert row["polygons"] == [[10, 20, 30, 20, 30, 44, 10, 44]]
-    (image,) = read_row(row, _pool(settings), None)
+    (image,) = read_row(row, _pool(settings))
     assert image.roi.mean() == pytest.approx(20 * 24 / (96 * 80), rel=0.02)
 
 
@@ -754,7 +755,7 @@ def test_boxes_come_back_within_a_pixel(name, size, built):
     assert len(boxed) >= 4
     for row in boxed[:6]:
         pool = _pool({**settings, "image_size": size})
-        (image,) = read_row(row, pool, Pseudonyms(b"k" * 32))
+        (image,) = read_row(row, pool)
         height = row["roi_height"] or image.frame[0]
         width = row["roi_width"] or image.frame[1]
         x0, y0, x1, y1 = np.clip(row["boxes"][0], 0, [width, height, width, height])

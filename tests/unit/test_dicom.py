@@ -14,7 +14,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
 from xal_ray.config import Dicom, Limits
 from xal_ray.errors import SourceError
-from xal_ray.images import ImageError, decode_image, decode_mask
+from xal_ray.images import ImageError, decode_image, decode_mask, dicom_frames
 from xal_ray.images.ability import abilities
 from xal_ray.storage import write_bytes
 
@@ -24,7 +24,7 @@ SHIPPED = Path(pydicom.__file__).parent / "data"
 REFUSED = {
     "several_frames": """SC_rgb_rle_16bit_2frame.dcm SC_rgb_rle_2frame.dcm SC_rgb_rle_32bit_2frame.dcm
         examples_ybr_color.dcm rtdose.dcm rtdose_expb.dcm rtdose_rle.dcm""",
-    "unsupported_transfer_syntax": "JPEG-lossy.dcm JPGExtended.dcm SC_rgb_jpeg_gdcm.dcm",
+    "unsupported_transfer_syntax": "JPEG-lossy.dcm JPGExtended.dcm",  # of 12 bits
     "truncated": "MR_truncated.dcm no_meta.dcm rtplan_truncated.dcm",
     "header_mismatch": "JPEG2000-embedded-sequence-delimiter.dcm",  # its size is overwritten
     # Its number of frames is 1A; and those without sizes.
@@ -139,7 +139,16 @@ def test_one_picture_in_each_syntax_is_one_picture():
 
 @pytest.mark.parametrize(
     "syntax",
-    [make.EXPLICIT, make.IMPLICIT, make.BIG, make.DEFLATED, make.J2K, make.JPEG_LS, make.RLE],
+    [
+        make.EXPLICIT,
+        make.IMPLICIT,
+        make.BIG,
+        make.DEFLATED,
+        make.J2K,
+        make.JPEG_LS,
+        make.JPEG_LOSSLESS,
+        make.RLE,
+    ],
 )
 @pytest.mark.parametrize(
     "pixels", [DEEP, GREY, COLOURS, DEEP.astype(np.int16) - 2048], ids=["deep", "grey", "rgb", "signed"]
@@ -410,12 +419,17 @@ def test_a_file_without_its_first_bytes_is_told_by_its_name(tmp_path, syntax):
     assert decode_image(_save(tmp_path, whole, "a.png"), LIMITS).header is not None
 
 
-def test_a_syntax_that_nobody_decodes_here_names_what_would(tmp_path):
-    lossless = b"\xff\xd8\xff\xc3" + struct.pack(">HBHHB", 11, 16, 40, 36, 1) + b"\1\x11\0" + b"\xff\xd9"
-    data = make.dicom(DEEP, make.JPEG_LOSSLESS, encoded=[lossless], name="CANARY")
-    with pytest.raises(ImageError, match="gdcm") as caught:
+def test_a_syntax_that_nobody_decodes_here_names_what_would(tmp_path, monkeypatch):
+    deep = b"\xff\xd8\xff\xc1" + struct.pack(">HBHHB", 11, 12, 40, 36, 1) + b"\1\x11\0" + b"\xff\xd9"
+    data = make.dicom(DEEP, make.JPEG_EXTENDED, encoded=[deep], name="CANARY")
+    with pytest.raises(ImageError, match="more than 8 bits needs pylibjpeg-libjpeg") as caught:
         decode_image(_save(tmp_path, data), LIMITS)
     assert caught.value.code == "unsupported_transfer_syntax"
+    lossless = make.dicom(DEEP, make.JPEG_LOSSLESS, stored=12)
+    assert decode_image(_save(tmp_path, lossless), LIMITS).frame == DEEP.shape
+    monkeypatch.setitem(dicom_frames._DECODERS, make.JPEG_LOSSLESS, ())
+    with pytest.raises(ImageError, match="extra 'dicom'"):
+        decode_image(_save(tmp_path, lossless), LIMITS)
     unknown = make.dicom(DEEP, "1.2.840.10008.1.2.4.103", encoded=[b"\0" * 64])  # MPEG-4
     assert _code(tmp_path, unknown) == "unsupported_transfer_syntax"
 
@@ -445,8 +459,9 @@ def test_a_truncated_file_is_never_half_an_image(tmp_path, syntax):
 
 def test_the_doctor_tries_what_the_permissive_packages_decode():
     found = {ability.kind: ability for ability in abilities()}
-    refused = {kind for kind, ability in found.items() if not ability.works}
-    assert refused == {"DICOM JPEG lossless", "DICOM JPEG lossless, first order"}
+    assert {kind for kind, ability in found.items() if not ability.works} == set()
+    assert "by gdcm" in found["DICOM JPEG lossless"].text
+    assert "of 8 bits" in found["DICOM JPEG extended"].text
     tried = [kind for kind, ability in found.items() if ability.text == "yes: decoded a file"]
     assert len(tried) == 10
     assert "HTJ2K" in str(found)

@@ -24,7 +24,7 @@ def _pool(settings, channels=3, nifti=None, **slices):
 def _read(pool):
     """The images of all rows, by id."""
     rows = read_source(pool).manifest.to_pylist()
-    images = [(row, image) for row in rows for image in read_row(row, pool, KEY)]
+    images = [(row, image) for row in rows for image in read_row(row, pool)]
     return {image.settled["image_id"]: (row, image) for row, image in images}
 
 
@@ -244,11 +244,11 @@ def test_cheng_files_tell_class_patient_and_mask(tmp_path):
     assert all(row["group_id"] is None and row["reader"] == "cheng" for row in rows)
     assert any("1 other" in note for note in listing.notes)
     pool = Pool(image_size=64, source=settings["source"])
-    read = [read_row(row, pool, KEY)[0] for row in rows]
+    read = [read_row(row, pool)[0] for row in rows]
     assert [image.settled["label"] for image in read] == ["meningioma"] * 2 + ["glioma"] * 2 + [
         "pituitary"
     ] * 2
-    groups = [image.settled["group_id"] for image in read]
+    groups = [image.columns(KEY)["group_id"] for image in read]
     assert groups[0] == groups[1] != groups[2]
     assert all(group.startswith("p-") and "MR0" not in group for group in groups)
     bright, roi = read[0].pixels[:, :, 0].astype(float), read[0].roi
@@ -261,7 +261,7 @@ def test_cheng_pictures_are_not_turned_over(tmp_path):
     image[5:15, 30:60] = 4000
     cheng.write_case(tmp_path / "1.mat", image, image > 0, 2, "MR1")
     pool = Pool(image_size=64, source={"kind": "cheng", "path": str(tmp_path)})
-    (read,) = read_row(read_source(pool).manifest.to_pylist()[0], pool, KEY)
+    (read,) = read_row(read_source(pool).manifest.to_pylist()[0], pool)
     np.testing.assert_array_equal(read.pixels[:, :, 0], (image > 0) * 255)
     np.testing.assert_array_equal(read.roi, mask_to_grid(image > 0, (64, 64)))
 
@@ -277,5 +277,5 @@ def test_cheng_needs_its_files_and_patients(tmp_path):
     cheng.write_case(tmp_path / "1.mat", picture, picture > 0, 1, " ")
     pool = Pool(source=source)
     with pytest.raises(ImageError) as error:
-        read_row(read_source(pool).manifest.to_pylist()[0], pool, KEY)
+        read_row(read_source(pool).manifest.to_pylist()[0], pool)
     assert error.value.code == "no_group"

@@ -64,7 +64,7 @@ class PackShard:
             try:
                 if refused and row["image_id"] in refused:
                     raise ImageError(refused[row["image_id"]], "the process that decoded it died of it")
-                packed += [_pack(row, image) for image in self._read(row)]
+                packed += [_pack(row, image, self.pseudonyms) for image in self._read(row)]
             except ImageError as error:
                 quarantine.append(
                     {
@@ -95,20 +95,21 @@ class PackShard:
                 self._read(row)
 
     def _read(self, row: dict[str, Any]) -> list[ReadImage]:
+        # The key of the pseudonyms stays here: a child may be in the hands of a file.
         if self.child is None:
-            return read_row(row, self.settings, self.pseudonyms)
-        images: list[ReadImage] = self.child.call(READ_ROW, row, self.settings, self.pseudonyms)
+            return read_row(row, self.settings)
+        images: list[ReadImage] = self.child.call(READ_ROW, row, self.settings)
         return images
 
 
-def _pack(row: dict[str, Any], image: ReadImage) -> dict[str, Any]:
+def _pack(row: dict[str, Any], image: ReadImage, pseudonyms: Pseudonyms | None) -> dict[str, Any]:
     """The columns of an image in all the pool's tables."""
     pixels = image.pixels.tobytes()
     roi = None if image.roi is None else pack_coverage(image.roi)
     height, width = image.frame
     return {
         **row,
-        **image.settled,
+        **image.columns(pseudonyms),
         "width": width,
         "height": height,
         "pixels": pixels,

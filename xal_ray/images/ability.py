@@ -25,6 +25,7 @@ from xal_ray.images.dicom_frames import (
     NATIVE,
     RLE,
     how_to_decode,
+    plugin_of,
 )
 from xal_ray.images.failure import ImageError, decoding
 
@@ -67,15 +68,12 @@ def _syntax(syntax: str, kind: str) -> Ability:
         with contextlib.suppress(Exception):
             data = _dicom_file(syntax)
             return _compared(kind, lambda: _decoded(data), how_to_decode(syntax))
-    from pydicom.pixels import get_decoder
-    from pydicom.uid import UID
-
-    plugins = set(get_decoder(UID(syntax)).available_plugins)
-    if syntax == JPEG_EXTENDED and plugins == {"pillow"}:
-        return Ability(kind, True, f"yes, of 8 bits; deeper: {how_to_decode(syntax)}")
+    plugin = plugin_of(syntax)
+    if syntax == JPEG_EXTENDED and not plugin:
+        return Ability(kind, True, f"yes, of 8 bits. {how_to_decode(syntax)}")
     # Nothing here writes such files, so that the packages' word has to do.
-    if plugins:
-        return Ability(kind, True, f"yes, by {' or '.join(sorted(plugins))} (not tried)")
+    if plugin:
+        return Ability(kind, True, f"yes, by {plugin} (not tried)")
     return Ability(kind, False, how_to_decode(syntax))
 
 

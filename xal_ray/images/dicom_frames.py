@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,13 @@ NAMES = {
     HTJ2K[2]: "HTJ2K",
 }
 
+# Who decodes what, where several could: the same pixels whatever else is installed.
+_DECODERS = {
+    **dict.fromkeys(JPEG_LOSSLESS, ("gdcm", "pylibjpeg")),
+    **dict.fromkeys(JPEG_LS, ("pyjpegls", "gdcm")),
+    **dict.fromkeys((*J2K, *HTJ2K), ("pylibjpeg", "pillow")),
+    JPEG_EXTENDED: ("pylibjpeg",),  # of more than 8 bits; gdcm and pillow say that they can't
+}
 _ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE0DD
 _FRAGMENTS_A_FRAME = 4
 _SLACK_BYTES = 1 << 20  # of a compressed frame beside twice its pixels: profiles, comments
@@ -131,8 +139,7 @@ def read_frame(
     if elements.syntax in (JPEG_BASELINE, JPEG_EXTENDED):
         if stated.process <= 2 and stated.bits == 8:
             return _jpeg(data, stated, shape)
-        if not _brought_plugins(elements.syntax):
-            raise ImageError("unsupported_transfer_syntax", how_to_decode(JPEG_EXTENDED))
+        return _through_pydicom(JPEG_EXTENDED, data, shape)
     return _through_pydicom(elements.syntax, data, shape)
 
 
@@ -212,11 +219,15 @@ def _through_pydicom(
         raise missing_pydicom() from None
     decoder = get_decoder(UID(syntax))
     native = syntax in NATIVE
-    if not native and not decoder.is_available:
+    plugin = "" if native else plugin_of(syntax)
+    if not (native or plugin):
         raise ImageError("unsupported_transfer_syntax", how_to_decode(syntax))
+    if plugin == "gdcm":
+        _silence_gdcm()
     values, meaning = decoder.as_array(
         # Encapsulated anew: the decoder sees no other bytes than those that were checked.
         data if native else encapsulate([data], has_bot=False),
+        decoding_plugin=plugin,
         index=0,
         rows=shape.rows,
         columns=shape.columns,
@@ -236,14 +247,27 @@ def _through_pydicom(
     return values, str(meaning["photometric_interpretation"])
 
 
-def _brought_plugins(syntax: str) -> bool:
-    """Whether somebody has installed a decoder of deep JPEG: Pillow's reads 8 bits."""
+@cache
+def _silence_gdcm() -> None:
+    """GDCM says on the terminal what it thinks of a file."""
+    import gdcm
+
+    for switch in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
+        switch()
+
+
+def plugin_of(syntax: str) -> str:
+    """Which of pydicom's plugins decodes a compressed transfer syntax here; empty where none does."""
     try:
         from pydicom.pixels import get_decoder
         from pydicom.uid import UID
     except ImportError:
         raise missing_pydicom() from None
-    return bool(set(get_decoder(UID(syntax)).available_plugins) - {"pillow"})
+    try:
+        available = get_decoder(UID(syntax)).available_plugins
+    except NotImplementedError:
+        return ""
+    return next((name for name in _DECODERS.get(syntax, ()) if name in available), "")
 
 
 def missing_pydicom() -> SourceError:
@@ -257,10 +281,10 @@ def missing_pydicom() -> SourceError:
 
 def how_to_decode(syntax: str) -> str:
     """What is missing for a transfer syntax, in one sentence."""
-    if syntax in JPEG_LOSSLESS or syntax == JPEG_EXTENDED:
+    if syntax == JPEG_EXTENDED:
         return (
-            f"{NAMES[syntax]} needs python-gdcm or pylibjpeg-libjpeg (GPL), which xal-ray does not bring: "
-            "convert the files, or install one of them"
+            "JPEG of more than 8 bits needs pylibjpeg-libjpeg (GPL), which xal-ray does not bring: "
+            "convert the files, or install it"
         )
     return f"{NAMES[syntax]} needs the optional extra 'dicom': pip install 'xal-ray[dicom]'"
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from xal_ray.config import Pool
 from xal_ray.pool.reading.read import ReadImage
-from xal_ray.pseudonyms import Pseudonyms
 
 __all__ = ["CASE_READERS", "READ_ROW", "ReadImage", "read_row"]
 
@@ -15,13 +14,12 @@ CASE_READERS = frozenset({"brats"})  # these make many images of a row
 READ_ROW = f"{__name__}:read_row"  # as a child process is told
 
 
-def read_row(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None = None) -> list[ReadImage]:
+def read_row(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
     """Read the images of a manifest row.
 
     Args:
         row: A row of `MANIFEST_SCHEMA`.
         pool: Size, channels, limits, and how values become grey.
-        pseudonyms: Turns what identifies a patient into group ids; needed only where a header is asked.
 
     Returns:
         One image, or those that the row's `reader` makes of it, in the order of their ids.
@@ -32,5 +30,5 @@ def read_row(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None = No
     """
     # Each reader is a module of its name here; a file that is an image needs none.
     reader = importlib.import_module(f"{__name__}.{row['reader'] or 'files'}")
-    images: list[ReadImage] = reader.read(row, pool, pseudonyms)
+    images: list[ReadImage] = reader.read(row, pool)
     return images

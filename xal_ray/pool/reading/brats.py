@@ -16,7 +16,6 @@ from xal_ray.images.scaling import finite_range
 from xal_ray.places import place
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.sources.brats import CLASSES, is_hyphened
-from xal_ray.pseudonyms import Pseudonyms
 from xal_ray.roi import mask_to_grid
 
 _AXES = {"axial": "z", "coronal": "y", "sagittal": "x"}
@@ -56,7 +55,7 @@ _UNTIL_2021 = _Values({"necrosis": 1, "edema": 2, "enhancing": 4}, frozenset({0,
 _FROM_2023 = _Values({"necrosis": 1, "edema": 2, "enhancing": 3}, frozenset({0, 1, 2, 3, 4}))
 
 
-def read(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None) -> list[ReadImage]:
+def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
     """Read the slices of a case.
 
     A slice is looked at if it is one of every `stride`. It needs `min_brain` voxels that are not zero in at
@@ -74,7 +73,6 @@ def read(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None) -> list
     Args:
         row: `channel_uris` are the volumes of the modalities, `mask_uri` is the mask; `label` is the grade.
         pool: The policy, the plane and the scale, the limits, the size.
-        pseudonyms: Not needed.
 
     Returns:
         Images with ids like `<case>/z077`, from the bottom up. None if no slice is fit.

@@ -13,17 +13,15 @@ from xal_ray.images.scaling import finite_range
 from xal_ray.places import place
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.sources.cheng import LABELS
-from xal_ray.pseudonyms import Pseudonyms
 from xal_ray.roi import mask_to_grid
 
 
-def read(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None) -> list[ReadImage]:
+def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
     """Read a file: its least value becomes black and its largest white; the group is the patient's pseudonym.
 
     Args:
         row: `uri` is the file.
         pool: Limits, size, channels.
-        pseudonyms: Makes the group.
 
     Returns:
         One image.
@@ -35,7 +33,7 @@ def read(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None) -> list
     file = read_cheng(place(row["uri"]), pool.limits)
     if file.label not in LABELS:
         raise ImageError("unknown_label", "the file's class is none of 1, 2 and 3")
-    if pseudonyms is None or not file.patient.strip():
+    if not file.patient.strip():
         raise ImageError("no_group", "the file names no patient")
     if file.mask.shape != file.image.shape:
         raise ImageError("frame_mismatch", "image and mask differ in size")
@@ -45,7 +43,7 @@ def read(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None) -> list
     roi = mask_to_grid(file.mask.astype(np.float32), (size, size)) if has_mask else None
     settled = {
         "label": LABELS[file.label],
-        "group_id": pseudonyms.of("patient", file.patient),
         "roi_state": "present" if has_mask else "not_annotated",
     }
-    return [ReadImage(pixels, (file.image.shape[0], file.image.shape[1]), roi, settled)]
+    identified = {"group_id": ("patient", file.patient)}
+    return [ReadImage(pixels, (file.image.shape[0], file.image.shape[1]), roi, settled, identified)]

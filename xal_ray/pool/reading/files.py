@@ -22,7 +22,6 @@ from xal_ray.images import (
 from xal_ray.places import place
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.sources import phantom
-from xal_ray.pseudonyms import Pseudonyms
 from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, polygons_to_grid, rle_to_mask
 
 # The volumes that the last rows were slices of; `PackShard` forgets them where it begins.
@@ -30,20 +29,20 @@ KEPT = KeptVolumes()
 _ASPECT_TOLERANCE = 0.02  # a resized copy is rounded to whole pixels
 
 
-def read(row: dict[str, Any], pool: Pool, pseudonyms: Pseudonyms | None) -> list[ReadImage]:
+def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
     """Read the image of a row."""
     size = pool.image_size
     if row["uri"].startswith(phantom.SCHEME):
         drawn, roi = phantom.draw(row, pool.source.phantom, size)
         return [ReadImage(to_training_size(drawn, size, pool.channels), (size, size), roi)]
     image = _channels(row, pool) if row["channel_uris"] else _decode(row, place(row["uri"]), pool)
-    settled = _of_header(row, image.header, pseudonyms)
     return [
         ReadImage(
             to_training_size(image.pixels, size, pool.channels, image.box),
             image.frame,
             _checked_roi(row, image.frame, pool),
-            settled,
+            _told(row, image.header),
+            _identified(row, image.header),
             image.header is not None and image.header.burned_in,
         )
     ]
@@ -70,31 +69,31 @@ def _channels(row: dict[str, Any], pool: Pool) -> Decoded:
     return Decoded(np.stack([plane.pixels for plane in planes], axis=2), planes[0].frame)
 
 
-def _of_header(row: dict[str, Any], header: Header | None, pseudonyms: Pseudonyms | None) -> dict[str, Any]:
-    """What the header of a DICOM file settles; a row that says it already is not overruled."""
-    settled: dict[str, Any] = {}
-    if header is not None:
-        told = {"sex": header.sex, "age_band": header.age_band, "device": header.device}
-        if pseudonyms is not None and header.institution:
-            told["site"] = pseudonyms.of("site", header.institution)
-        if pseudonyms is not None and header.study_uid:
-            told["study_id"] = pseudonyms.of("study", header.study_uid)
-        settled = {name: value for name, value in told.items() if value and row[name] is None}
-    if row["group_id"] is None:
-        settled["group_id"] = _group(row, header, pseudonyms, settled.get("study_id"))
-    return settled
+def _told(row: dict[str, Any], header: Header | None) -> dict[str, Any]:
+    """What the header of a DICOM file tells openly; a row that says it already is not overruled."""
+    told = {} if header is None else {"sex": header.sex, "age_band": header.age_band, "device": header.device}
+    if row["group_id"] is None and not (header and header.patient_id) and row["study_id"]:
+        told["group_id"] = row["study_id"]
+    return {name: value for name, value in told.items() if value and row[name] is None}
 
 
-def _group(
-    row: dict[str, Any], header: Header | None, pseudonyms: Pseudonyms | None, study_of_header: str | None
-) -> str:
-    """The coarsest id that is known: the header's patient, else the study."""
-    if header is not None and header.patient_id and pseudonyms is not None:
-        return pseudonyms.of("patient", header.patient_id)
-    study = row["study_id"] or study_of_header
-    if study is None:
+def _identified(row: dict[str, Any], header: Header | None) -> dict[str, tuple[str, str]]:
+    """What it tells under a pseudonym. The group is the coarsest id known: the patient, else the study."""
+    patient, study, site = (
+        (header.patient_id, header.study_uid, header.institution) if header else (None, None, None)
+    )
+    if row["group_id"] is None and not (patient or row["study_id"] or study):
         raise ImageError("no_group", "neither the header nor the source names a patient or a study")
-    return str(study)
+    found = {}
+    if study and row["study_id"] is None:
+        found["study_id"] = ("study", study)
+    if site and row["site"] is None:
+        found["site"] = ("site", site)
+    if row["group_id"] is None and patient:
+        found["group_id"] = ("patient", patient)
+    elif row["group_id"] is None and study and row["study_id"] is None:
+        found["group_id"] = ("study", study)
+    return found
 
 
 def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray[np.float32] | None:
