@@ -14,7 +14,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
 from xal_ray.config import Dicom, Limits
 from xal_ray.errors import SourceError
-from xal_ray.images import ImageError, decode_image, decode_mask, dicom_frames
+from xal_ray.images import ImageError, decode_image, decode_mask, dicom_frames, to_training_size
 from xal_ray.images.ability import abilities
 from xal_ray.storage import write_bytes
 
@@ -432,6 +432,48 @@ def test_a_syntax_that_nobody_decodes_here_names_what_would(tmp_path, monkeypatc
         decode_image(_save(tmp_path, lossless), LIMITS)
     unknown = make.dicom(DEEP, "1.2.840.10008.1.2.4.103", encoded=[b"\0" * 64])  # MPEG-4
     assert _code(tmp_path, unknown) == "unsupported_transfer_syntax"
+
+
+def _wavy(rows: int, columns: int) -> np.ndarray:
+    """Something smooth of 12 bits, with an edge."""
+    y, x = np.mgrid[0:rows, 0:columns]
+    return (2000 + 1500 * np.sin(y / 31) * np.cos(x / 23) + 500 * (x > columns / 2)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(("syntax", "bits"), [(make.J2K, 12), (make.J2K, 8), (make.J2K_LOSSY, 12)])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("frame", [(802, 415), (640, 512)])
+def test_jpeg_2000_is_decoded_no_larger_than_needed(tmp_path, syntax, bits, photometric, frame):
+    values = _wavy(*frame) if bits == 12 else (_wavy(*frame) >> 4).astype(np.uint8)
+    window = {"center": 1 << (bits - 1), "width": 1 << bits}
+    path = _save(tmp_path, make.dicom(values, syntax, stored=bits, photometric=photometric, **window))
+    scaled, full = (decode_image(path, LIMITS, at_least=size) for size in (100, None))
+    assert full.pixels.shape == scaled.frame == full.frame == frame
+    assert scaled.pixels.shape == tuple(-(-side // 4) + 1 for side in frame)
+    ours, expected = (to_training_size(each.pixels, 100, 1, each.box).astype(int) for each in (scaled, full))
+    assert np.abs(ours - expected).mean() < 0.8
+    assert np.abs(ours - expected).max() < 24  # at the edge: another filter
+
+
+@pytest.mark.parametrize("side", [400, 401, 402, 403, 409, 415])
+def test_jpeg_2000_of_any_side_can_be_read(tmp_path, side):
+    path = _save(tmp_path, make.dicom(_wavy(side, 448), make.J2K, stored=12))
+    assert decode_image(path, LIMITS, at_least=40).frame == (side, 448)
+
+
+def test_jpeg_2000_is_decoded_whole_where_values_must_not_be_mixed(tmp_path):
+    values = _wavy(256, 256)
+    table = {0x00283002: (4096, 0, 8), 0x00283006: (np.arange(4096) // 16).astype("<u2").tobytes()}
+    whole = {
+        "padding": make.dicom(values, make.J2K, stored=12, padding=0),
+        "table": make.dicom(values, make.J2K, stored=12, modality_lut=[table]),
+        "signed": make.dicom(values.astype(np.int16) - 2000, make.J2K, stored=13),
+        "colours": make.dicom(np.dstack([(values >> 4).astype(np.uint8)] * 3), make.J2K),
+    }
+    for name, data in whole.items():
+        assert decode_image(_save(tmp_path, data), LIMITS, at_least=64).pixels.shape[:2] == (256, 256), name
+    path = _save(tmp_path, make.dicom(values, make.J2K, stored=12))
+    assert decode_image(path, LIMITS, at_least=64).pixels.shape == (65, 65)
 
 
 def test_a_file_in_an_object_store(tmp_path, s3_bucket):

@@ -64,8 +64,8 @@ def decode_image(
     Args:
         path: A PNG, JPEG, BMP, TIFF, WebP, DICOM or NIfTI file, on a disk or in an object store.
         limits: The largest file and the most pixels (of the original).
-        at_least: The training size, pixels; None decodes every pixel. Only JPEG files heed it: see
-            `raster.decode`.
+        at_least: The training size, pixels; None decodes every pixel. JPEG files heed it (see
+            `raster.decode`), and grey JPEG 2000 in DICOM (see `dicom.decode`).
         grey: Colours are not needed: of a colour JPEG only the brightness is decoded. Files of other formats
             keep their colours.
         frame: Which frame of a DICOM file, or slice of a NIfTI volume, from 0; None where it has one only.
@@ -88,7 +88,10 @@ def decode_image(
     with decoding(), stream:
         kind = _kind(stream, path)
         if kind == "dicom":
-            return dicom_files.decode(stream, num_bytes, limits, frame=frame, dicom=dicom or Dicom())
+            settings = dicom or Dicom()
+            return dicom_files.decode(
+                stream, num_bytes, limits, frame=frame, dicom=settings, at_least=at_least
+            )
         if kind == "nifti":
             volume = nifti_files.read_volume(stream, num_bytes, limits, nifti)
             if kept is not None:

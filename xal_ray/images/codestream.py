@@ -33,6 +33,8 @@ class Stated:
     Attributes:
         process: JPEG's SOF number (0 baseline, 3 lossless, 55 JPEG-LS); -1 for JPEG 2000.
         colours: "ybr" or "rgb" where markers or names of components settle it, else None.
+        signed: Values may be negative (JPEG 2000).
+        halvings: How often a decoder may leave out the finest waves, and so halve both sides (JPEG 2000).
     """
 
     height: int
@@ -41,6 +43,8 @@ class Stated:
     bits: int
     process: int
     colours: str | None = None
+    signed: bool = False
+    halvings: int = 0
 
 
 def read_j2k(data: bytes) -> tuple[Stated, bytes]:
@@ -72,8 +76,10 @@ def read_j2k(data: bytes) -> tuple[Stated, bytes]:
     tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
     if tiles > _MAX_TILES:
         raise ImageError("header_mismatch", "the JPEG 2000 codestream has more tiles than any image")
-    _check_coding(stream, width, height, components)
-    return Stated(height, width, components, (depth[0] & 0x7F) + 1, _J2K), stream
+    levels = _check_coding(stream, width, height, components)
+    halvings = levels if (x0, y0) == (0, 0) else 0  # else the halves do not begin where the image does
+    bits, signed = (depth[0] & 0x7F) + 1, depth[0] >= 0x80
+    return Stated(height, width, components, bits, _J2K, signed=signed, halvings=halvings), stream
 
 
 def read_jpeg(data: bytes) -> Stated:
@@ -197,9 +203,13 @@ def _unwrap_jp2(data: bytes) -> bytes:
     raise ImageError("unreadable", "the JP2 file holds no codestream")
 
 
-def _check_coding(stream: bytes, width: int, height: int, components: int) -> None:
-    """Bound precincts and layers: each takes a decoder hundreds of bytes, and a precinct could be a pixel."""
-    layers = 1
+def _check_coding(stream: bytes, width: int, height: int, components: int) -> int:
+    """Bound precincts and layers: each takes a decoder hundreds of bytes, and a precinct could be a pixel.
+
+    Returns:
+        The fewest levels of waves that any part of the image has.
+    """
+    layers, fewest = 1, 32
     for marker, start, end in _j2k_segments(stream):
         if marker == _COD:
             custom, levels, sizes = stream[start] & 1, stream[start + 5], stream[start + 10 : end]
@@ -210,9 +220,11 @@ def _check_coding(stream: bytes, width: int, height: int, components: int) -> No
             continue
         if levels > 32:
             raise ImageError("unreadable", "the coding of the JPEG 2000 codestream is damaged")
+        fewest = min(fewest, levels)
         precincts = _num_precincts(width, height, levels, sizes if custom else b"\xff" * (levels + 1))
         if precincts * components > _MAX_PRECINCTS or precincts * components * layers > _MAX_PACKETS:
             raise ImageError("header_mismatch", "the JPEG 2000 codestream has more packets than any image")
+    return fewest
 
 
 def _num_precincts(width: int, height: int, levels: int, sizes: bytes) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xal_ray.config import Dicom, Limits
-from xal_ray.images.decoded import Decoded, Header, Pixels
+from xal_ray.images.decoded import Box, Decoded, Header, Pixels
 from xal_ray.images.dicom_elements import (
     EXPLICIT_BIG,
     FLOAT_PIXELS,
@@ -60,11 +60,27 @@ _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _MAX_ID = 64
 
 
-def decode(stream: BinaryIO, num_bytes: int, limits: Limits, *, frame: int | None, dicom: Dicom) -> Decoded:
-    """Read one frame as grey or RGB; see `images.decode_image`."""
+def decode(
+    stream: BinaryIO,
+    num_bytes: int,
+    limits: Limits,
+    *,
+    frame: int | None,
+    dicom: Dicom,
+    at_least: int | None = None,
+) -> Decoded:
+    """Read one frame as grey or RGB; see `images.decode_image`.
+
+    With `at_least` grey JPEG 2000 is decoded at 1/2, 1/4, ... of its size: the smallest whose sides are both
+    still `at_least`. Not where the header names a padding value or a modality LUT, since neither may be mixed
+    with its neighbours.
+    """
     elements, shape, index = _open(stream, num_bytes, limits, frame)
-    stored, meaning = read_frame(elements, shape, index, _offset_table(elements.kept), limits)
     values = elements.kept
+    if _PADDING in values or any(_MODALITY_LUT in place for place in _places(values)):
+        at_least = None
+    offsets = _offset_table(values)
+    stored, meaning, halvings = read_frame(elements, shape, index, offsets, limits, at_least)
     little = elements.syntax != EXPLICIT_BIG
     if meaning == "PALETTE COLOR":
         pixels = _through_palette(stored, values, little, shape)
@@ -72,7 +88,27 @@ def decode(stream: BinaryIO, num_bytes: int, limits: Limits, *, frame: int | Non
         pixels = _colours_in_8_bits(stored, shape.stored if stored.dtype.itemsize > 1 else 8)
     else:
         pixels = _grey(values, shape, little, dicom, is_float=stored.dtype.kind == "f").in_8_bits(stored)
-    return Decoded(pixels, (shape.rows, shape.columns), header=_header(values))
+    frame_size = (shape.rows, shape.columns)
+    if halvings:
+        return Decoded(*_on_the_frame(pixels, frame_size, halvings), _header(values))
+    return Decoded(pixels, frame_size, header=_header(values))
+
+
+def _on_the_frame(
+    pixels: Pixels, frame: tuple[int, int], halvings: int
+) -> tuple[Pixels, tuple[int, int], Box]:
+    """Where a frame lies in its coarse waves.
+
+    The wave k of n halvings is centred on pixel 2^n k, whose middle is 2^n k + 1/2; so x of the frame is
+    (x - 1/2) / 2^n + 1/2 of them, and the frame's end reaches beyond the last.
+
+    Returns:
+        The pixels with the last row and column repeated, the frame, and its box in them.
+    """
+    scale = 2**halvings
+    first = 0.5 - 0.5 / scale
+    box = (first, first, first + frame[1] / scale, first + frame[0] / scale)
+    return np.pad(pixels, ((0, 1), (0, 1)), mode="edge"), frame, box
 
 
 def decode_inside(
@@ -80,7 +116,7 @@ def decode_inside(
 ) -> npt.NDArray[np.bool_]:
     """Read one frame as a mask: where a stored value is not zero."""
     elements, shape, index = _open(stream, num_bytes, limits, frame)
-    stored, _ = read_frame(elements, shape, index, _offset_table(elements.kept), limits)
+    stored = read_frame(elements, shape, index, _offset_table(elements.kept), limits).values
     inside = (stored > 0) | (stored < 0)
     return np.asarray(inside.any(axis=2) if inside.ndim == 3 else inside)
 

@@ -6,11 +6,11 @@ import io
 import struct
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, features
 
 from xal_ray.config import Limits
 from xal_ray.errors import SourceError
@@ -98,9 +98,28 @@ class Shape:
         return self.rows * self.columns * self.samples
 
 
+class Frame(NamedTuple):
+    """A decoded frame.
+
+    Attributes:
+        values: As stored, (rows, columns) or (rows, columns, 3).
+        meaning: The photometric interpretation now: YBR has become RGB.
+        halvings: How often both sides were halved, and rounded up.
+    """
+
+    values: npt.NDArray[Any]
+    meaning: str
+    halvings: int = 0
+
+
 def read_frame(
-    elements: Elements, shape: Shape, frame: int, offsets: tuple[bytes, bytes] | None, limits: Limits
-) -> tuple[npt.NDArray[Any], str]:
+    elements: Elements,
+    shape: Shape,
+    frame: int,
+    offsets: tuple[bytes, bytes] | None,
+    limits: Limits,
+    at_least: int | None = None,
+) -> Frame:
     """Decode one frame.
 
     Args:
@@ -109,16 +128,29 @@ def read_frame(
         frame: From 0, below `shape.frames`.
         offsets: The extended offset table and its lengths, if the file has one.
         limits: Frames.
-
-    Returns:
-        Stored values, (rows, columns) or (rows, columns, 3), and what they mean now: YBR has become RGB.
+        at_least: What both sides must still have, pixels: grey JPEG 2000 is decoded at 1/2, 1/4, ... of its
+            size, as far as they do. None decodes every pixel.
 
     Raises:
         ImageError: The pixels are not what the header says, or can't be decoded here.
     """
-    pixels = elements.pixels
-    if pixels is None:
+    if elements.pixels is None:
         raise ImageError("no_pixels", "the file holds no image")
+    if elements.syntax in J2K and at_least is not None:
+        return _j2k(
+            _encapsulated(elements.file, shape, frame, offsets, limits), elements.syntax, shape, at_least
+        )
+    return Frame(*_every_pixel(elements, elements.pixels, shape, frame, offsets, limits))
+
+
+def _every_pixel(
+    elements: Elements,
+    pixels: PixelElement,
+    shape: Shape,
+    frame: int,
+    offsets: tuple[bytes, bytes] | None,
+    limits: Limits,
+) -> tuple[npt.NDArray[Any], str]:
     if elements.syntax in NATIVE:
         return _native(elements, pixels, shape, frame)
     if pixels.length is not None or pixels.tag != PIXEL_DATA:
@@ -129,9 +161,8 @@ def read_frame(
     if elements.syntax == RLE:
         return _rle(data, shape)
     if elements.syntax in J2K + HTJ2K:
-        stated, data = read_j2k(data)
-        _check_stated(stated, shape)
-        return _through_pydicom(elements.syntax, data, shape)
+        frame_of_all = _j2k(data, elements.syntax, shape, None)
+        return frame_of_all.values, frame_of_all.meaning
     stated = read_jpeg(data)
     _check_stated(stated, shape)
     if (stated.process == 55) != (elements.syntax in JPEG_LS):
@@ -141,6 +172,41 @@ def read_frame(
             return _jpeg(data, stated, shape)
         return _through_pydicom(JPEG_EXTENDED, data, shape)
     return _through_pydicom(elements.syntax, data, shape)
+
+
+def _j2k(data: bytes, syntax: str, shape: Shape, at_least: int | None) -> Frame:
+    """JPEG 2000: its waves are coded from coarse to fine, and the finest, if left out, cost nothing."""
+    stated, data = read_j2k(data)
+    _check_stated(stated, shape)
+    is_plain = shape.samples == 1 and not (stated.signed or shape.signed) and 1 < stated.bits <= 16
+    if at_least is not None and is_plain and features.check("jpg_2000"):
+        halvings = _most_halvings(stated, at_least)
+        if halvings:
+            return Frame(_halved(data, stated, halvings), shape.photometric, halvings)
+    return Frame(*_through_pydicom(syntax, data, shape))
+
+
+def _most_halvings(stated: Stated, at_least: int) -> int:
+    """How often both sides can be halved and still be `at_least`."""
+    sides = (stated.height, stated.width)
+    possible = [
+        halvings
+        for halvings in range(1, stated.halvings + 1)
+        if min(sides) >> halvings >= at_least
+        # Pillow rounds a side to the nearest, its decoder up: where these differ, it fails.
+        and all((side + (1 << halvings - 1)) >> halvings == -(-side >> halvings) for side in sides)
+    ]
+    return max(possible, default=0)
+
+
+def _halved(data: bytes, stated: Stated, halvings: int) -> npt.NDArray[Any]:
+    picture = Image.open(io.BytesIO(data), formats=("JPEG2000",))
+    picture.reduce = halvings  # type: ignore[assignment,method-assign]
+    values = np.asarray(picture)
+    expected = tuple(-(-side >> halvings) for side in (stated.height, stated.width))
+    if values.shape != expected or values.dtype.itemsize != (1 if stated.bits <= 8 else 2):
+        raise ImageError("header_mismatch", "the pixels have another size than the header says")
+    return values >> (8 * values.dtype.itemsize - stated.bits)  # Pillow brings them to all of the depth
 
 
 def _check_stated(stated: Stated, shape: Shape) -> None:
