@@ -14,6 +14,7 @@ import argparse
 import collections
 import gzip
 import json
+import os
 import random
 import sys
 import tempfile
@@ -62,6 +63,7 @@ def read(entry: str, path: Path) -> str:
     """What is done with a file, in the child; a word for the result."""
     from xal_ray.images import decode_image, decode_mask, matlab, nifti
 
+    os.environ.pop("XAL_RAY_CAPPED", None)  # as in an actor, where some decoders have a process of their own
     if entry == "matlab":
         found = matlab.read_cheng(path, LIMITS)
         return f"read {found.image.dtype}"

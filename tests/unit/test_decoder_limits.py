@@ -70,7 +70,7 @@ def test_a_codestream_must_have_the_headers_size(tmp_path, syntax, monkeypatch):
     data = make.dicom(GREY, syntax, encoded=[make.compress(other, syntax, 8)])
     import xal_ray.images.dicom_frames as frames
 
-    for decoder in ("_through_pydicom", "_jpeg"):
+    for decoder in ("through_pydicom", "_jpeg"):
         monkeypatch.setattr(frames, decoder, lambda *_, **__: pytest.fail("pixels were decoded"))
     assert _code(tmp_path, data, Limits()) == "header_mismatch"
 

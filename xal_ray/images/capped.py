@@ -28,6 +28,7 @@ from xal_ray.config import Limits
 from xal_ray.errors import XalRayError
 from xal_ray.images.failure import ImageError
 
+_CHILD = "XAL_RAY_CAPPED"  # set in the environment of a child
 _LENGTH = struct.Struct(">Q")
 _START_TIMEOUT_S = 120.0  # imports, on a busy machine
 _GRACE_S = 5.0  # after which a child ends itself, should its parent be gone
@@ -42,6 +43,11 @@ _PLAIN = {
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath"},
     "xal_ray.errors": {"_rebuild"},
 }
+
+
+def is_child() -> bool:
+    """Whether this process is a capped child already."""
+    return _CHILD in os.environ
 
 
 class Capped:
@@ -154,7 +160,7 @@ class Capped:
 
 def _start(limits: Limits, function: str) -> subprocess.Popen[bytes]:
     # One thread and one arena: others would take address space, which is what is capped.
-    alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", _CHILD: "1"}
     # A worker of Ray's may have this package from a path that only it knows.
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(

@@ -170,8 +170,12 @@ def _every_pixel(
     if elements.syntax in (JPEG_BASELINE, JPEG_EXTENDED):
         if stated.process <= 2 and stated.bits == 8:
             return _jpeg(data, stated, shape)
-        return _through_pydicom(JPEG_EXTENDED, data, shape)
-    return _through_pydicom(elements.syntax, data, shape)
+        return through_pydicom(JPEG_EXTENDED, data, shape)
+    if elements.syntax in JPEG_LOSSLESS:
+        from xal_ray.images import dicom_lossless  # it calls back, in a child
+
+        return dicom_lossless.decode(data, elements.syntax, shape, limits)
+    return through_pydicom(elements.syntax, data, shape)
 
 
 def _j2k(data: bytes, syntax: str, shape: Shape, at_least: int | None) -> Frame:
@@ -183,7 +187,7 @@ def _j2k(data: bytes, syntax: str, shape: Shape, at_least: int | None) -> Frame:
         halvings = _most_halvings(stated, at_least)
         if halvings:
             return Frame(_halved(data, stated, halvings), shape.photometric, halvings)
-    return Frame(*_through_pydicom(syntax, data, shape))
+    return Frame(*through_pydicom(syntax, data, shape))
 
 
 def _most_halvings(stated: Stated, at_least: int) -> int:
@@ -248,7 +252,7 @@ def _native(
         kind = "f4" if pixels.tag == FLOAT_PIXELS else "f8"
         values = np.frombuffer(data, dtype=f"{'>' if big else '<'}{kind}")
         return values.reshape(shape.rows, shape.columns), shape.photometric
-    return _through_pydicom(EXPLICIT_BIG if big else EXPLICIT_LITTLE, data, shape)
+    return through_pydicom(EXPLICIT_BIG if big else EXPLICIT_LITTLE, data, shape)
 
 
 def _rle(data: bytes, shape: Shape) -> tuple[npt.NDArray[Any], str]:
@@ -259,7 +263,7 @@ def _rle(data: bytes, shape: Shape) -> tuple[npt.NDArray[Any], str]:
     for number, plane in enumerate(planes):
         sample, byte = divmod(number, num_bytes)
         values[sample, :, num_bytes - 1 - byte] = np.frombuffer(plane, dtype=np.uint8)
-    return _through_pydicom(EXPLICIT_LITTLE, values.tobytes(), shape, planar=True)
+    return through_pydicom(EXPLICIT_LITTLE, values.tobytes(), shape, planar=True)
 
 
 def _jpeg(data: bytes, stated: Stated, shape: Shape) -> tuple[npt.NDArray[Any], str]:
@@ -273,10 +277,10 @@ def _jpeg(data: bytes, stated: Stated, shape: Shape) -> tuple[npt.NDArray[Any], 
     return np.array(picture.convert("RGB")), "RGB"
 
 
-def _through_pydicom(
+def through_pydicom(
     syntax: str, data: bytes, shape: Shape, *, planar: bool | None = None
 ) -> tuple[npt.NDArray[Any], str]:
-    """Let pydicom, or the plugins that it finds, decode one frame."""
+    """Let pydicom, or one of its plugins, decode one frame."""
     try:
         from pydicom.encaps import encapsulate
         from pydicom.pixels import get_decoder

@@ -1,0 +1,41 @@
+"""Lossless JPEG, by GDCM, in a process of its own: damaged files were seen to end GDCM, and its caller."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy.typing as npt
+
+from xal_ray.config import Limits
+from xal_ray.images.capped import Capped, is_child
+from xal_ray.images.dicom_frames import Shape, through_pydicom
+from xal_ray.images.failure import ImageError
+
+
+def decode(data: bytes, syntax: str, shape: Shape, limits: Limits) -> tuple[npt.NDArray[Any], str]:
+    """Decode a frame whose codestream was checked.
+
+    Returns:
+        Stored values and the photometric interpretation.
+
+    Raises:
+        ImageError: It is damaged, or can't be decoded here.
+    """
+    if is_child():
+        return through_pydicom(syntax, data, shape)
+    try:
+        values, meaning = _child(limits).call(
+            f"{through_pydicom.__module__}:through_pydicom", syntax, data, shape
+        )
+    except ImageError as error:
+        if error.code == "decoder_crashed":
+            raise ImageError("unreadable", "the file is damaged: the process that decoded it died") from None
+        raise
+    return values, meaning
+
+
+@cache
+def _child(limits: Limits) -> Capped:
+    """Started with the first such file, and kept; it ends with this process."""
+    return Capped(limits)
