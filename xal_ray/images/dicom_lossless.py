@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from xal_ray.config import Limits
 from xal_ray.images.capped import Capped, is_child
-from xal_ray.images.dicom_frames import Shape, through_pydicom
+from xal_ray.images.dicom_frames import Shape, plugin_of, through_pydicom
 from xal_ray.images.failure import ImageError
 
 
@@ -22,7 +22,7 @@ def decode(data: bytes, syntax: str, shape: Shape, limits: Limits) -> tuple[npt.
     Raises:
         ImageError: It is damaged, or can't be decoded here.
     """
-    if is_child():
+    if is_child() or not plugin_of(syntax):  # which says so
         return through_pydicom(syntax, data, shape)
     try:
         values, meaning = _child(limits).call(
