@@ -102,3 +102,10 @@ def test_shipped_configs_are_valid_and_survive_a_round_trip(path):
     config = load_config(path)
     again = Config.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
     assert again == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_supplied_configurations_load(path, tmp_path):
+    config = load_config(path, [f"pool.source.path={tmp_path}"])
+    assert config.name == path.stem
+    assert config.select.max_per_group < config.select.query_size
