@@ -95,17 +95,3 @@ def test_a_missing_file_and_a_file_that_is_not_yaml_are_explained(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ConfigError, match="not a mapping"):
         load_config(tmp_path / "list.yaml")
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_shipped_configs_are_valid_and_survive_a_round_trip(path):
-    config = load_config(path)
-    again = Config.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
-    assert again == config
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_supplied_configurations_load(path, tmp_path):
-    config = load_config(path, [f"pool.source.path={tmp_path}"])
-    assert config.name == path.stem
-    assert config.select.max_per_group < config.select.query_size
