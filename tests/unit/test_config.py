@@ -95,3 +95,10 @@ def test_a_missing_file_and_a_file_that_is_not_yaml_are_explained(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ConfigError, match="not a mapping"):
         load_config(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_configs_are_valid_and_survive_a_round_trip(path):
+    config = load_config(path)
+    again = Config.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
+    assert again == config
