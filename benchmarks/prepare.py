@@ -7,7 +7,6 @@ turn counts. What it costs to start the actors is left out: `prepare` reports it
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import tempfile
@@ -27,32 +26,41 @@ from xal_ray.progress import Reporter
 
 SIZE = 224
 NUM_DIFFERENT = 8  # pictures; further files are links to these
-SAMPLE_EVERY_S = 0.1
+SAMPLE_EVERY_S = 1.0  # looking costs time, too
+# So many files that a plain loop takes about ten seconds.
+NUM_FILES = {
+    "JPEG 8-bit": 960,
+    "PNG 16-bit": 160,
+    "DICOM uncompressed": 360,
+    "DICOM JPEG 2000": 640,
+    "DICOM JPEG-LS": 64,
+    "BraTS, gzipped": 16,
+}
 FORMS = {"1 actor": (1, False), "2 actors": (2, False), "2 actors, strict": (2, True)}
 
 
 def main() -> None:
     parser = common.arguments("prepare", __doc__ or "")
-    parser.add_argument("--files", type=int, default=192, help="image files a format (default: 192)")
-    parser.add_argument("--cases", type=int, default=8, help="BraTS cases of 155 slices (default: 8)")
     parser.add_argument("--side", type=int, default=2048, help="pixels a side of an image (default: 2048)")
     args = parser.parse_args()
     forms, kinds = dict(FORMS), list(WRITERS)
     if args.smoke:
-        args.files, args.cases, args.side = 4, 1, 64
+        args.side = 64
         forms, kinds = {"1 actor": (1, False)}, ["DICOM JPEG-LS", "BraTS, gzipped"]
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for kind in kinds:
             folder = Path(name) / kind.replace(" ", "-")
             folder.mkdir()
-            rows.append(measure(kind, WRITERS[kind](folder, args), folder.with_suffix(".out"), forms))
+            num_files = 4 if args.smoke else NUM_FILES[kind]
+            settings = WRITERS[kind](folder, num_files, args.side)
+            rows.append(measure(kind, num_files, settings, folder.with_suffix(".out"), forms))
     common.publish(
         args,
         "Prepare: files to a pool",
         rows,
         [
-            f"{args.files} files of {args.side} px a side, or {args.cases} BraTS cases; to {SIZE} px",
+            f"files of {args.side} px a side, or BraTS cases of five volumes (240 x 240 x 155); to {SIZE} px",
             "rates are of the steady part, as `prepare` reports it; ratios are to the plain loop of the row",
             "added MB: peak memory of all processes (PSS, shared pages once) above that before `prepare`",
         ],
@@ -60,7 +68,7 @@ def main() -> None:
 
 
 def measure(
-    kind: str, settings: config.Pool, out: Path, forms: dict[str, tuple[int, bool]]
+    kind: str, num_files: int, settings: config.Pool, out: Path, forms: dict[str, tuple[int, bool]]
 ) -> dict[str, Any]:
     loop = plain_loop(settings)
     found = {}
@@ -69,7 +77,7 @@ def measure(
         changed = settings.model_copy(update={"limits": limits})
         found[form] = through_ray(changed, out / str(number), num_actors)
     rate = max(loop, plain_loop(settings))
-    row: dict[str, Any] = {"format": kind, "plain loop, images or cases/s": rate}
+    row: dict[str, Any] = {"format": kind, "files": num_files, "plain loop, images or cases/s": rate}
     row |= {f"{form} / loop": one["rate"] / rate for form, one in found.items()}
     return row | {f"{form}, added MB": round(one["added_mb"]) for form, one in found.items()}
 
@@ -127,13 +135,13 @@ def through_ray(settings: config.Pool, out: Path, num_actors: int) -> dict[str, 
 def folder_of(suffix: str, write: Callable[[Path, np.ndarray], None]) -> Callable[..., config.Pool]:
     """What writes a folder of one format, as two classes."""
 
-    def build(folder: Path, args: argparse.Namespace) -> config.Pool:
+    def build(folder: Path, num_files: int, side: int) -> config.Pool:
         originals = []
-        for number in range(args.files):
+        for number in range(num_files):
             path = folder / "ab"[number % 2] / f"{number:05d}{suffix}"
             path.parent.mkdir(exist_ok=True)
             if number < NUM_DIFFERENT:
-                write(path, np.rint(scan(args.side, 1, number) * 65535).astype(np.uint16))
+                write(path, np.rint(scan(side, 1, number) * 65535).astype(np.uint16))
                 originals.append(path)
             else:
                 os.link(originals[number % NUM_DIFFERENT], path)
@@ -141,7 +149,7 @@ def folder_of(suffix: str, write: Callable[[Path, np.ndarray], None]) -> Callabl
             source=config.Source(path=folder, kind="folder"),
             group_by="image",
             image_size=SIZE,
-            rows_per_part=max(1, args.files // 8),
+            rows_per_part=max(1, num_files // 16),
         )
 
     return build
@@ -161,17 +169,17 @@ def write_jpeg_ls(path: Path, deep: np.ndarray) -> None:
     dataset.save_as(path, enforce_file_format=True)
 
 
-def brats(folder: Path, args: argparse.Namespace) -> config.Pool:
+def brats(folder: Path, num_files: int, side: int) -> config.Pool:
     """Cases of the edition of 2021: five gzipped volumes each."""
     import nibabel
 
-    side, depth = (48, 24) if args.side == 64 else (240, 155)
+    side, depth = (48, 24) if side == 64 else (240, 155)
     axes = [np.linspace(-1, 1, length) for length in (side, side, depth)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     brain = x**2 + y**2 + z**2 < 0.7
     distance = (x - 0.2) ** 2 + (y + 0.1) ** 2 + z**2
     mask = (2 * (distance < 0.1) + 2 * (distance < 0.04) - 3 * (distance < 0.01)).astype(np.uint8)
-    for number in range(args.cases):
+    for number in range(num_files):
         name = f"BraTS2021_{number:05d}"
         (folder / name).mkdir()
         for modality in ("flair", "t1", "t1ce", "t2"):
