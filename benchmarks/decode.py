@@ -160,6 +160,7 @@ def write_dicom(path: Path, deep: np.ndarray, *, compress: bool) -> None:
     dataset.SOPClassUID = SecondaryCaptureImageStorage
     dataset.SOPInstanceUID = generate_uid()
     dataset.set_pixel_data(deep, "MONOCHROME2", 16)
+    dataset.WindowCenter, dataset.WindowWidth = 32768, 65536
     if compress:
         dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
     dataset.save_as(path, enforce_file_format=True)

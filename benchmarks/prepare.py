@@ -42,8 +42,9 @@ FORMS = {"1 actor": (1, False), "2 actors": (2, False), "2 actors, strict": (2, 
 def main() -> None:
     parser = common.arguments("prepare", __doc__ or "")
     parser.add_argument("--side", type=int, default=2048, help="pixels a side of an image (default: 2048)")
+    parser.add_argument("--formats", nargs="+", choices=list(WRITERS), default=list(WRITERS))
     args = parser.parse_args()
-    forms, kinds = dict(FORMS), list(WRITERS)
+    forms, kinds = dict(FORMS), args.formats
     if args.smoke:
         args.side = 64
         forms, kinds = {"1 actor": (1, False)}, ["DICOM JPEG-LS", "BraTS, gzipped"]

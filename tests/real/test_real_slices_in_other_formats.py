@@ -56,7 +56,7 @@ def assert_same(image, picture):
     assert np.abs(image.pixels.astype(int) - picture.pixels.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("syntax", [make.EXPLICIT, make.RLE, make.JPEG_LS, make.J2K])
+@pytest.mark.parametrize("syntax", [make.EXPLICIT, make.RLE, make.JPEG_LS, make.JPEG_LOSSLESS, make.J2K])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_dicom(slices, pictures, tmp_path, syntax, photometric):
     for number, ((grey, _, _), picture) in enumerate(zip(slices, pictures, strict=True)):
@@ -65,6 +65,21 @@ def test_dicom(slices, pictures, tmp_path, syntax, photometric):
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(make.dicom(stored, syntax, photometric=photometric, stored=12))
         assert_same(read(path, tmp_path / f"{number}-mask.png"), picture)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_jpeg_2000_at_half_its_size(slices, pictures, tmp_path, photometric):
+    """With a window the coarse waves are enough; 256 px to 96 px through 128 px is another filter."""
+    for (grey, _, _), picture in zip(slices, pictures, strict=True):
+        deep = grey.astype(np.uint16) * 16
+        stored = 4080 - deep if photometric == "MONOCHROME1" else deep
+        window = {"center": 2040, "width": 4080, "function": "LINEAR_EXACT"}
+        data = make.dicom(stored, make.J2K, photometric=photometric, stored=12, **window)
+        (tmp_path / "a.dcm").write_bytes(data)
+        image = read(tmp_path / "a.dcm")
+        difference = np.abs(image.pixels.astype(int) - picture.pixels.astype(int))
+        assert difference.mean() < 1.5
+        assert 1 < difference.max() < 40  # it was halved
 
 
 def test_16_bit_png(slices, pictures, tmp_path):

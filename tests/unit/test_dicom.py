@@ -477,23 +477,28 @@ def test_jpeg_2000_is_decoded_no_larger_than_needed(tmp_path, syntax, bits, phot
 
 @pytest.mark.parametrize("side", [400, 401, 402, 403, 409, 415])
 def test_jpeg_2000_of_any_side_can_be_read(tmp_path, side):
-    path = _save(tmp_path, make.dicom(_wavy(side, 448), make.J2K, stored=12))
+    path = _save(tmp_path, make.dicom(_wavy(side, 448), make.J2K, stored=12, center=2048, width=4096))
     assert decode_image(path, LIMITS, at_least=40).frame == (side, 448)
 
 
 def test_jpeg_2000_is_decoded_whole_where_values_must_not_be_mixed(tmp_path):
     values = _wavy(256, 256)
     table = {0x00283002: (4096, 0, 8), 0x00283006: (np.arange(4096) // 16).astype("<u2").tobytes()}
+    window = {"center": 2048, "width": 4096}
     whole = {
-        "padding": make.dicom(values, make.J2K, stored=12, padding=0),
-        "table": make.dicom(values, make.J2K, stored=12, modality_lut=[table]),
-        "signed": make.dicom(values.astype(np.int16) - 2000, make.J2K, stored=13),
+        "range": make.dicom(values, make.J2K, stored=12),
+        "padding": make.dicom(values, make.J2K, stored=12, padding=0, **window),
+        "table": make.dicom(values, make.J2K, stored=12, modality_lut=[table], **window),
+        "signed": make.dicom(values.astype(np.int16) - 2000, make.J2K, stored=13, **window),
         "colours": make.dicom(np.dstack([(values >> 4).astype(np.uint8)] * 3), make.J2K),
     }
     for name, data in whole.items():
         assert decode_image(_save(tmp_path, data), LIMITS, at_least=64).pixels.shape[:2] == (256, 256), name
-    path = _save(tmp_path, make.dicom(values, make.J2K, stored=12))
+    path = _save(tmp_path, make.dicom(values, make.J2K, stored=12, **window))
     assert decode_image(path, LIMITS, at_least=64).pixels.shape == (65, 65)
+    whole_range = decode_image(path, LIMITS, at_least=64, dicom=Dicom(window="range"))
+    assert whole_range.pixels.shape == (256, 256)
+    assert decode_image(path, LIMITS, at_least=64, dicom=Dicom(window=(0, 9))).pixels.shape == (65, 65)
 
 
 def test_a_file_in_an_object_store(tmp_path, s3_bucket):

@@ -73,11 +73,11 @@ def decode(
 
     With `at_least` grey JPEG 2000 is decoded at 1/2, 1/4, ... of its size: the smallest whose sides are both
     still `at_least`. Not where the header names a padding value or a modality LUT, since neither may be mixed
-    with its neighbours.
+    with its neighbours, nor where the range of all values decides what is white.
     """
     elements, shape, index = _open(stream, num_bytes, limits, frame)
     values = elements.kept
-    if _PADDING in values or any(_MODALITY_LUT in place for place in _places(values)):
+    if not _may_be_mixed(values, dicom):
         at_least = None
     offsets = _offset_table(values)
     stored, meaning, halvings = read_frame(elements, shape, index, offsets, limits, at_least)
@@ -92,6 +92,16 @@ def decode(
     if halvings:
         return Decoded(*_on_the_frame(pixels, frame_size, halvings), _header(values))
     return Decoded(pixels, frame_size, header=_header(values))
+
+
+def _may_be_mixed(values: Dataset, dicom: Dicom) -> bool:
+    """Whether a mean of stored values means what they do, and becomes the grey that it is among all."""
+    places = _places(values)
+    if _PADDING in values or any(_MODALITY_LUT in place for place in places):
+        return False
+    if dicom.window == "header":
+        return _window(places) is not None or any(_VOI_LUT in place for place in places)
+    return dicom.window != "range"
 
 
 def _on_the_frame(
