@@ -4,20 +4,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test check format compiled clean
+# What `make check` leaves out.
+SLOW := slow or ray or fault or e2e
+
+.PHONY: quickstart test fast slow check lint format compiled clean
 
 quickstart: $(READY)  ## run the main job on generated images; ends with runs/quickstart/report.html
 	$(BIN)/xal-ray run configs/quickstart.yaml
 
-test: compiled  ## all tests, in two processes; tests/conftest.py says which files come first
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Make runs a target once: `make check test` runs the fast tests once.
+test: fast slow  ## all tests
 
-check: compiled  ## lint, format, types, import layers, fast tests
+fast: compiled
+	$(BIN)/python -m pytest -q -n 2 -m "not ($(SLOW))" --durations=3
+
+slow: compiled  ## in two processes; tests/conftest.py says which files come first
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(SLOW)"
+
+check: lint fast  ## lint, format, types, import layers, fast tests
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not ray and not fault and not e2e" --durations=3
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
