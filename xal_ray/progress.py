@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 LOG_EVERY_S = 10.0
 
@@ -31,47 +32,75 @@ class Reporter:
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str) -> Iterator[Advance]:
-        """Follow a task of `total` units: yields a function that takes how many more are done."""
+        """Follow a task of `total` units: yields a function that takes how many more are done.
+
+        Its first call says how many were done before: they are shown, and no part of the rate. There is no
+        rate and no time left before something was done.
+        """
         follow = self._terminal_bar if self.console.is_terminal else self._log_lines
-        with follow(title, total, unit) as advance:
+        with follow(title, _Pace(total, unit)) as advance:
             yield advance
 
     @contextmanager
-    def _terminal_bar(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+    def _terminal_bar(self, title: str, pace: _Pace) -> Iterator[Advance]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}"),
         )
-        start = time.monotonic()
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(title, total=total, rate="")
+            task = progress.add_task(title, total=pace.total, pace="")
 
             def advance(count: int) -> None:
-                done = progress.tasks[0].completed + count
-                rate = f"{done / max(time.monotonic() - start, 1e-9):.0f} {unit}/s"
-                progress.update(task, advance=count, rate=rate)
+                pace.advance(count)
+                progress.update(task, completed=pace.done, pace=pace.words())
 
             yield advance
 
     @contextmanager
-    def _log_lines(self, title: str, total: int, unit: str) -> Iterator[Advance]:
-        start = last = time.monotonic()
-        done = 0
+    def _log_lines(self, title: str, pace: _Pace) -> Iterator[Advance]:
+        last = time.monotonic()
 
         def advance(count: int) -> None:
-            nonlocal done, last
-            done += count
+            nonlocal last
+            pace.advance(count)
             now = time.monotonic()
-            if now - last >= LOG_EVERY_S or done >= total:
+            if now - last >= LOG_EVERY_S or pace.done >= pace.total:
                 last = now
-                rate = done / max(now - start, 1e-9)
-                left = (total - done) / rate if rate else 0.0
-                self.line(f"{title}: {done}/{total} {unit}, {rate:.0f} {unit}/s, {left:.0f} s left")
+                words = pace.words()
+                self.line(f"{title}: {pace.done}/{pace.total} {pace.unit}{words and ', '}{words}")
 
         yield advance
+
+
+class _Pace:
+    """How fast a task goes on, and how long it still takes."""
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self._before: int | None = None  # what was done before this call
+        self._start = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if self._before is None:
+            self._before, self._start = count, time.monotonic()
+
+    def words(self) -> str:
+        """The rate and the time left; nothing before there is a rate."""
+        done = self.done - (self._before or 0)
+        seconds = time.monotonic() - self._start
+        if done <= 0 or seconds <= 0:
+            return ""
+        rate = done / seconds
+        words = f"{rate:.{0 if rate >= 10 else 2}f} {self.unit}/s"
+        left = (self.total - self.done) / rate
+        if left <= 0:
+            return words
+        return f"{words}, {f'{left:.0f} s' if left < 100 else timedelta(seconds=round(left))} left"
 
 
 QUIET = Reporter(quiet=True)

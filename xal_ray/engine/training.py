@@ -57,6 +57,7 @@ def train(
         )
     network, images = build(request), load_images(request, request.train)
     with reporter.bar("training", request.settings.max_steps, "steps") as advance:
+        advance(0)
         fit_and_save(request, network, images, out, on_progress=advance)
 
 
