@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -441,12 +442,17 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def build_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), *, where: str = "config") -> Config:
-    """Build a configuration from a tree of plain values, as `load_config` does from a file."""
-    merged = _merge_overrides(tree, overrides)
+    """Build a configuration from a tree of plain values, as `load_config` does from a file.
+
+    Raises:
+        ConfigError: As `load_config`. It stands where the mistake was made: at the `--set`s without which it
+            would not be there, else at `where`.
+    """
+    given = list(overrides)
     try:
-        return Config.model_validate(merged)
+        return Config.model_validate(_merge_overrides(tree, given))
     except ValidationError as error:
-        raise _explain(error, where) from error
+        raise _explain(error, _blamed(tree, given, error), where) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -456,7 +462,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: It is missing, not YAML, or not a mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             "the configuration file can't be read",
@@ -477,15 +483,52 @@ def _merge_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[
     merged = _deep_copy(tree)
     for text in overrides:
         key, equals, value = text.partition("=")
-        if not equals or not key.strip():
+        key = key.strip()
+        if not equals or not key:
             raise ConfigError(
-                "a --set is not of the form key=value", found=text, next_step="--set select.query_size=50"
+                "a --set is not of the form key=value",
+                found=text,
+                where=f"--set {text}",
+                next_step="--set select.query_size=50",
             )
         try:
-            set_key(merged, key.strip(), yaml.safe_load(value))
+            set_key(merged, key, _load_yaml(value, key))
         except yaml.YAMLError as error:
-            raise ConfigError("the value of a --set is not valid YAML", found=text) from error
+            raise ConfigError(
+                "the value of a --set is not valid YAML",
+                found=text,
+                where=f"--set {text}",
+                next_step="close all brackets and quotes, and quote the whole for the shell: "
+                "--set 'pool.classes=[normal, lesion]'",
+            ) from error
     return merged
+
+
+# Names, which YAML would take for something else: `no` for False, `007` for 7, `1.0` for a number.
+_TEXT_KEYS = ("name", "pool.classes", "pool.source.findings", "pool.source.columns")
+
+
+def _load_yaml(text: str, key: str = "") -> Any:
+    """The value of a YAML text; what stands at a key of `_TEXT_KEYS` stays as it is written.
+
+    Args:
+        text: YAML.
+        key: Where the value shall stand.
+    """
+    return _as_written(yaml.safe_load(text), yaml.load(text, yaml.BaseLoader), key)  # noqa: S506  texts only
+
+
+def _as_written(value: Any, words: Any, key: str) -> Any:
+    if isinstance(value, dict) and isinstance(words, dict):
+        return {
+            name: _as_written(below, words.get(str(name)), f"{key}.{name}".lstrip("."))
+            for name, below in value.items()
+        }
+    if words is None or not any(key == name or key.startswith(f"{name}.") for name in _TEXT_KEYS):
+        return value
+    if isinstance(value, list):
+        return [_as_written(entry, word, key) for entry, word in zip(value, words, strict=True)]
+    return words if isinstance(value, bool | int | float | date) else value
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -511,28 +554,112 @@ def _deep_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _deep_copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
-def _explain(error: ValidationError, where: str) -> ConfigError:
+def _blamed(tree: Mapping[str, Any], overrides: Sequence[str], error: ValidationError) -> list[str]:
+    """The overrides without which the first complaint would not be there; none: the tree itself has it."""
+    first = _first_complaint(error)
+    blamed = [
+        text
+        for number, text in enumerate(overrides)
+        if _complaint_about(tree, [*overrides[:number], *overrides[number + 1 :]]) != first
+    ]
+    if not blamed and overrides and _complaint_about(tree, []) != first:
+        return list(overrides)  # each of several would do
+    return blamed
+
+
+def _complaint_about(tree: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Any, ...] | None:
+    try:
+        Config.model_validate(_merge_overrides(tree, overrides))
+    except ValidationError as error:
+        return _first_complaint(error)
+    return None
+
+
+def _first_complaint(error: ValidationError) -> tuple[Any, ...]:
+    first = error.errors(include_url=False, include_context=False)[0]
+    return first["type"], first["loc"], first["msg"], repr(first["input"]) if first["loc"] else None
+
+
+def _explain(error: ValidationError, blamed: Sequence[str], where: str) -> ConfigError:
     """Turn pydantic's first complaint into ours; an unknown key is answered with its nearest match."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    complaints = error.errors(include_url=False)
+    first = complaints[0]
+    key = _key_of(first["loc"])
+    where = " and ".join(f"--set {text}" for text in blamed) or where
     if first["type"] == "extra_forbidden":
+        asked = [text.partition("=")[0].strip() for text in blamed]
         known = _fields_at(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-        parent = ".".join(str(part) for part in first["loc"][:-1])
-        hint = f"did you mean '{f'{parent}.' if parent else ''}{near[0]}'?" if near else None
         return ConfigError(
             f"unknown key '{key}'",
             expected="one of " + ", ".join(known) if known else None,
             where=where,
-            next_step=hint,
+            next_step=_nearest_key(next((name for name in asked if name.startswith(f"{key}.")), key), key),
         )
     if first["type"] == "missing":
-        return ConfigError(f"the key '{key}' is missing", where=where)
+        return ConfigError(
+            f"the key '{key}' is missing", where=where, next_step=f"add it, or --set {key}=VALUE"
+        )
+    if not key:
+        return ConfigError(first["msg"].removeprefix("Value error, "), where=where)
+    # A value that may be of several kinds has a complaint from each.
+    same = [entry["msg"] for entry in complaints if _key_of(entry["loc"]) == key]
+    reasons = dict.fromkeys(text.removeprefix("Value error, ") for text in same)
+    found: Any = first["input"]
+    next_step = None
+    if first["type"] in ("model_type", "model_attributes_type"):
+        reasons = dict.fromkeys([f"it is a section, of {', '.join(_fields_at(first['loc']))}"])
+        next_step = f"set a key of it: --set {key}.{_fields_at(first['loc'])[0]}=VALUE"
+    elif first["type"] == "tuple_type" and isinstance(found, str | int | float):
+        next_step = f"a list stands in brackets: --set '{key}=[{found}]'"
     return ConfigError(
-        f"'{key}' does not fit: {first['msg']}" if key else first["msg"].removeprefix("Value error, "),
-        found=repr(first["input"]) if key else None,
-        where=where,
+        f"'{key}' does not fit: {'; or: '.join(reasons)}", found=repr(found), where=where, next_step=next_step
     )
+
+
+def _nearest_key(asked: str, unknown: str) -> str | None:
+    """The key that was meant, in words.
+
+    Args:
+        asked: The whole key, which may go on below the unknown one: `selct.weight`.
+        unknown: The key that there is not: `selct`.
+    """
+    parent, _, name = unknown.rpartition(".")
+    prefix = f"{parent}." if parent else ""
+    near = difflib.get_close_matches(name, _fields_at(tuple(parent.split(".")) if parent else ()), 1, 0.5)
+    keys = _all_keys(Config)
+    if near:
+        meant = f"{prefix}{near[0]}"
+        whole = difflib.get_close_matches(f"{meant}{asked.removeprefix(unknown)}", keys, 1, 0.8)
+        return f"did you mean '{whole[0] if whole and asked != unknown else meant}'?"
+    leaf = asked.rpartition(".")[2]
+    elsewhere = [key for key in keys if key.rpartition(".")[2] == leaf]
+    return f"did you mean {' or '.join(map(repr, elsewhere[:3]))}?" if elsewhere else None
+
+
+def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        below = field.annotation
+        keys.append(f"{prefix}{name}")
+        if isinstance(below, type) and issubclass(below, BaseModel):
+            keys += _all_keys(below, f"{prefix}{name}.")
+    return keys
+
+
+def _key_of(location: tuple[int | str, ...]) -> str:
+    """A dotted key, less the names that pydantic gives to the kinds that a value may have."""
+    key: list[str] = []
+    node: Any = Config
+    for part in location:
+        if isinstance(node, type) and issubclass(node, BaseModel):
+            field = node.model_fields.get(str(part))
+            node = field.annotation if field else None
+        elif get_origin(node) is dict:
+            node = None
+        elif not isinstance(part, int):
+            break
+        key.append(str(part))
+    return ".".join(key)
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

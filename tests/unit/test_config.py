@@ -38,6 +38,89 @@ def test_overrides_leave_the_given_tree_alone():
     assert tree == {"name": "x", "select": {"weight": 0.1}}
 
 
+BASE = {"name": "x", "select": {"weight": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "blamed", "said"),
+    [
+        (["seed=3", "select.weight=2"], [1], "'select.weight' does not fit"),
+        (["select.weight=2", "select.weight=3"], [1], "found:    3"),
+        (["select.weight="], [0], "valid number"),
+        (["seed=3", "roi.source=none"], [1], "select.strategy=dual needs regions of interest"),
+        (["select.strategy=bald", "score.mc_samples=1"], [0, 1], "score.mc_samples is 1"),
+        (["pool.splits.val=0.9"], [0], "val + test must stay below 1"),
+        (["name.x=3"], [0], "'name' does not fit"),
+        (["pool.dicom.window=brain"], [0], "'pool.dicom.window' does not fit"),
+        (["ray.num_actors=x"], [0], "a valid integer, unable to parse string as an integer; or: Input"),
+        (["sweep.params={a: {b: 1}}"], [0], "'sweep.params.a' does not fit"),
+        (["seed=[1"], [0], "not valid YAML"),
+        (["seed"], [0], "key=value"),
+    ],
+)
+def test_an_error_that_a_set_makes_stands_there_and_not_in_the_file(overrides, blamed, said):
+    with pytest.raises(ConfigError) as caught:
+        build_config(BASE, overrides, where="base.yaml")
+    assert caught.value.details["where"] == " and ".join(f"--set {overrides[number]}" for number in blamed)
+    assert said in str(caught.value)
+
+
+def test_an_error_of_the_file_stands_there_whatever_is_set():
+    for overrides in ([], ["seed=3"], ["seed=3", "select.query_size=5"]):
+        with pytest.raises(ConfigError) as caught:
+            build_config({"name": "x", "select": {"weight": 2}}, overrides, where="base.yaml")
+        assert caught.value.details["where"] == "base.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("selct.weight=1", "select.weight"),
+        ("selct.wieght=1", "select.weight"),
+        ("select.wieght=1", "select.weight"),
+        ("weight=1", "select.weight"),
+        ("pool.val=0.1", "pool.splits.val"),
+        ("pool.source.columns.lable=class", "pool.source.columns.label"),
+    ],
+)
+def test_an_unknown_key_of_a_set_is_answered_with_the_whole_key(text, meant):
+    with pytest.raises(ConfigError, match="unknown key") as caught:
+        build_config(BASE, [text], where="base.yaml")
+    assert caught.value.details["where"] == f"--set {text}"
+    assert caught.value.details["next"] == f"did you mean '{meant}'?"
+
+
+def test_a_section_and_a_list_say_how_they_are_set():
+    for text, next_step in (
+        ("select=dual", "--set select.strategy=VALUE"),
+        ("pool.classes=a,b", "--set 'pool.classes=[a,b]'"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            build_config(BASE, [text])
+        assert next_step in str(caught.value.details["next"])
+
+
+@pytest.mark.parametrize("text", ["[no, yes]", "[0, 1]", "[007, 1.0]", "[True, off]", "[2020-01-01, 'on']"])
+def test_names_stay_as_they_are_written(text, tmp_path):
+    """YAML takes `no` for False, and 007 for 7."""
+    expected = tuple(word.strip(" '") for word in text.strip("[]").split(","))
+    (tmp_path / "c.yaml").write_text(
+        f"name: 2024\npool:\n  classes: {text}\n  source: {{columns: {{label: 1}}}}\ntrain: {{amp: no}}\n"
+    )
+    for config in (
+        load_config(tmp_path / "c.yaml"),
+        build_config(
+            {"name": "2024"}, [f"pool={{classes: {text}, source: {{columns: {{label: 1}}}}}}", "train.amp=no"]
+        ),
+        build_config(
+            {"name": "2024"}, [f"pool.classes={text}", "pool.source.columns.label=1", "train.amp=no"]
+        ),
+    ):
+        assert config.pool.classes == expected
+        assert (config.name, config.pool.source.columns.label, config.train.amp) == ("2024", "1", False)
+    assert build_config(BASE, ["pool.classes=null"]).pool.classes is None
+
+
 @pytest.mark.parametrize("text", ["select.weight", "=3", " =3"])
 def test_a_set_without_key_or_value_is_refused(text):
     with pytest.raises(ConfigError, match="key=value"):

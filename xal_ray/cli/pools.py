@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -11,6 +12,7 @@ from xal_ray.cli.application import app
 from xal_ray.cli.options import DebugOption, SetOption, VerboseOption, a_place
 from xal_ray.cli.shown import errors_shown
 from xal_ray.config import Config, SourceKind, build_config, read_yaml
+from xal_ray.errors import ConfigError
 from xal_ray.progress import Reporter
 
 labels_app = typer.Typer(help="Labels that people made.", no_args_is_help=True)
@@ -87,8 +89,22 @@ def _config_for_prepare(source: str, kind: str | None, config: Path | None, over
             del section["kind"]
         section["path"] = source
     if kind is not None:
-        section["kind"] = kind
-    return build_config(tree, overrides, where=str(config or "prepare"))
+        section["kind"] = _known_kind(kind)
+    return build_config(tree, overrides, where=str(config or "the command line"))
+
+
+def _known_kind(kind: str) -> str:
+    kinds = get_args(SourceKind)
+    if kind in kinds:
+        return kind
+    near = difflib.get_close_matches(kind.lower(), kinds, n=1)
+    raise ConfigError(
+        "the kind of the source is not known",
+        expected="one of " + ", ".join(kinds),
+        found=kind,
+        where=f"--kind {kind}",
+        next_step=f"did you mean --kind {near[0]}?" if near else "leave it out: a file is a table",
+    )
 
 
 def _print_card(path: Path, card: dict[str, Any]) -> None:

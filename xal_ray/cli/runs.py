@@ -216,7 +216,7 @@ def score(
         from xal_ray.single_pass import score_pool
 
         tree = {"name": "score"} if config is None else read_yaml(config)
-        settings = build_config(tree, overrides or [], where=str(config or "--set"))
+        settings = build_config(tree, overrides or [], where=str(config or "the command line"))
         splits = split or ["pool"]
         plan = [
             f"score      {', '.join(splits)} of {pool}, with {model}, into {out}",
