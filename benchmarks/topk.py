@@ -81,7 +81,7 @@ def measure(folder: Path, num_rows: int, *, smoke: bool) -> tuple[list[dict[str,
         "A ratio is this side over ours, for the same task and rows.",
         "Same: the part of our picks that this side names too.",
         f"Groups: {max(num_rows // ROWS_PER_GROUP, 1)} of {ROWS_PER_GROUP} images.",
-        "select_k_unstable knows neither ranks nor groups.",
+        "select_k_unstable knows neither ranks nor groups, and takes others of those that are tied.",
     ]
     for number, (task, (variant, settings)) in enumerate(TASKS.items()):
         # At the smallest size one task shows that its sides can be apart: a process takes a second to start.
@@ -188,35 +188,43 @@ def by_pyarrow(folder: Path, num_rows: int, settings: dict[str, Any]) -> list[st
 def by_numpy(folder: Path, num_rows: int, settings: dict[str, Any]) -> list[str]:
     import numpy as np
 
+    from xal_ray.acquire.draws import digests
+
     dual = settings["strategy"] == "dual"
     table = read_all(folder, ["image_id", "entropy", *(["misalignment"] if dual else [])])
     utilities = table["entropy"].to_numpy().astype(np.float64)
+    second = utilities if dual else np.zeros_like(utilities)
     if dual:
         utilities = dual_utilities(
             utilities, table["misalignment"].to_numpy().astype(np.float64), settings["weight"]
         )
     order = np.argsort(-utilities)
     size, cap = settings["query_size"], settings.get("max_per_group", 0)
-    # All that may be among the picks, with the ties at the cut: these alone are ordered by id.
+    # All that may be among the picks, with the ties at the cut: these alone are hashed.
     cut = utilities[order[min(4 * size if cap else size, len(order)) - 1]]
     rows = np.flatnonzero(utilities >= cut)
-    pairs = sorted(zip((-utilities[rows]).tolist(), table["image_id"].take(rows).to_pylist(), strict=True))
-    ids = [image_id for _, image_id in pairs]
+    digest = digests("tie", 0)
+    keys = [
+        (-utilities[row], -second[row], digest(image_id), image_id)
+        for row, image_id in zip(rows.tolist(), table["image_id"].take(rows).to_pylist(), strict=True)
+    ]
+    ids = [image_id for *_, image_id in sorted(keys)]
     return capped(ids, groups_of(ids, num_rows), cap, size) if cap else ids[:size]
 
 
 def dual_utilities(uncertainty: Any, misalignment: Any, weight: float) -> Any:
-    """Exact mean ranks of all values, and the quantile for rows without an ROI."""
+    """Mean ranks among the rows with an ROI; for the others, the quantile where their U stands there."""
     import numpy as np
 
-    def ranks(values: Any) -> Any:
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(counts) - (counts + 1) / 2.0)[inverse] / (len(values) - 1)
+    def ranks(values: Any, among: Any) -> Any:
+        first, after = (np.searchsorted(among, values, side) for side in ("left", "right"))
+        return np.clip((first + after - 1) / 2.0 / (len(among) - 1), 0.0, 1.0)
 
     has_roi = ~np.isnan(misalignment)
-    places = ranks(uncertainty)
+    places = ranks(uncertainty, np.sort(uncertainty[has_roi]))
     utilities = np.empty_like(places)
-    utilities[has_roi] = weight * places[has_roi] + (1.0 - weight) * ranks(misalignment[has_roi])
+    known = misalignment[has_roi]
+    utilities[has_roi] = weight * places[has_roi] + (1.0 - weight) * ranks(known, np.sort(known))
     levels = np.sort(utilities[has_roi])
     utilities[~has_roi] = np.interp(places[~has_roi], np.linspace(0.0, 1.0, len(levels)), levels)
     return utilities

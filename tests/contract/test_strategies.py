@@ -77,10 +77,7 @@ def test_selection_is_a_unique_subset_of_the_asked_size_in_order(strategy, norma
     assert set(chosen.image_ids) <= set(table.image_ids)
     assert np.isfinite(chosen.utilities).all()
     assert chosen.utilities.dtype == np.float64
-    keys = [
-        (-utility, image_id) for utility, image_id in zip(chosen.utilities, chosen.image_ids, strict=True)
-    ]
-    assert keys == sorted(keys)
+    assert (np.diff(chosen.utilities) <= 0.0).all()
 
 
 @every_strategy
@@ -107,10 +104,34 @@ def test_the_best_ones_are_chosen(strategy):
 
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
 @every_normalisation
-def test_ties_go_by_id(strategy, normalise):
-    ids = ["d", "b", "f", "a", "e", "c"]
-    table = Table(ids, ids, dict.fromkeys(COLUMNS, np.full(6, 0.5)))
-    assert table.select(strategy=strategy, normalise=normalise, query_size=4).image_ids == list("abcd")
+def test_among_ties_no_patient_comes_first(strategy, normalise):
+    """All values are equal, and ids begin with the patient: 40 patients of 10 images."""
+    ids = [f"patient-{patient:02d}/slice-{number}" for patient in range(40) for number in range(10)]
+    table = Table(ids, [name[:10] for name in ids], dict.fromkeys(COLUMNS, np.full(400, 0.5)))
+    settings = {"strategy": strategy, "normalise": normalise, "query_size": 40, "num_runners_up": 40}
+    chosen = table.select(seed=1, **settings)
+    for names in (chosen.image_ids, chosen.runners_up):
+        assert len({name[:10] for name in names}) >= 20  # by id they were four
+    assert table.select(seed=1, **settings).image_ids == chosen.image_ids
+    assert len(set(table.select(seed=2, **settings).image_ids) & set(chosen.image_ids)) < 15
+
+
+@pytest.mark.parametrize("strategy", ["dual", "misalignment", "shuffled_roi", "smallest_roi"])
+@every_normalisation
+def test_ties_go_by_uncertainty_first(strategy, normalise):
+    table = make_table(200, without_roi=0.95, decimals=9)
+    entropy = dict(zip(table.image_ids, table.columns["entropy"], strict=True))
+    chosen = table.select(strategy=strategy, normalise=normalise, query_size=200)
+    levels = [
+        [
+            entropy[name]
+            for name, utility in zip(chosen.image_ids, chosen.utilities, strict=True)
+            if utility == u
+        ]
+        for u in np.unique(chosen.utilities)
+    ]
+    assert max(map(len, levels)) > 5
+    assert all(level == sorted(level, reverse=True) for level in levels)
 
 
 @every_strategy
@@ -320,21 +341,116 @@ def test_without_an_roi_the_utility_is_the_score_at_the_same_quantile(normalise,
     found = table.utilities_by_id(strategy=strategy, normalise=normalise, weight=0.6)
     entropy, misalignment = table.columns["entropy"], table.columns["misalignment"]
     has_roi = np.isfinite(misalignment)
-    scores = weight * scaled(entropy, normalise)[has_roi]
+    scores = weight * scaled(entropy[has_roi], normalise)
     scores += (1 - weight) * scaled(misalignment[has_roi], normalise)
     expected = np.empty(60)
     expected[has_roi] = scores
-    expected[~has_roi] = np.quantile(scores, scaled(entropy, "rank")[~has_roi])
+    expected[~has_roi] = np.quantile(scores, [place_among(entropy[has_roi], u) for u in entropy[~has_roi]])
     assert [found[image_id] for image_id in table.image_ids] == pytest.approx(expected)
+
+
+def place_among(values, value):
+    """The rank from 0 to 1, halfway where the value is between two."""
+    rank = ((values < value).sum() + (values <= value).sum() - 1) / 2
+    return np.clip(rank / (len(values) - 1), 0, 1)
+
+
+def correlated_table(count=600, *, coverage, seed, roi_is_uncertain=True, decimals=9):
+    """Images with an ROI are the more uncertain ones, or the less."""
+    table = make_table(count, seed, without_roi=0.0, decimals=9)
+    rng = np.random.default_rng(seed)
+    has_roi = np.zeros(count, dtype=bool)
+    has_roi[rng.permutation(count)[: round(coverage * count)]] = True
+    sharper = has_roi if roi_is_uncertain else ~has_roi
+    for name in ("entropy", "margin", "least_confidence", "bald"):
+        values = np.where(sharper, rng.beta(5, 2, count), rng.beta(2, 5, count))
+        table.columns[name] = values.astype(np.float32).astype(np.float64).round(decimals)
+    for name in ROI_COLUMNS:
+        table.columns[name][~has_roi] = np.nan
+    return table
+
+
+COVERAGES = (0.0, 0.002, 0.01, 0.1, 0.5, 0.9, 0.998, 1.0)  # of 600: none, one, six, ...
+
+
+@every_normalisation
+@pytest.mark.parametrize("coverage", COVERAGES)
+@pytest.mark.parametrize("roi_is_uncertain", [True, False])
+def test_weight_one_is_uncertainty_to_the_id(normalise, coverage, roi_is_uncertain):
+    for seed, decimals in ((0, 9), (1, 1)):
+        table = correlated_table(
+            coverage=coverage, seed=seed, roi_is_uncertain=roi_is_uncertain, decimals=decimals
+        )
+        for uncertainty in ("entropy", "bald"):
+            expected = table.select(strategy=uncertainty, query_size=600, seed=7).image_ids
+            for strategy in ("dual", "shuffled_roi"):
+                found = table.select(
+                    strategy=strategy,
+                    uncertainty=uncertainty,
+                    weight=1.0,
+                    normalise=normalise,
+                    query_size=600,
+                    seed=7,
+                )
+                assert found.image_ids == expected
+
+
+@every_normalisation
+@pytest.mark.parametrize("coverage", COVERAGES)
+def test_weight_zero_is_misalignment_to_the_id(normalise, coverage):
+    table = correlated_table(coverage=coverage, seed=3)
+    asked = {"normalise": normalise, "query_size": 600, "seed": 7}
+    by_roi = table.select(strategy="misalignment", **asked)
+    found = table.select(strategy="dual", weight=0.0, **asked)
+    assert found.image_ids == by_roi.image_ids
+    np.testing.assert_array_equal(found.utilities, by_roi.utilities)
+
+
+@every_normalisation
+@pytest.mark.parametrize("strategy", ["dual", "shuffled_roi", "misalignment", "smallest_roi"])
+def test_images_without_an_roi_change_nothing_among_those_with_one(normalise, strategy):
+    """U and M are measured in one population, so that a weight means the same whatever the coverage."""
+    table = correlated_table(coverage=0.1, seed=4)
+    alone = table.permuted(np.flatnonzero(np.isfinite(table.columns["misalignment"])))
+    found = table.utilities_by_id(strategy=strategy, normalise=normalise, weight=0.3)
+    expected = alone.utilities_by_id(strategy=strategy, normalise=normalise, weight=0.3)
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("strategy", ["dual", "shuffled_roi", "misalignment", "smallest_roi"])
+@every_normalisation
+def test_a_single_roi_leaves_the_order_to_uncertainty(strategy, normalise):
+    table = correlated_table(coverage=1 / 600, seed=5)
+    expected = table.select(strategy="entropy", query_size=600, seed=7).image_ids
+    found = table.select(strategy=strategy, normalise=normalise, query_size=600, seed=7)
+    assert found.image_ids == expected
 
 
 @every_normalisation
 def test_having_no_roi_neither_helps_nor_hurts(normalise):
-    table = make_table(4000, without_roi=0.5, decimals=9)
+    """The same uncertainties on both sides: as many picks."""
+    table = make_table(4000, without_roi=0.0, decimals=9)
+    table.columns["entropy"][2000:] = table.columns["entropy"][:2000]
+    without = np.arange(4000) >= 2000
+    for name in ROI_COLUMNS:
+        table.columns[name][without] = np.nan
     chosen = set(table.select(strategy="dual", normalise=normalise, query_size=1000).image_ids)
-    without = np.isnan(table.columns["misalignment"])
     picked = np.array([image_id in chosen for image_id in table.image_ids])
     assert picked[without].mean() == pytest.approx(picked[~without].mean(), abs=0.02)
+
+
+@every_normalisation
+@pytest.mark.parametrize("coverage", [0.1, 0.5])
+def test_the_less_uncertain_side_is_picked_less(normalise, coverage):
+    """Placed among all rows, as many images without an ROI would be picked as with one."""
+    table = correlated_table(6000, coverage=coverage, seed=6)
+    chosen = set(table.select(strategy="dual", normalise=normalise, query_size=600).image_ids)
+    picked = np.array([image_id in chosen for image_id in table.image_ids])
+    entropy, has_roi = table.columns["entropy"], np.isfinite(table.columns["misalignment"])
+    level = np.quantile(entropy[has_roi], 1 - picked[has_roi].mean())
+    expected = (entropy[~has_roi] >= level).mean()
+    assert picked[~has_roi].mean() == pytest.approx(expected, abs=0.002)
+    assert picked[~has_roi].mean() < 0.1 * picked[has_roi].mean()
 
 
 @pytest.mark.parametrize("strategy", ["dual", "misalignment"])
@@ -343,6 +459,7 @@ def test_with_no_roi_anywhere_uncertainty_decides(strategy):
     by_margin = table.select(strategy="margin", query_size=60)
     found = table.select(strategy=strategy, uncertainty="margin", query_size=60)
     assert found.image_ids == by_margin.image_ids
+    np.testing.assert_array_equal(found.utilities, by_margin.utilities)
 
 
 def test_reasons_say_how_the_utility_came_about():
@@ -355,7 +472,7 @@ def test_reasons_say_how_the_utility_came_about():
         return dict(zip(chosen.image_ids, chosen.reasons, strict=True))
 
     assert reasons("dual")["b"] == "dual .65 = .40 x entropy .50 + .60 x misalignment .75"
-    assert reasons("dual", "rank")["b"] == "dual .80 = .40 x entropy rank .50 + .60 x misalignment rank 1.00"
+    assert reasons("dual", "rank")["b"] == "dual .60 = .40 x entropy rank .00 + .60 x misalignment rank 1.00"
     assert reasons("dual")["c"] == "no ROI: ranked by entropy alone (entropy .10)"
     assert reasons("misalignment")["a"] == "misalignment .25"
     assert reasons("least_confidence")["a"] == "least confidence .90"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from xal_ray.acquire import alignment, strategies, streaming, uncertainty
+from xal_ray.acquire.distribution import Distribution
 from xal_ray.acquire.strategies import select
 from xal_ray.acquire.streaming import Candidates
 from xal_ray.config import STRATEGIES, Select
@@ -128,6 +129,39 @@ def test_selection_in_chunks_of_any_order_is_that_of_the_whole_table(
     assert ((chosen.utilities >= 0) & (chosen.utilities <= 1)).all()
 
 
+@pytest.mark.parametrize("exact_limit", [1 << 21, 2])
+@settings(deadline=None, max_examples=60)
+@given(
+    tables(),
+    st.sampled_from(["dual", "shuffled_roi"]),
+    st.sampled_from(NORMALISATIONS),
+    st.sampled_from(["entropy", "margin", "least_confidence", "bald"]),
+    st.integers(0, 2),
+    st.integers(0, 2**40),
+)
+def test_weight_one_is_the_uncertainty_to_the_id_whatever_the_coverage(
+    exact_limit, table, strategy, normalise, uncertainty, cap, seed
+):
+    ids = table[0]
+    asked = Select(
+        strategy=strategy,
+        normalise=normalise,
+        weight=1.0,
+        uncertainty=uncertainty,
+        max_per_group=cap,
+        query_size=len(ids),
+    )
+    rows = [np.arange(len(ids))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(strategies.NORMALISATIONS, "rank", lambda: Distribution(exact_limit))
+        patch.setattr(strategies, "Distribution", lambda: Distribution(exact_limit))
+        found = selected_in_chunks(table, rows, asked, seed, 12)
+    plain = asked.model_copy(update={"strategy": uncertainty})
+    expected = selected_in_chunks(table, rows, plain, seed, 12)
+    assert found.image_ids == expected.image_ids
+    assert found.runners_up == expected.runners_up
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("normalise", NORMALISATIONS)
 @pytest.mark.parametrize("cap", [0, 1, 3])
@@ -199,6 +233,18 @@ def selected_at_once(ids, groups, columns, asked, seed):
     def short(value):
         return f"{value:.2f}".removeprefix("0")
 
+    def scaled_among(others, values, normalise):
+        if normalise == "none":
+            return values
+        if normalise == "minmax":
+            span = others.max() - others.min()
+            return np.clip((values - others.min()) / span, 0.0, 1.0) if span else np.zeros_like(values)
+        if len(others) < 2:
+            return np.full(len(values), 0.5)
+        twice = [(others < value).sum() + (others <= value).sum() - 1 for value in values]
+        return np.clip(np.array(twice) / 2.0 / (len(others) - 1), 0.0, 1.0)
+
+    second = np.zeros(len(ids))
     words = (asked.uncertainty if asked.strategy in BY_ROI else asked.strategy).replace("_", " ")
     if asked.strategy == "random":
         draws = [hashlib.sha256(f"random\x1f{seed}\x1f{image_id}".encode()).digest()[:8] for image_id in ids]
@@ -213,16 +259,22 @@ def selected_at_once(ids, groups, columns, asked, seed):
         name, roi_words, as_utility = BY_ROI[asked.strategy]
         weight = asked.weight if dual else 0.0
         raw, misalignment = columns[asked.uncertainty], as_utility(columns[name].copy())
+        second = raw
         has_roi = ~np.isnan(misalignment)
-        uncertainty = scale(raw) if dual else raw
+        uncertainty = raw.copy()
+        if dual:
+            uncertainty[has_roi] = scale(raw[has_roi])
         misalignment[has_roi] = scale(misalignment[has_roi])
-        utilities = uncertainty
+        utilities = raw
         if has_roi.any():
             utilities = np.empty(len(ids))
             utilities[has_roi] = weight * uncertainty[has_roi] + (1.0 - weight) * misalignment[has_roi]
             levels = np.sort(utilities[has_roi])
-            places = np.linspace(0.0, 1.0, len(levels))
-            utilities[~has_roi] = np.interp(ranks(uncertainty)[~has_roi], places, levels)
+            if weight == 1.0:
+                utilities[~has_roi] = scaled_among(raw[has_roi], raw[~has_roi], asked.normalise)
+            else:
+                places = scaled_among(raw[has_roi], raw[~has_roi], "rank")
+                utilities[~has_roi] = np.interp(places, np.linspace(0.0, 1.0, len(levels)), levels)
         suffix = "" if asked.normalise == "none" else f" {asked.normalise}"
         reasons = [
             f"no ROI: ranked by {words} alone ({words} {short(raw[row])})"
@@ -234,7 +286,8 @@ def selected_at_once(ids, groups, columns, asked, seed):
             else f"{roi_words} {short(columns[name][row])}"
             for row in range(len(ids))
         ]
-    order = sorted(range(len(ids)), key=lambda row: (-utilities[row], ids[row]))
+    hashes = [hashlib.sha256(f"tie\x1f{seed}\x1f{image_id}".encode()).digest() for image_id in ids]
+    order = sorted(range(len(ids)), key=lambda row: (-utilities[row], -second[row], hashes[row]))
     rows, taken = [], Counter()
     for row in order:
         if len(rows) < asked.query_size and (

@@ -44,10 +44,10 @@ class Range:
             self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
 
     def scaled(self, values: FloatArray) -> FloatArray:
-        """(n,) in [0, 1]."""
-        if self.low == self.high:
+        """(n,) in [0, 1]; values that were not added and lie beyond the ends are at the ends."""
+        if not self.low < self.high:
             return np.zeros_like(values)
-        scaled: FloatArray = (values - self.low) / (self.high - self.low)
+        scaled: FloatArray = np.clip((values - self.low) / (self.high - self.low), 0.0, 1.0)
         return scaled
 
 
@@ -82,17 +82,18 @@ class Distribution:
         self._kept.add(values)
 
     def scaled(self, values: FloatArray) -> FloatArray:
-        """Ranks from 0 (smallest) to 1 (largest) of values that were added.
+        """Ranks from 0 (smallest) to 1 (largest) among the values that were added.
 
         Args:
-            values: (n,).
+            values: (n,), added or not.
 
         Returns:
-            (n,): ties share their mean rank; .5 where all are equal.
+            (n,), which never falls where values rise: ties share their mean rank, .5 where all are equal. A
+            value that was not added is halfway between its neighbours, and at 0 or 1 beyond the ends.
         """
         if self.count < 2:
             return np.full(len(values), 0.5)
-        scaled: FloatArray = self._kept.mean_ranks(values) / (self.count - 1)
+        scaled: FloatArray = np.clip(self._kept.mean_ranks(values) / (self.count - 1), 0.0, 1.0)
         return scaled
 
     def quantiles(self, places: FloatArray) -> FloatArray:
@@ -132,7 +133,7 @@ class _Sorted:
         return self.values
 
     def mean_ranks(self, values: FloatArray) -> FloatArray:
-        """Counted from 0."""
+        """Counted from 0; a value that is not among them has the mean of its neighbours' ranks."""
         # Looked up in their order, values are found many times faster.
         distinct, inverse = np.unique(values, return_inverse=True)
         first = np.searchsorted(self._levels, distinct, "left")
@@ -168,12 +169,20 @@ class _Histogram:
         self._high[bins] = np.maximum(self._high[bins], ordered[last])
 
     def mean_ranks(self, values: FloatArray) -> FloatArray:
-        """Counted from 0: from the bin's first rank at its smallest value to its last rank at its largest."""
+        """Counted from 0: from the bin's first rank at its smallest value to its last rank at its largest.
+
+        A value beyond these has half a rank less, or more.
+        """
         numbers = _unit_float32(values)
         bins = _bins_of(numbers)
-        low = self._low[bins].astype(np.float64)
-        width = np.maximum(self._high[bins] - low, np.finfo(np.float64).tiny)
+        low, high = self._low[bins].astype(np.float64), self._high[bins].astype(np.float64)
+        # An empty bin's low is infinite: all of its values are below it.
+        below, above = numbers < low, numbers > high
+        low[below], high[below] = 0.0, 1.0
+        width = np.maximum(high - low, np.finfo(np.float64).tiny)
         ranks: FloatArray = self._start[bins] + (self._counts[bins] - 1) * ((numbers - low) / width)
+        ranks[above] = self._before[bins[above]] + self._counts[bins[above]] - 0.5
+        ranks[below] = self._before[bins[below]] - 0.5
         return ranks
 
     def quantile_line(self) -> tuple[FloatArray, FloatArray]:
@@ -186,9 +195,14 @@ class _Histogram:
         return ranks[distinct] / max(after[-1] - 1, 1), levels[distinct]
 
     @cached_property
+    def _before(self) -> FloatArray:
+        """How many values there are in the bins before."""
+        return (np.cumsum(self._counts) - self._counts).astype(np.float64)
+
+    @cached_property
     def _start(self) -> FloatArray:
         """The rank of a bin's smallest value; of all its values, where they are equal."""
-        start = (np.cumsum(self._counts) - self._counts).astype(np.float64)
+        start = self._before.copy()
         equal = self._low == self._high
         start[equal] += (self._counts[equal] - 1) / 2.0
         return start

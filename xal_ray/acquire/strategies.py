@@ -2,19 +2,20 @@
 
 Every strategy is a small function, listed in `STRATEGY_FUNCTIONS`: it goes over the whole table for what it
 must know of all rows, and then ranks any chunk row by row. `select` does what is common to all: order by
-(utility descending, image_id ascending), the cap per group, and the reasons. The result depends on the set of
-candidates and on the seed, never on the order of rows or on how they are cut into chunks.
+(utility descending, uncertainty descending where ROIs decide, a seeded hash of image_id), the cap per group,
+and the reasons. The result depends on the set of candidates and on the seed, never on the order of rows or on
+how they are cut into chunks.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from xal_ray.acquire.distribution import Distribution, FloatArray, Range, Unchanged
+from xal_ray.acquire.draws import digests, uniform
 from xal_ray.acquire.streaming import Candidates, GroupsOf, Replay, TopRows, within_cap
 from xal_ray.config import ROI_STRATEGIES, Normalise, Select, Strategy
 from xal_ray.errors import InputError
@@ -55,10 +56,12 @@ class Ranking:
     Attributes:
         utilities: (n,) float64, finite; higher is chosen first.
         reason: A row's reason; asked for the chosen rows only.
+        second: (n,) float64, finite: what decides between rows of one utility; None = nothing.
     """
 
     utilities: FloatArray
     reason: Callable[[int], str]
+    second: FloatArray | None = None
 
 
 Rank = Callable[[Candidates], Ranking]
@@ -82,7 +85,7 @@ def select(
     Args:
         replay: Goes over the scored images, in chunks of any size.
         settings: The `select` section.
-        seed: Of this round; only strategies that draw depend on it.
+        seed: Of this round: of what is drawn, and of the hash that decides between equal utilities.
         groups: The groups of image_ids; asked for the best rows only, and only with `max_per_group`.
         num_runners_up: How many ids to name beside the picks.
 
@@ -98,14 +101,14 @@ def select(
         raise ValueError("max_per_group needs the groups")
     rank = STRATEGY_FUNCTIONS[settings.strategy](replay, settings, seed)
     spare = max(SPARE_ROWS * size, LEAST_ROWS) if cap else 0
-    best, num_rows = _best(TopRows(max(size + num_runners_up, spare)), replay, rank)
+    best, num_rows = _best(TopRows(max(size + num_runners_up, spare), seed=seed), replay, rank)
     if size > num_rows:
         raise _too_few(size, num_rows)
     picks = best
     if cap and groups is not None:
         picks = best.take(within_cap(best.image_ids, groups, cap))
         if picks.num_rows < size and best.num_rows < num_rows:
-            picks, _ = _best(TopRows(size, cap=cap, groups=groups), replay, rank)
+            picks, _ = _best(TopRows(size, seed=seed, cap=cap, groups=groups), replay, rank)
     picks = picks.take(np.arange(min(size, picks.num_rows)))
     ranking = rank(picks)
     picked = set(picks.image_ids)
@@ -127,7 +130,8 @@ def needed_columns(settings: Select) -> tuple[str, ...]:
 def _best(top: TopRows, replay: Replay, rank: Rank) -> tuple[Candidates, int]:
     """The best rows in their order, and how many rows there are."""
     for chunk in replay():
-        top.add(chunk, rank(chunk).utilities)
+        ranking = rank(chunk)
+        top.add(chunk, ranking.utilities, ranking.second)
     return top.best(), top.num_seen
 
 
@@ -146,16 +150,10 @@ def _too_few(asked: int, num_left: int) -> InputError:
 
 def _random(replay: Replay, settings: Select, seed: int) -> Rank:
     """A uniform draw for each image: a hash of (seed, image_id), so it does not depend on the other rows."""
-    seeded = hashlib.sha256(f"random\x1f{seed}\x1f".encode())
-
-    def draw(image_id: str) -> bytes:
-        state = seeded.copy()
-        state.update(image_id.encode())
-        return state.digest()[:8]
+    digest = digests("random", seed)
 
     def rank(chunk: Candidates) -> Ranking:
-        bits = np.frombuffer(b"".join(map(draw, chunk.image_ids)), dtype=">u8").astype(np.uint64)
-        utilities = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53  # in [0, 1), every step a float64
+        utilities = uniform(digest, chunk.image_ids)
         return Ranking(utilities, lambda row: f"random draw {_short(utilities[row])}")
 
     return rank
@@ -220,17 +218,18 @@ def _weighed(replay: Replay, settings: Select, strategy: Strategy, roi_words: st
 
     def rank(chunk: Candidates) -> Ranking:
         uncertainty, misalignment, utilities = score.of(chunk)
+        known = chunk.column(name)
 
         def reason(row: int) -> str:
             if np.isnan(misalignment[row]):
-                return _without_roi(words, chunk.columns[name][row])
+                return _without_roi(words, known[row])
             return (
                 f"{strategy} {_short(utilities[row])}"
                 f" = {_short(weight)} x {words}{scale} {_short(uncertainty[row])}"
                 f" + {_short(1.0 - weight)} x {roi_words}{scale} {_short(misalignment[row])}"
             )
 
-        return Ranking(utilities, reason)
+        return Ranking(utilities, reason, second=known)
 
     return rank
 
@@ -249,14 +248,14 @@ def _by_roi(
     words = name.replace("_", " ")
 
     def rank(chunk: Candidates) -> Ranking:
-        known = chunk.column(roi_name)
+        known, uncertainty = chunk.column(roi_name), chunk.column(name)
 
         def reason(row: int) -> str:
             if np.isnan(known[row]):
-                return _without_roi(words, chunk.columns[name][row])
+                return _without_roi(words, uncertainty[row])
             return f"{roi_words} {_short(known[row])}"
 
-        return Ranking(score.of(chunk)[2], reason)
+        return Ranking(score.of(chunk)[2], reason, second=uncertainty)
 
     return rank
 
@@ -286,12 +285,14 @@ NORMALISATIONS: Mapping[Normalise, type[Unchanged] | type[Range] | type[Distribu
 
 
 class _Combined:
-    """`S = w U + (1 - w) M`; a row without M gets the S that stands where its U stands.
+    """`S = w U + (1 - w) M` of the rows that have M; any other gets the S that stands where its U stands.
 
     M is misalignment, or what stands for it in a control: `as_m` of the column `roi_name`, NaN without ROI.
 
-    That is the quantile of S, over the rows with M, at the quantile of its U among all rows: to have no ROI
-    neither helps nor hurts. Where no row has M, S = U. M is normalised among the rows that have it.
+    All is measured among the rows that have M: U and M are normalised there, so that a weight means the same
+    however many rows have an ROI, and a row without M gets the quantile of their S at the quantile of its U
+    among theirs. So to have no ROI neither helps nor hurts, and with w = 1 the order is that of U. Where no
+    row has M, S = U.
     """
 
     def __init__(
@@ -306,42 +307,47 @@ class _Combined:
         self._name, self._roi_name, self._weight, self._as_m = name, roi_name, weight, as_m
         self._u: Scale = NORMALISATIONS[normalise_u]()
         self._m: Scale = NORMALISATIONS[normalise_m]()
-        # Where U stands among all rows; a rank says so itself.
-        self._places: Scale = Unchanged() if normalise_u == "rank" else Distribution()
+        # Where U stands; a rank says so itself.
+        self._places: Scale = self._u if normalise_u == "rank" else Distribution()
         self._levels = Distribution()
-        self._num_rows = self._num_with_roi = 0
+        self._num_rows = self._num_with_m = 0
 
     def fit(self, replay: Replay) -> None:
         """Learn the scales of U and M, then the distribution of S where some rows are to be placed in it."""
         for chunk in replay():
             misalignment = self._as_m(chunk.column(self._roi_name))
-            misalignment = misalignment[~np.isnan(misalignment)]
-            self._u.add(chunk.column(self._name))
-            self._m.add(misalignment)
+            has_m = ~np.isnan(misalignment)
+            uncertainty = chunk.column(self._name)[has_m]
+            self._u.add(uncertainty)
+            self._m.add(misalignment[has_m])
+            if self._places is not self._u:
+                self._places.add(uncertainty)
             self._num_rows += chunk.num_rows
-            self._num_with_roi += len(misalignment)
-        if not 0 < self._num_with_roi < self._num_rows:
+            self._num_with_m += len(uncertainty)
+        if not 0 < self._num_with_m < self._num_rows:
             return
         for chunk in replay():
-            uncertainty, _, score = self._parts(chunk)
-            self._places.add(uncertainty)
+            _, _, score = self._parts(chunk)
             self._levels.add(score[~np.isnan(score)])
 
     def of(self, chunk: Candidates) -> tuple[FloatArray, FloatArray, FloatArray]:
         """U and M as normalised, M with NaN, and S without."""
         uncertainty, misalignment, score = self._parts(chunk)
-        if not self._num_with_roi:
-            return uncertainty, misalignment, uncertainty
+        known = chunk.column(self._name)
+        if not self._num_with_m:
+            return known, misalignment, known
         missing = np.isnan(misalignment)
-        if missing.any():
-            score[missing] = self._levels.quantiles(self._places.scaled(uncertainty[missing]))
+        if self._weight == 1.0:
+            score = uncertainty  # the quantiles of S are those of U, but for rounding
+        elif missing.any():
+            score[missing] = self._levels.quantiles(self._places.scaled(known[missing]))
         return uncertainty, misalignment, score
 
     def _parts(self, chunk: Candidates) -> tuple[FloatArray, FloatArray, FloatArray]:
         uncertainty = self._u.scaled(chunk.column(self._name))
         misalignment = self._as_m(chunk.column(self._roi_name)).copy()
-        has_roi = ~np.isnan(misalignment)
-        misalignment[has_roi] = self._m.scaled(misalignment[has_roi])
+        has_m = ~np.isnan(misalignment)
+        misalignment[has_m] = self._m.scaled(misalignment[has_m])
         return uncertainty, misalignment, self._weight * uncertainty + (1.0 - self._weight) * misalignment
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from xal_ray.acquire.distribution import FloatArray, IntArray
+from xal_ray.acquire.draws import Digest, digests
 
 GROUPED_BUFFER = 1 << 16  # rows that wait for one look-up of their groups
 
@@ -78,33 +80,38 @@ Replay = Callable[[], Iterator[Candidates]]  # each call goes over all chunks ag
 
 
 class TopRows:
-    """The best rows by (utility descending, image_id ascending), of any number of chunks.
+    """The best rows by (utility descending, second utility descending, seeded hash), of any number of chunks.
 
-    Ids are loaded only for chunks with a row at or above the last utility that is still in. With a cap, a row
-    is out as soon as `cap` rows of its group are better; what is left then are the picks of a walk down the
+    Ids are loaded only for chunks with a row at or above the last one that is still in. With a cap, a row is
+    out as soon as `cap` rows of its group are better; what is left then are the picks of a walk down the
     whole order that passes over full groups, and memory is still bounded by `limit`.
 
     Args:
         limit: The rows to keep, at least 1.
+        seed: Of the hash of image_ids that decides between rows with equal utilities. Ids themselves often
+            begin with the patient, and would give one patient all that is tied.
         cap: Rows of one group; 0 = any number.
         groups: The groups of image_ids; needed for a cap.
     """
 
-    def __init__(self, limit: int, *, cap: int = 0, groups: GroupsOf | None = None) -> None:
+    def __init__(self, limit: int, *, seed: int = 0, cap: int = 0, groups: GroupsOf | None = None) -> None:
         self.num_seen = 0
         self._limit, self._cap, self._groups = limit, cap, groups
+        self._digest = digests("tie", seed)
         self._buffer_size = max(2 * limit, GROUPED_BUFFER if cap else 0)
-        self._pieces: list[tuple[Candidates, FloatArray]] = []
+        self._pieces: list[_Held] = []
         self._num_held = 0
-        self._last: tuple[float, str] | None = None  # what a row must beat, once `limit` rows are in
+        self._last: tuple[float, float, bytes] | None = None  # to be beaten, once `limit` rows are in
 
-    def add(self, chunk: Candidates, utilities: FloatArray) -> None:
-        """Take in a chunk with its (n,) utilities."""
+    def add(self, chunk: Candidates, utilities: FloatArray, second: FloatArray | None = None) -> None:
+        """Take in a chunk with its (n,) utilities, and what decides where they are equal."""
         self.num_seen += len(utilities)
-        rows = self._hopeful(chunk, utilities)
+        if second is None:
+            second = np.zeros(len(utilities))
+        rows = self._hopeful(chunk, utilities, second)
         if not len(rows):
             return
-        self._pieces.append((chunk.take(rows), utilities[rows]))
+        self._pieces.append(_Held(chunk.take(rows), utilities[rows], second[rows]))
         self._num_held += len(rows)
         if self._num_held > self._buffer_size:
             self._compact()
@@ -116,41 +123,54 @@ class TopRows:
             ValueError: Some ids are repeated.
         """
         self._compact()
-        return self._pieces[0][0] if self._pieces else Candidates.of([], {})
+        return self._pieces[0].chunk if self._pieces else Candidates.of([], {})
 
-    def _hopeful(self, chunk: Candidates, utilities: FloatArray) -> IntArray:
+    def _hopeful(self, chunk: Candidates, utilities: FloatArray, second: FloatArray) -> IntArray:
         """Rows that may be among the best."""
+        hopeful = np.ones(len(utilities), dtype=bool)
         if self._last is not None:
-            utility, image_id = self._last
-            rows = np.flatnonzero(utilities >= utility)
-            tied = utilities[rows] == utility
-            if tied.any():
+            utility, other, digest = self._last
+            level = utilities == utility
+            hopeful = (utilities > utility) | (level & (second > other))
+            tied = np.flatnonzero(level & (second == other))
+            if len(tied):
                 ids = chunk.image_ids
-                tied[tied] = [ids[row] > image_id for row in rows[tied]]  # from here on: those that lose
-            rows = rows[~tied]
-        else:
-            rows = np.arange(len(utilities))
+                hopeful[tied] = [self._digest(ids[row]) <= digest for row in tied.tolist()]
+        rows = np.flatnonzero(hopeful)
         if not self._cap and len(rows) > self._limit:
-            level = np.partition(utilities[rows], -self._limit)[-self._limit]
-            rows = rows[utilities[rows] >= level]
+            rows = rows[_may_be_first(utilities[rows], second[rows], self._limit)]
         return rows
 
     def _compact(self) -> None:
         """Keep the best `limit` rows of those held."""
         if not self._pieces:
             return
-        chunk, utilities = _joined(self._pieces)
-        if len(set(chunk.image_ids)) < chunk.num_rows:
+        held = _joined(self._pieces)
+        ids = held.chunk.image_ids
+        if len(set(ids)) < len(ids):
             raise ValueError("image_ids must be unique")
-        order = _order(utilities, chunk.image_ids)
+        order = _order(held, self._digest)
         if self._cap and self._groups:
-            ordered = [chunk.image_ids[row] for row in order]
-            order = order[within_cap(ordered, self._groups, self._cap)]
+            order = order[within_cap([ids[row] for row in order], self._groups, self._cap)]
         order = order[: self._limit]
-        self._pieces = [(chunk.take(order), utilities[order])]
+        held = held.take(order)
+        self._pieces = [held]
         self._num_held = len(order)
         if len(order) == self._limit:
-            self._last = float(utilities[order[-1]]), chunk.image_ids[order[-1]]
+            last_id = held.chunk.image_ids[-1]
+            self._last = float(held.utilities[-1]), float(held.second[-1]), self._digest(last_id)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Rows with what they are ordered by."""
+
+    chunk: Candidates
+    utilities: FloatArray
+    second: FloatArray
+
+    def take(self, rows: IntArray) -> _Held:
+        return _Held(self.chunk.take(rows), self.utilities[rows], self.second[rows])
 
 
 def within_cap(image_ids: Sequence[str], groups: GroupsOf, cap: int) -> IntArray:
@@ -168,14 +188,33 @@ def within_cap(image_ids: Sequence[str], groups: GroupsOf, cap: int) -> IntArray
     return np.array(positions, dtype=np.intp)
 
 
-def _order(utilities: FloatArray, image_ids: Sequence[str]) -> IntArray:
-    """Rows by utility descending, image_id ascending."""
-    by_id = np.array(sorted(range(len(image_ids)), key=image_ids.__getitem__), dtype=np.intp)
-    return by_id[np.argsort(-utilities[by_id], kind="stable")]
+def _may_be_first(utilities: FloatArray, second: FloatArray, count: int) -> npt.NDArray[np.bool_]:
+    """Which rows may be among the first `count` of them, whatever the hashes of those that are tied."""
+    level = np.partition(utilities, -count)[-count]
+    may: npt.NDArray[np.bool_] = utilities > level
+    tied = np.flatnonzero(utilities == level)
+    room = count - int(may.sum())
+    least = np.partition(second[tied], -room)[-room]
+    may[tied] = second[tied] >= least
+    return may
 
 
-def _joined(pieces: Sequence[tuple[Candidates, FloatArray]]) -> tuple[Candidates, FloatArray]:
-    chunks = [chunk for chunk, _ in pieces]
+def _order(held: _Held, digest: Digest) -> IntArray:
+    """Rows in their order; only rows that are tied with another are hashed."""
+    utilities, second, ids = held.utilities, held.second, held.chunk.image_ids
+    order = np.lexsort((-second, -utilities))
+    same = (np.diff(utilities[order]) == 0.0) & (np.diff(second[order]) == 0.0)
+    tied = order[np.append(same, False) | np.append(False, same)]
+    if not len(tied):
+        return order
+    place = np.zeros(len(order), dtype=np.intp)
+    place[sorted(tied.tolist(), key=lambda row: digest(ids[row]))] = np.arange(len(tied))
+    return np.lexsort((place, -second, -utilities))
+
+
+def _joined(pieces: Sequence[_Held]) -> _Held:
+    chunks = [piece.chunk for piece in pieces]
     columns = {name: np.concatenate([chunk.columns[name] for chunk in chunks]) for name in chunks[0].columns}
     ids = [image_id for chunk in chunks for image_id in chunk.image_ids]
-    return Candidates.of(ids, columns), np.concatenate([utilities for _, utilities in pieces])
+    utilities = np.concatenate([piece.utilities for piece in pieces])
+    return _Held(Candidates.of(ids, columns), utilities, np.concatenate([piece.second for piece in pieces]))
