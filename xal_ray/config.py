@@ -242,7 +242,7 @@ class Train(Section):
     max_steps: PositiveInt = 200
     eval_every_steps: PositiveInt = 20
     patience: NaturalInt = 5
-    minibatch_size: Annotated[int, Field(ge=2)] = 32
+    minibatch_size: Annotated[int, Field(ge=2)] = 32  # over all workers, who share each minibatch out
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
     class_weights: Literal["none", "balanced"] = "balanced"
@@ -261,10 +261,14 @@ class Score(Section):
     batch_size: PositiveInt | Literal["auto"] = "auto"
     rows_per_shard: Annotated[int, Field(ge=1, le=65536)] = 512
     mc_samples: NaturalInt = 0  # dropout samples of the head, for `bald`; 0 = none
-    mc_dropout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    mc_dropout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2  # of these samples, and of the head's training
     subsample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     runners_up: NaturalInt = 0  # of the last selection, scored again whatever the sample
     max_error_fraction: Fraction = 0.01
+
+    def head_dropout(self) -> float:
+        """Of the last layer's input in training: that of its samples, where any are asked for."""
+        return self.mc_dropout if self.mc_samples else 0.0
 
 
 class Select(Section):
@@ -380,6 +384,16 @@ class Config(Section):
             raise ValueError(
                 "bald needs dropout samples of the head, but score.mc_samples is "
                 f"{self.score.mc_samples}; set score.mc_samples=50"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_worker_has_a_part_of_a_minibatch(self) -> Config:
+        if self.train.minibatch_size < 2 * self.train.num_workers:
+            raise ValueError(
+                f"train.minibatch_size={self.train.minibatch_size} is shared out among "
+                f"train.num_workers={self.train.num_workers}, and each needs at least 2 images; "
+                f"set train.minibatch_size={2 * self.train.num_workers} or more, or use fewer workers"
             )
         return self
 

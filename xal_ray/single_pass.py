@@ -66,6 +66,11 @@ def score_pool(
             where=str(model),
             next_step="prepare the pool with the model's image_size, channels and classes",
         )
+    if settings.score.mc_samples and not card.get("head_dropout"):
+        reporter.line(
+            "the model's last layer was trained without dropout: its 'bald' says how the output bears noise, "
+            "not what the model does not know; a run with score.mc_samples trains that layer with dropout"
+        )
     binding = {
         "model_id": card["model_id"],
         "pool": pool.content_hash,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from xal_ray import config
 from xal_ray.engine.training import TrainRequest, train
-from xal_ray.errors import ConfigError, ModelError
+from xal_ray.errors import ConfigError, LabelError, ModelError
 from xal_ray.pool.schema import rows_of_splits
 from xal_ray.progress import QUIET, Reporter
 
@@ -59,6 +59,30 @@ def test_two_workers_train_one_model(phantom_pool, labelled, tmp_path, ray_sessi
     card = json.loads((tmp_path / "model.json").read_text())
     assert [row["step"] for row in card["history"]] == [2, 4]
     assert all(np.isfinite(row["val_loss"]) for row in card["history"])
+
+
+def test_no_label_is_lost_between_workers(phantom_pool, labelled, ray_session):
+    from xal_ray.engine.train_dealing import DealtRows
+
+    rows = labelled[0].slice(0, 13)
+    dealt = [
+        [
+            name
+            for batch in part["train"].iter_batches(batch_format="pyarrow")
+            for name in batch["image_id"].to_pylist()
+        ]
+        for part in DealtRows(rows, phantom_pool).configure({"train": None}, 3)
+    ]
+    assert [len(names) for names in dealt] == [5, 4, 4]
+    assert sorted(name for names in dealt for name in names) == rows["image_id"].to_pylist()
+
+
+def test_too_few_labels_for_the_workers_are_refused_before_any_starts(
+    phantom_pool, labelled, tmp_path, ray_session
+):
+    few = replace(request(phantom_pool, labelled, num_workers=2), train=labelled[0].slice(0, 3))
+    with pytest.raises(LabelError, match="at least 4: 2 for each worker"):
+        train(few, tmp_path, ray_session, QUIET)
 
 
 def test_init_previous_goes_on_from_the_last_model(phantom_pool, labelled, tmp_path, ray_session):

@@ -256,6 +256,18 @@ def test_compiled_equals_eager(saved):
         np.testing.assert_allclose(compiled[name].to_numpy(), eager[name].to_numpy(), rtol=1e-3, atol=1e-4)
 
 
+def test_only_compiled_batches_are_padded(monkeypatch):
+    network, spec = make_network("resnet18")
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    explainer = Explainer(network, spec, CPU, precision="bf16", compile_for=6)
+    explainer(make_pixels(6))  # folds
+    sizes = []
+    network.target_layer.register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
+    pixels = make_pixels(4)
+    assert len(explainer(pixels).logits) == len(explainer(pixels, exact=True).logits) == 4
+    assert sizes == [6, 4]
+
+
 def test_auto_takes_bf16_where_ranks_bear_it_and_the_processor_has_it(monkeypatch):
     from xal_ray.model import inference
 

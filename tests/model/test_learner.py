@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from xal_ray.config import Train
 from xal_ray.errors import LabelError, ModelError, StageError
 from xal_ray.model import learner
 from xal_ray.model.learner import fit
-from xal_ray.model.minibatches import LabelledImages, Minibatches, augment
+from xal_ray.model.minibatches import LabelledImages, Minibatches, augment, part_of
 from xal_ray.model.network import ModelSpec, Network, freeze_backbone, images_to_tensor
 from xal_ray.model.optimiser import Optimiser, class_weights, weighted_loss
 from xal_ray.model.weights import build_network, load_model, save_model
@@ -208,6 +209,49 @@ def test_minibatches_show_every_image_equally_often(count: int, size: int) -> No
         assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
+@pytest.mark.parametrize(("count", "workers"), [(32, 3), (31, 4), (4, 2)])
+def test_workers_share_out_all_of_a_minibatch(count: int, workers: int) -> None:
+    assert sum(part_of(count, rank, workers) for rank in range(workers)) == count
+
+
+@pytest.mark.parametrize(
+    ("backbone", "frozen", "augment"),
+    [("resnet18", True, "none"), ("resnet18", True, "flip"), ("efficientnet_b0", False, "none")],
+)
+def test_head_is_trained_with_dropout_where_samples_of_it_are_asked_for(
+    backbone: str, frozen: bool, augment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec(backbone, SPEC.classes, 32, 1)
+    settings = Train(
+        max_steps=3, eval_every_steps=3, minibatch_size=8, learning_rate=1e-3, num_threads=1, augment=augment
+    )
+    network = make_network(backbone)
+    if frozen:
+        freeze_backbone(network)
+    kept = []
+    layer, linear = type(network.classifier), nn.functional.linear
+
+    def forward(self: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training and self.out_features == len(SPEC.classes):
+            kept.append(float((inputs == 0).float().mean()))
+        return linear(inputs, self.weight, self.bias)
+
+    monkeypatch.setattr(layer, "forward", forward)
+    images, val = make_images(16), make_images(6, 1)
+    fit(copy.deepcopy(network), spec, images, val, settings, seed=0, device=CPU)
+    natural = (
+        0.0 if backbone == "efficientnet_b0" else float(np.mean(kept))
+    )  # the former's is its own dropout
+    kept.clear()
+    fit(network, spec, images, val, settings, seed=0, device=CPU, head_dropout=0.7)
+    assert len(kept) == 3
+    expected = 1 - 0.3 * (1 - natural)
+    assert np.mean(kept) == pytest.approx(expected, abs=0.06)  # in the place of its own .2, not beside it
+    pixels = images_to_tensor(images.pixels, spec, CPU)
+    with torch.no_grad():
+        assert torch.equal(network(pixels), network(pixels))
+
+
 def test_augmentation_flips_and_shifts_each_image_by_itself() -> None:
     size, count = 32, 200
     pixels = torch.zeros(count, size, size, 1, dtype=torch.uint8)
@@ -284,6 +328,8 @@ def train_worker(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
     )
+    torch.set_num_threads(1)
+    torch.save(gradient_of_all(rank, Gloo(rank)), folder / f"gradient-{rank}.pt")
     whole = make_images(12)
     own = LabelledImages(whole.pixels[rank::2], whole.labels[rank::2])
     network = make_network()
@@ -305,6 +351,31 @@ def train_worker(rank: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+def gradient_of_all(rank: int, sync: Gloo | None) -> torch.Tensor:
+    """The gradient of a minibatch that holds all 11 images, an odd number."""
+    generator = np.random.default_rng(0)
+    inputs, labels = generator.normal(size=(11, 512)).astype(np.float32), np.arange(11) % 3
+    own = slice(rank, None, 2) if sync is not None else slice(None)
+    images = LabelledImages(inputs[own], labels[own].astype(np.int64))
+    network = make_network()
+    freeze_backbone(network)
+    settings = Train(max_steps=1, minibatch_size=11, augment="none", num_threads=1, class_weights="none")
+    fit(
+        network,
+        SPEC,
+        images,
+        None,
+        settings,
+        seed=0,
+        device=CPU,
+        sync=sync,
+        class_counts=np.bincount(labels, minlength=3),
+    )
+    gradient = network.classifier.weight.grad
+    assert gradient is not None
+    return gradient
+
+
 def test_two_workers_end_with_the_same_parameters_at_the_same_step(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=train_worker, args=(rank, tmp_path)) for rank in range(2)]
@@ -313,6 +384,10 @@ def test_two_workers_end_with_the_same_parameters_at_the_same_step(tmp_path: Pat
     for worker in workers:
         worker.join(timeout=120)
         assert worker.exitcode == 0
+    whole = gradient_of_all(0, None)
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"gradient-{rank}.pt", weights_only=True)
+        torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-6)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     start = dict(make_network().named_parameters())
     for name, value in first["parameters"].items():

@@ -185,3 +185,10 @@ def test_shipped_configs_are_valid_and_survive_a_round_trip(path):
     config = load_config(path)
     again = Config.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
     assert again == config
+
+
+def test_each_training_worker_needs_two_images_of_a_minibatch():
+    tree = {"name": "a", "train": {"num_workers": 3, "minibatch_size": 6}}
+    assert build_config(tree).train.num_workers == 3
+    with pytest.raises(ConfigError, match=r"set train\.minibatch_size=6 or more"):
+        build_config(tree, ["train.minibatch_size=5"])

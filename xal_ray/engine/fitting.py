@@ -35,6 +35,7 @@ class TrainRequest:
         round_number: The round, from 0.
         seed: The run's seed.
         activations: What the frozen backbone made of the pool; read instead of its pixels.
+        head_dropout: Of the last layer's input, where dropout samples of that layer will be asked for.
     """
 
     pool: PoolReader
@@ -46,6 +47,7 @@ class TrainRequest:
     round_number: int
     seed: int
     activations: ActivationReader | None = None
+    head_dropout: float = 0.0
 
     @property
     def spec(self) -> ModelSpec:
@@ -93,9 +95,12 @@ def fit_and_save(
         on_progress=on_progress,
         class_counts=np.bincount(labels, minlength=len(request.spec.classes)),
         checkpoints=checkpoints,
+        head_dropout=request.head_dropout,
     )
     if sync is None or sync.rank == 0:
         extra = {"round": request.round_number, "num_labels": len(labels), "history": history}
+        if request.head_dropout:
+            extra["head_dropout"] = request.head_dropout
         backbone = request.activations.backbone if request.activations else None
         save_model(out, network, request.spec, extra, backbone=backbone)
 

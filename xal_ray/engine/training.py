@@ -15,11 +15,11 @@ from xal_ray.engine import actors
 from xal_ray.engine.fitting import TrainRequest, build, fit_and_save, load_images, packed
 from xal_ray.engine.session import check_capacity, gpus_per_worker, is_joined, keeps_actors, start
 from xal_ray.engine.shared import marks
-from xal_ray.engine.train_reading import read_pixels
 from xal_ray.engine.train_storage import TrainStorage, train_storage
 from xal_ray.engine.train_worker import Errand, work
 from xal_ray.engine.watchdog import GROWTH_TIMEOUT_S
 from xal_ray.errors import StageError, XalRayError
+from xal_ray.model.minibatches import check_number
 from xal_ray.progress import Reporter
 from xal_ray.storage import write_bytes
 
@@ -66,11 +66,12 @@ def _train_on_workers(
 ) -> None:
     # What is wrong with the weights is said here: Ray would try again and again. And they may be a file that
     # workers on other machines don't have.
+    workers = request.settings.num_workers
     weights = packed(build(request))
     start(resources, verbose=verbose)
-    workers = request.settings.num_workers
     each = _resources_of_a_worker(resources, workers)
     _check_and_make_room(workers, each, resources, reporter)
+    check_number(request.train.num_rows, at_least=2 * workers)  # said here: Ray would try again and again
     reporter.line(f"training on {workers} worker{'s' * (workers > 1)}: {request.train.num_rows} labels")
     with train_storage(request, weights, out, resources) as storage:
         try:
@@ -92,9 +93,11 @@ def _fit(
     resources: config.Ray,
 ) -> Any:
     """Ray Train's result; its checkpoint is the model."""
-    import ray
-    from ray.train import CheckpointConfig, DataConfig, RunConfig
+    import ray.data
+    from ray.train import CheckpointConfig, RunConfig
     from ray.train.torch import TorchTrainer
+
+    from xal_ray.engine.train_dealing import DealtRows
 
     errand = Errand(request, ray.put(weights), resources.checkpoint_every_steps, marks())
     trainer = TorchTrainer(
@@ -107,8 +110,8 @@ def _fit(
             failure_config=_failures(resources),
             **storage.settings,
         ),
-        datasets={"train": _dataset(request)},
-        dataset_config=DataConfig(datasets_to_split=["train"]),
+        datasets={"train": ray.data.from_blocks([request.train])},
+        dataset_config=DealtRows(request.train, request.pool),
     )
     with warnings.catch_warnings(), _start_timeout():
         warnings.simplefilter("ignore")  # Ray's own deprecations are not the user's business
@@ -181,18 +184,6 @@ def _check_and_make_room(
     gpus = workers * gpus_each + holding.num_actors * holding.gpus_per_actor
     if not keeps_actors(resources) or cpus > have.get("CPU", 0.0) or gpus > have.get("GPU", 0.0):
         actors.release()
-
-
-def _dataset(request: TrainRequest) -> Any:
-    """The labelled rows as a Ray Data set: references go in, pixels are read where they are needed.
-
-    Not by `from_arrow`, which looks at its block in a task that wants a whole CPU.
-    """
-    import ray.data
-
-    return ray.data.from_blocks([request.train]).map_batches(
-        read_pixels, fn_kwargs={"pool": request.pool}, batch_format="pyarrow", num_cpus=0.5
-    )
 
 
 def _tell(metrics: dict[str, Any], workers: int, reporter: Reporter) -> None:

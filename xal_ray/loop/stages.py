@@ -36,6 +36,7 @@ def train_model(run: Run, files: RoundLayout) -> None:
         round_number=files.number,
         seed=run.config.seed,
         activations=run.activations,
+        head_dropout=run.config.score.head_dropout(),
     )
     with run.stage("train", files):
         train(request, files.folder, run.config.ray, run.reporter, verbose=run.verbose)

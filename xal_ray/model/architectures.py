@@ -33,6 +33,7 @@ class Architecture:
         head: (model, activation) → logits.
         pooled_linear: The head is a global average pool and a linear layer, nothing else (in eval mode).
         bf16_keeps_ranks: Scores in bf16 rank images as those in fp32 do; measured, see docs/performance.md.
+        own_dropout: The dropout right before the last linear layer, where the model has one.
     """
 
     target_layer: str
@@ -41,6 +42,7 @@ class Architecture:
     head: Callable[[Any, Tensor], Tensor]
     pooled_linear: bool
     bf16_keeps_ranks: bool = False
+    own_dropout: str | None = None
 
 
 def create_model(backbone: Backbone, num_classes: int, image_size: int) -> nn.Module:
@@ -178,7 +180,12 @@ ARCHITECTURES: dict[Backbone, Architecture] = {
         bf16_keeps_ranks=True,
     ),
     "efficientnet_b0": Architecture(
-        "features.8", "classifier.1", _plain_features, _efficientnet_head, pooled_linear=True
+        "features.8",
+        "classifier.1",
+        _plain_features,
+        _efficientnet_head,
+        pooled_linear=True,
+        own_dropout="classifier.0",
     ),
     "convnext_tiny": Architecture(
         "features.7", "classifier.2", _plain_features, _convnext_head, pooled_linear=False
@@ -187,6 +194,11 @@ ARCHITECTURES: dict[Backbone, Architecture] = {
         "encoder.layers.encoder_layer_11.ln_1", "heads.head", _vit_features, _vit_head, pooled_linear=False
     ),
     "efficientnet_lite0": Architecture(
-        "_swish after _conv_head", "_fc", _lite_features, _lite_head, pooled_linear=True
+        "_swish after _conv_head",
+        "_fc",
+        _lite_features,
+        _lite_head,
+        pooled_linear=True,
+        own_dropout="_dropout",
     ),
 }

@@ -138,21 +138,21 @@ class Explainer:
         return compiled
 
     def _features(self, images: Tensor, exact: bool) -> Tensor:
-        if exact or self.precision == "fp32":
-            with torch.no_grad():
-                return self._run(images, self._folded.features if exact else self._backbone)
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-            low: Tensor = self._run(images, self._backbone)
-            return low.float()
+        with torch.no_grad():
+            if exact:
+                return self._folded.features(images)  # never compiled: these are few, of any number
+            if self.precision == "fp32":
+                return self._run(images)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return self._run(images).float()
 
-    def _run(self, images: Tensor, backbone: Callable[[Tensor], Tensor]) -> Tensor:
+    def _run(self, images: Tensor) -> Tensor:
         missing = self.compile_for - len(images)
-        if backbone is not self.network.features and missing > 0:
-            # Another size of the batch would be compiled again.
-            padding = images[-1:].expand(missing, -1, -1, -1)
-            padded: Tensor = backbone(torch.cat([images, padding]))
-            return padded[: len(images)]
-        return backbone(images)
+        if missing <= 0:
+            return self._backbone(images)
+        # Another size of the batch would be compiled again.
+        padding = images[-1:].expand(missing, -1, -1, -1)
+        return self._backbone(torch.cat([images, padding]))[: len(images)]
 
     def _tie_scale(self, logits: Tensor) -> Tensor:
         """`|(w_1 - w_2) * x|_2`, w_1 and w_2 the weights of the two largest logits, x the layer's input."""

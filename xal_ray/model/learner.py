@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from xal_ray.config import Train
 from xal_ray.errors import StageError
 from xal_ray.model.course import Course, Judge
-from xal_ray.model.minibatches import LabelledImages, Minibatches, check_images_and_labels
-from xal_ray.model.network import ModelSpec, Network, images_to_tensor
+from xal_ray.model.minibatches import LabelledImages, Minibatches, check_images_and_labels, part_of
+from xal_ray.model.network import ModelSpec, Network, dropout_before_classifier, images_to_tensor
 from xal_ray.model.optimiser import Optimiser, class_weights, weighted_loss
 from xal_ray.model.randomness import reproducible
 from xal_ray.model.training_state import Part, TrainingState
@@ -88,6 +88,7 @@ def fit(
     class_counts: npt.NDArray[np.int64] | None = None,
     on_progress: Callable[[int], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    head_dropout: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Train a network in place, for a budget of optimiser steps.
 
@@ -106,7 +107,8 @@ def fit(
         spec: Its specification.
         train: The labelled images (this worker's part of them), or embeddings for a frozen network.
         val: The validation images likewise, the same for all workers; None or empty: no validation.
-        settings: Budget, optimiser, augmentation. `minibatch_size` counts over all workers.
+        settings: Budget, optimiser, augmentation. `minibatch_size` counts over all workers: each has its part
+            of every minibatch, and gradients are averaged over the images, not over the workers.
         seed: Of minibatches, augmentation and dropout; the global random state stays as it is.
         device: Where to train.
         sync: The other workers; None: there are none.
@@ -114,6 +116,7 @@ def fit(
         on_progress: Called after each step with the number of steps that it adds, 1; at first with those that
             were done before an interruption.
         checkpoints: Where the state is kept and taken up; None: nowhere.
+        head_dropout: Of the last layer's input, so that dropout samples of that layer mean something.
 
     Returns:
         A row for each evaluation: `step`, `train_loss` (the mean since the row before) and, with a validation
@@ -130,14 +133,19 @@ def fit(
     check_images_and_labels(train, spec, at_least=2)
     if val is not None:
         check_images_and_labels(val, spec, at_least=1)
-    if class_counts is None:
-        class_counts = np.bincount(train.labels, minlength=len(spec.classes))
     kept = checkpoints.last() if checkpoints is not None else None
     begun = kept.step if kept is not None else 0
     own = _own_streams(kept, train)
     stream = (sync.rank,) if kept is None or own is not None else (sync.rank, begun)
     judge = Judge(settings.patience, val_given=val is not None)
-    with reproducible(derive_seed(seed, "torch", *stream), device, settings.num_threads):
+    num_images = int(class_counts.sum()) if class_counts is not None else len(train) * sync.world_size
+    whole = min(settings.minibatch_size, num_images)
+    if class_counts is None:
+        class_counts = np.bincount(train.labels, minlength=len(spec.classes))
+    with (
+        reproducible(derive_seed(seed, "torch", *stream), device, settings.num_threads),
+        dropout_before_classifier(network, head_dropout),
+    ):
         trainable: nn.Module = network.to(device)
         if network.frozen and settings.augment == "none":
             # What the last layer sees of an image never changes: ask once, and train that layer on it.
@@ -145,9 +153,16 @@ def fit(
             train = _embedded(network, spec, train, settings, device)
             val = _embedded(network, spec, val, settings, device) if val is not None else None
         trained = sync.wrap(trainable)
-        step_once = Optimiser(trained, spec, settings, class_weights(class_counts, settings), device)
         minibatches = Minibatches(
-            train, settings.minibatch_size // sync.world_size, derive_seed(seed, "minibatches", *stream)
+            train, part_of(whole, sync.rank, sync.world_size), derive_seed(seed, "minibatches", *stream)
+        )
+        step_once = Optimiser(
+            trained,
+            spec,
+            settings,
+            class_weights(class_counts, settings),
+            device,
+            share=minibatches.size * sync.world_size / whole,
         )
         chance = np.random.default_rng(derive_seed(seed, "augment", *stream))
         course = Course(network, step_once, judge, minibatches, chance, device, sync.world_size)

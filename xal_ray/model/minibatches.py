@@ -48,13 +48,7 @@ def check_images_and_labels(images: LabelledImages, spec: ModelSpec, *, at_least
         LabelError: There are fewer, or a label is no class index.
         ModelError: The images do not fit the network.
     """
-    if len(images) < at_least:
-        raise LabelError(
-            "there are too few labelled images to train on",
-            expected=f"at least {at_least}, for each worker",
-            found=str(len(images)),
-            next_step="label more images, or train with fewer workers (train.num_workers)",
-        )
+    check_number(len(images), at_least=at_least)
     if images.pixels.dtype == np.uint8:
         check_images(images.pixels, spec)
     low, high = images.labels.min(), images.labels.max()
@@ -67,24 +61,42 @@ def check_images_and_labels(images: LabelledImages, spec: ModelSpec, *, at_least
         )
 
 
+def check_number(found: int, *, at_least: int) -> None:
+    """Refuse a training with fewer images than this.
+
+    Raises:
+        LabelError: There are fewer.
+    """
+    if found < at_least:
+        raise LabelError(
+            "there are too few labelled images to train on",
+            expected=f"at least {at_least}: 2 for each worker",
+            found=str(found),
+            next_step="label more images, or train with fewer workers (train.num_workers)",
+        )
+
+
 class Minibatches(Iterator[LabelledImages]):
     """Minibatches for ever: every epoch in a new order, and what is left of one begins the next's first.
 
     All have the same size: at least 2, which BatchNorm needs, and at most the number of images.
+
+    Attributes:
+        size: That size.
     """
 
     def __init__(self, images: LabelledImages, size: int, seed: int) -> None:
         self._images = images
-        self._size = min(max(size, 2), len(images))
+        self.size = min(max(size, 2), len(images))
         self._generator = np.random.default_rng(seed)
         self._waiting: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     def __next__(self) -> LabelledImages:
         """The next minibatch."""
-        if len(self._waiting) < self._size:
+        if len(self._waiting) < self.size:
             order = self._generator.permutation(len(self._images))
             self._waiting = np.concatenate([self._waiting, order])
-        rows, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
+        rows, self._waiting = self._waiting[: self.size], self._waiting[self.size :]
         return LabelledImages(self._images.pixels[rows], self._images.labels[rows])
 
     def state(self) -> Part:
@@ -97,6 +109,11 @@ class Minibatches(Iterator[LabelledImages]):
         """Go on where `state` was called, with the same images."""
         self._waiting = state.tensors["waiting"].numpy()
         self._generator.bit_generator.state = state.values["generator"]
+
+
+def part_of(count: int, rank: int, world_size: int) -> int:
+    """How many of `count` images are this worker's: the first workers have one more where it is uneven."""
+    return count // world_size + (rank < count % world_size)
 
 
 def augment(pixels: Tensor, settings: Train, chance: np.random.Generator) -> Tensor:

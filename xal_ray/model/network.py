@@ -7,7 +7,8 @@ its own parameter names, so that a state dict of torchvision loads, and a saved 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -67,7 +68,7 @@ class Network(nn.Module):
         architecture: Where it is cut.
         target_layer: An identity through which the activation passes: the place for a hook.
         target_layer_name: What that is in the original model.
-        frozen: Only the last linear layer is trained; `train()` then leaves everything in eval mode.
+        frozen: Only the last linear layer is trained; `train()` then leaves all else in eval mode.
     """
 
     def __init__(self, spec: ModelSpec, model: nn.Module) -> None:
@@ -124,8 +125,9 @@ class Network(nn.Module):
         return self.classifier.weight if self.architecture.pooled_linear else None
 
     def train(self, mode: bool = True) -> Network:
-        """Set training mode; a frozen network stays in eval mode, so that no BatchNorm statistic moves."""
+        """Set training mode; of a frozen network the last layer's alone: no BatchNorm statistic moves."""
         super().train(mode and not self.frozen)
+        self.classifier.train(mode)
         return self
 
 
@@ -135,6 +137,34 @@ def freeze_backbone(network: Network) -> None:
     network.classifier.requires_grad_(True)
     network.frozen = True
     network.eval()
+
+
+@contextmanager
+def dropout_before_classifier(network: Network, rate: float) -> Iterator[None]:
+    """Train the last layer with dropout of its input, as BALD's samples of that layer have it.
+
+    Some architectures have dropout of their own there: this takes its place. In eval mode nothing is dropped.
+
+    Args:
+        network: Or its last layer alone, may be trained meanwhile.
+        rate: Of the inputs that are dropped; 0: the architecture as it is.
+    """
+    if not rate:
+        yield
+        return
+    layer = network.classifier
+    hook = layer.register_forward_pre_hook(
+        lambda layer, arguments: (F.dropout(arguments[0], rate, training=layer.training),)
+    )
+    name = network.architecture.own_dropout
+    own = network.model.get_submodule(name) if name is not None else nn.Dropout()
+    assert isinstance(own, nn.Dropout)  # noqa: S101  by construction, for the type checker
+    before, own.p = own.p, 0.0
+    try:
+        yield
+    finally:
+        own.p = before
+        hook.remove()
 
 
 def images_to_tensor(pixels: npt.NDArray[np.uint8], spec: ModelSpec, device: torch.device) -> Tensor:

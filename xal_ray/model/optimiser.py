@@ -17,13 +17,31 @@ from xal_ray.model.training_state import Part
 
 
 class Optimiser:
-    """One step of AdamW with a cosine schedule, augmentation and, on a GPU, mixed precision."""
+    """One step of AdamW with a cosine schedule, augmentation and, on a GPU, mixed precision.
+
+    Args:
+        module: What is trained.
+        spec: What it is for.
+        settings: Learning rate, weight decay, augmentation, precision.
+        class_weights: (C,) of the loss.
+        device: Where it is trained.
+        share: What a worker's gradient counts for in the mean over workers: its part of the minibatch, in
+            units of an equal part. So the step is that of the whole minibatch, however it was shared out.
+    """
 
     def __init__(
-        self, module: nn.Module, spec: ModelSpec, settings: Train, class_weights: Tensor, device: torch.device
+        self,
+        module: nn.Module,
+        spec: ModelSpec,
+        settings: Train,
+        class_weights: Tensor,
+        device: torch.device,
+        *,
+        share: float = 1.0,
     ) -> None:
         self._module, self._spec, self._settings, self._device = module, spec, settings, device
         self._class_weights = class_weights.to(device)
+        self._share = share
         self._amp = settings.amp and device.type == "cuda"
         half_range = self._amp and not torch.cuda.is_bf16_supported(including_emulation=False)
         self._dtype = torch.float16 if half_range else torch.bfloat16
@@ -44,7 +62,7 @@ class Optimiser:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._amp):
             loss = weighted_loss(self._module(inputs), labels, self._class_weights)
         self._adamw.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch
+        self._scaler.scale(loss * self._share).backward()  # type: ignore[no-untyped-call]  # torch
         self._scaler.step(self._adamw)
         self._scaler.update()
         return loss.detach()
