@@ -52,12 +52,15 @@ def assess(
         "num_groups": len(set(groups)),
         "ci95": group_bootstrap(probs, labels, groups, seed=seed),
         "per_class": per_class,
-        "alignment": _alignment(scored, image_size, seed),
+        "alignment": _alignment(scored, rows["group_id"], image_size, seed),
     }
 
 
-def _alignment(scored: pa.Table, image_size: int, seed: int) -> dict[str, Any] | None:
-    aligned = scored.filter(pc.and_(pc.is_valid(scored["saliency"]), pc.is_valid(scored["roi_fine"])))
+def _alignment(
+    scored: pa.Table, group_ids: pa.ChunkedArray, image_size: int, seed: int
+) -> dict[str, Any] | None:
+    is_aligned = pc.and_(pc.is_valid(scored["saliency"]), pc.is_valid(scored["roi_fine"]))
+    aligned, groups = scored.filter(is_aligned), group_ids.filter(is_aligned).to_pylist()
     if not aligned.num_rows:
         return None
     length = len(aligned["saliency"][0])
@@ -69,7 +72,8 @@ def _alignment(scored: pa.Table, image_size: int, seed: int) -> dict[str, Any] |
         fine.reshape(-1, fine_cells(side), fine_cells(side)),
         (image_size, image_size),
     )
-    return alignment_metrics(_matrix(aligned["saliency"], length).reshape(shape), regions, seed)
+    cams = _matrix(aligned["saliency"], length).reshape(shape)
+    return alignment_metrics(cams, regions, aligned["image_id"].to_pylist(), groups, seed)
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from xal_ray.acquire.alignment import derangement
+from xal_ray.acquire.donors import Donors
 from xal_ray.acquire.fullsize import Regions, measure
 
 FloatArray = npt.NDArray[np.float64]
@@ -91,26 +91,33 @@ def _expected_calibration_error(confidence: FloatArray, correct: npt.NDArray[np.
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def alignment_metrics(cams: npt.NDArray[Any], regions: Regions, seed: int) -> dict[str, Any] | None:
-    """Mean agreement of maps with ROIs, and the same with the ROIs shuffled among the images as a control.
+def alignment_metrics(
+    cams: npt.NDArray[Any], regions: Regions, image_ids: Sequence[str], group_ids: Sequence[str], seed: int
+) -> dict[str, Any] | None:
+    """Mean agreement of maps with ROIs, and with the ROIs of images of other groups as a control.
 
     What a measure keeps under shuffling comes from where lesions usually are, not from looking at this one.
 
     Args:
         cams: (n, gh, gw) in [0, 1]; undefined maps are NaN.
         regions: The ROIs of the same n images.
-        seed: Of the shuffling; no image keeps its own ROI.
+        image_ids: n ids.
+        group_ids: n groups (patients); no image gets an ROI of its own group.
+        seed: Of the shuffling.
 
     Returns:
         `num_images` (those with a defined map and an ROI that is not empty), the means of
-        `ALIGNMENT_MEASURES`, and under `shuffled` the same again; None where fewer than two images remain.
+        `ALIGNMENT_MEASURES`, and under `shuffled` the same again, each None where all images are of one
+        group; None where fewer than two images remain.
     """
     found = measure(cams, regions)
     defined = np.flatnonzero(np.isfinite(found["soft_dice"]))
     if len(defined) < 2:
         return None
-    others = regions.take(defined[derangement(len(defined), seed)])
-    twin = measure(cams[defined], others)
+    ids, groups = ([names[row] for row in defined.tolist()] for names in (image_ids, group_ids))
+    lent = Donors(ids, groups, seed=seed).of(ids, groups)
+    lent = lent[lent >= 0]  # all, or none where there is one group
+    twin = measure(cams[defined][: len(lent)], regions.take(defined[lent]))
     return {
         "num_images": len(defined),
         **{name: _mean(found[name][defined]) for name in ALIGNMENT_MEASURES},

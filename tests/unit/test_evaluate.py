@@ -99,6 +99,12 @@ def test_what_does_not_fit_is_refused(probs, labels, message):
         classification_metrics(probs, labels)
 
 
+def aligned(cams, regions, seed, groups=None):
+    """Each image of a group of its own where no groups are given."""
+    ids = [f"image-{number:03d}" for number in range(len(cams))]
+    return alignment_metrics(cams, regions, ids, ids if groups is None else groups, seed)
+
+
 def focused_maps(num_images=40, seed=0):
     """Maps that look exactly at their own ROI, one cell each, anywhere."""
     rng = np.random.default_rng(seed)
@@ -115,7 +121,7 @@ def regions_of(cams):
 
 
 def test_alignment_is_lost_when_the_rois_are_shuffled():
-    metrics = alignment_metrics(*focused_maps(), seed=1)
+    metrics = aligned(*focused_maps(), seed=1)
     assert metrics["num_images"] == 40
     for name in ("soft_dice", "hard_dice", "iou", "pointing_game", "energy_in_roi", "lift"):
         assert metrics[name] > 0.5
@@ -129,7 +135,7 @@ def test_no_image_keeps_its_own_roi(seed):
     for count in (2, 3, 7):
         maps = np.eye(9)[:count].reshape(count, 3, 3)
         rois = np.uint8(255 * maps).repeat(24, axis=1).repeat(24, axis=2)
-        metrics = alignment_metrics(maps, fullsize.reduce_rois(rois, (3, 3)), seed)
+        metrics = aligned(maps, fullsize.reduce_rois(rois, (3, 3)), seed)
         assert metrics["pointing_game"] == 1.0
         assert metrics["shuffled"]["pointing_game"] == 0.0
 
@@ -142,18 +148,48 @@ def test_alignment_means_are_over_the_defined_images():
     rois[3] = 0
     regions = fullsize.reduce_rois(rois, (3, 3))
     kept = np.array([0, 2, 4])
-    metrics = alignment_metrics(cams, regions, seed=0)
+    metrics = aligned(cams, regions, seed=0)
     assert metrics["num_images"] == 3
     full, _ = alignment.minmax(fullsize.upsample(cams[kept], (96, 96)))
     assert metrics["soft_dice"] == pytest.approx(alignment.soft_dice(full, rois[kept] / 255).mean(), abs=1e-6)
-    assert metrics == alignment_metrics(cams[kept], regions.take(kept), seed=0)
-    assert alignment_metrics(cams[:2], regions.take(np.arange(2)), seed=0) is None
+    ids = [f"image-{number:03d}" for number in kept]
+    assert metrics == alignment_metrics(cams[kept], regions.take(kept), ids, ids, seed=0)
+    assert aligned(cams[:2], regions.take(np.arange(2)), seed=0) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_twin_is_never_of_the_same_patient(seed):
+    """Two patients of 30 slices, each with one lesion: a derangement gave half of the twins the same one."""
+    maps = np.eye(9)[[0] * 30 + [5] * 30].reshape(60, 3, 3)
+    rois = np.uint8(255 * maps).repeat(24, axis=1).repeat(24, axis=2)
+    groups = ["p"] * 30 + ["q"] * 30
+    metrics = aligned(maps, fullsize.reduce_rois(rois, (3, 3)), seed, groups)
+    assert metrics["pointing_game"] == 1.0
+    assert metrics["shuffled"]["pointing_game"] == 0.0
+
+
+def test_one_patient_has_no_twin():
+    cams, regions = focused_maps(6)
+    metrics = aligned(cams, regions, 0, ["p"] * 6)
+    assert metrics["soft_dice"] > 0.5
+    assert set(metrics["shuffled"].values()) == {None}
+
+
+def test_twins_do_not_depend_on_the_order_of_rows():
+    cams, regions = focused_maps()
+    ids = [f"image-{number:03d}" for number in range(40)]
+    groups = [name[:-1] for name in ids]
+    order = np.random.default_rng(3).permutation(40)
+    moved = alignment_metrics(
+        cams[order], regions.take(order), [ids[row] for row in order], [groups[row] for row in order], 5
+    )
+    assert moved["shuffled"] == pytest.approx(alignment_metrics(cams, regions, ids, groups, 5)["shuffled"])
 
 
 def test_alignment_that_is_undefined_everywhere_is_none():
     rng = np.random.default_rng(0)
     whole = fullsize.reduce_rois(np.full((3, 64, 64), 255, dtype=np.uint8), (2, 2))
-    metrics = alignment_metrics(rng.random((3, 2, 2)), whole, seed=0)
+    metrics = aligned(rng.random((3, 2, 2)), whole, seed=0)
     assert metrics["lift"] is None
     assert metrics["energy_in_roi"] == pytest.approx(1.0)
 
