@@ -1,13 +1,18 @@
 """The folder source: classes, splits, masks, and what it refuses."""
 
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from xal_ray.config import Pool, Source
 from xal_ray.errors import SourceError
+from xal_ray.pool.reading import read_row
 from xal_ray.pool.sources import read_source
+from xal_ray.pool.warned import warned_table
 
 
 def _touch(root: Path, *names: str) -> Path:
@@ -15,6 +20,10 @@ def _touch(root: Path, *names: str) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     return root
+
+
+def _listing(root: Path):
+    return read_source(Pool(source=Source(path=root, kind="folder"), group_by="image"))
 
 
 def _read(root: Path, group_by: str = "image", classes=None) -> dict[str, dict]:
@@ -93,7 +102,7 @@ def test_masks_by_path_and_by_name(tmp_path):
         (["masks/1.png"], "the mask masks/1.png fits a/1.jpg and b/1.jpg"),
         (["masks/a/1.png", "masks/a/1.bmp"], "two masks fit a/1.jpg"),
         (["masks/2.png", "masks/b/2.png"], "two masks fit b/2.jpg"),
-        (["masks/a/1_mask.png"], "no mask fits an image"),
+        (["masks/a/9.png"], "no mask fits an image"),
     ],
 )
 def test_masks_that_fit_no_or_two_images_are_refused(tmp_path, masks, message):
@@ -136,3 +145,261 @@ def test_the_root_itself_may_be_a_link(tmp_path):
     _touch(tmp_path, "real/a/1.png")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert list(_read(tmp_path / "link")) == ["a/1.png"]
+
+
+# --- masks
+
+
+def _masks(root: Path) -> tuple[dict[str, list[str]], dict[str, dict]]:
+    """The masks of each image that has any, and all rows."""
+    rows = _read(root)
+
+    def below(uri: str) -> str:
+        return Path(uri).relative_to(root.resolve()).as_posix()
+
+    masks = {
+        name: [below(uri) for uri in (row["mask_uri"], *(row["more_mask_uris"] or []))]
+        for name, row in rows.items()
+        if row["mask_uri"]
+    }
+    return masks, rows
+
+
+@pytest.mark.parametrize(
+    ("image", "masks"),
+    [
+        ("benign/x (1).png", ["benign/x (1)_mask.png"]),
+        ("benign/x (1).png", ["benign/x (1)_mask.png", "benign/x (1)_mask_1.png"]),
+        ("a/x.png", ["a/x_mask.tif"]),
+        ("a/x.jpg", ["a/x-mask.png"]),
+        ("a/x.jpg", ["a/x_seg.png"]),
+        ("a/x.jpg", ["a/x_Segmentation.PNG"]),
+        ("a/x.jpg", ["a/x_mask (2).png"]),
+        ("a/x.dcm", ["a/x.mask.png"]),
+        ("a/x.nii.gz", ["a/x_seg.nii.gz"]),
+        ("a/p1/x_1.tif", ["a/p1/x_1_mask.tif"]),
+        ("a/img_1.png", ["a/img_mask_1.png"]),
+        ("a/image_7.png", ["a/mask_7.png"]),
+        ("a/x_image.png", ["a/x_mask.png"]),
+        ("a/x.png", ["a/x_lung_mask.png"]),
+        ("a/images/x.png", ["a/masks/x.png"]),
+        ("a/Images/x.png", ["a/Masks/x.jpg"]),
+        ("a/images/x.png", ["a/mask/x_mask.png"]),
+        ("a/x.png", ["a/mask/x.png"]),
+        ("a/deep/er/images/x.png", ["a/deep/er/masks/x.png"]),
+        ("images/a/x.png", ["masks/a/x.png"]),
+        ("images/a/x.png", ["masks/x.png"]),
+        ("images/a/x.png", ["labels/a/x.png"]),
+        ("images/a/x.png", ["GroundTruth/a/x_segmentation.png"]),
+        ("a/images/x.png", ["a/lung masks/x.png"]),
+        ("a/x.png", ["ManualMask/leftMask/x.png", "ManualMask/rightMask/x.png"]),
+        ("a/x.png", ["masks/a/x_1.png", "masks/a/x_2.png"]),
+        ("train/a/x.png", ["train_masks/a/x.png"]),
+        ("train/images/a/x.png", ["train/masks/a/x.png"]),
+        ("Train/a/images/x.png", ["Train/a/infection masks/x.png"]),
+    ],
+)
+def test_masks_among_images_become_rois(tmp_path, image, masks):
+    split = "train/" if image.lower().startswith("train") else ""
+    found, rows = _masks(_touch(tmp_path, image, *masks, f"{split}other/y.png"))
+    assert found == {image: masks}
+    assert set(rows) == {image, f"{split}other/y.png"}
+    assert rows[image]["label"] == ("benign" if image.startswith("benign") else "a")
+    assert (rows[image]["roi_state"], rows[f"{split}other/y.png"]["roi_state"]) == (
+        "present",
+        "not_annotated",
+    )
+
+
+def test_names_that_end_like_masks_without_an_image_are_images(tmp_path):
+    names = [f"{name}/{name}_{number}.jpg" for name in ("with_mask", "without_mask") for number in (1, 2)]
+    found, rows = _masks(_touch(tmp_path, *names))
+    assert (found, sorted(rows)) == ({}, sorted(names))
+    assert {row["label"] for row in rows.values()} == {"with_mask", "without_mask"}
+
+
+def test_a_mask_without_an_image_is_no_image_and_is_listed(tmp_path):
+    listing = _listing(
+        _touch(tmp_path, "a/1.png", "a/1_mask.png", "a/2_mask.png", "b/1.png", "masks/b/9.png")
+    )
+    assert listing.manifest.num_rows == 2
+    alone = {each.path for each in listing.warned if each.kind == "mask_without_image"}
+    assert alone == {"a/2_mask.png", "masks/b/9.png"}
+    assert any("Masks without an image, which are not used: 2" in note for note in listing.notes)
+
+
+def test_pictures_made_of_an_image_are_no_images(tmp_path):
+    listing = _listing(_touch(tmp_path, "a/1.jpg", "a/1_superpixels.png", "b/2.jpg", "b/2_overlay.png"))
+    assert [each.path for each in listing.warned] == ["a/1_superpixels.png", "b/2_overlay.png"]
+    assert listing.manifest.num_rows == 2
+
+
+def test_masks_of_two_kinds_are_refused(tmp_path):
+    root = _touch(tmp_path, *(f"a/{kind}/1.png" for kind in ("images", "lung masks", "infection masks")))
+    with pytest.raises(SourceError, match=r"two masks fit a/images/1\.png"):
+        _read(root)
+    with pytest.raises(SourceError, match=r"two masks fit b/1\.png"):
+        _read(_touch(tmp_path / "two", "b/1.png", "b/1_lung_mask.png", "b/1_lesion_mask.png"))
+
+
+def test_folders_that_are_called_classes_hold_no_masks(tmp_path):
+    root = _touch(tmp_path, "mask/1.png", "nomask/2.png")
+    with pytest.raises(SourceError, match=r"(?s)no mask fits.*pool\.classes"):
+        _read(root)
+    assert {row["label"] for row in _read(root, classes=["mask", "nomask"]).values()} == {"mask", "nomask"}
+
+
+def test_a_class_called_labels_without_images_of_these_names_is_a_class(tmp_path):
+    rows = _read(_touch(tmp_path, "labels/1.png", "bottles/2.png"))
+    assert {row["label"] for row in rows.values()} == {"labels", "bottles"}
+
+
+# --- splits and classes
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "split"),
+    [
+        ("Training", "Testing", "test"),
+        ("Train", "Test", "test"),
+        ("TRAIN", "VAL", "val"),
+        ("train_set", "test_set", "test"),
+        ("Training Set", "Validation Set", "val"),
+        ("trainset", "testset", "test"),
+        ("TrainingData", "valid", "val"),
+        ("seg_train/seg_train", "seg_test/seg_test", "test"),
+        ("images/train", "images/test", "test"),
+        ("archive/Training", "archive/Testing", "test"),
+        ("train/images", "test/images", "test"),
+        ("train_images", "test_images", "test"),
+        ("train", "test1", "test"),
+    ],
+)
+def test_splits_by_any_name(tmp_path, train, other, split):
+    names = [f"{part}/{name}/1.png" for part in (train, other) for name in ("glioma", "no tumor")]
+    rows = _read(_touch(tmp_path, *names))
+    assert {row["label"] for row in rows.values()} == {"glioma", "no tumor"}
+    assert [rows[name]["split"] for name in names] == ["pool", "pool", split, split]
+
+
+def test_splits_below_the_classes(tmp_path):
+    names = [f"{name}/{part}/1.png" for part in ("train", "test") for name in ("glioma", "healthy")]
+    rows = _read(_touch(tmp_path, *names))
+    assert {row["label"] for row in rows.values()} == {"glioma", "healthy"}
+    assert [rows[name]["split"] for name in names] == ["pool", "pool", "test", "test"]
+
+
+def test_only_training_leaves_the_splits_to_be_dealt(tmp_path):
+    rows = _read(_touch(tmp_path, "Training/a/1.png", "Training/b/1.png"))
+    assert {(row["label"], row["split"]) for row in rows.values()} == {("a", None), ("b", None)}
+
+
+def test_two_folders_with_the_same_names_below_are_parts_of_the_set(tmp_path):
+    root = _touch(tmp_path, *(f"{part}/{name}/1.png" for part in "AB" for name in ("cat", "dog")))
+    assert {(row["label"], row["split"]) for row in _read(root).values()} == {("cat", None), ("dog", None)}
+    (note,) = [note for note in _listing(root).notes if "parts of the set" in note]
+    assert "pool.classes=[A, B]" in note
+    assert {row["label"] for row in _read(root, classes=["A", "B"]).values()} == {"A", "B"}
+
+
+@pytest.mark.parametrize("below", [("p01", "p02"), ("40X", "100X"), ("left", "right"), ("axial", "Coronal")])
+def test_patients_sides_and_planes_below_the_classes_are_no_classes(tmp_path, below):
+    root = _touch(tmp_path, *(f"{name}/{each}/1.png" for name in ("ill", "well") for each in below))
+    listing = _listing(root)
+    assert set(listing.manifest["label"].to_pylist()) == {"ill", "well"}
+    assert any("which count for it: 4" in note for note in listing.notes)
+    assert sum(each.kind == "deeper" for each in listing.warned) == 4
+
+
+def test_splits_beside_other_folders_are_refused(tmp_path):
+    root = _touch(tmp_path, *(f"{name}/a/1.png" for name in ("train", "test", "copy")))
+    with pytest.raises(SourceError, match=r"(?s)test, train, and beside them copy.*pool\.classes"):
+        _read(root)
+    assert {row["label"] for row in _read(root, classes=["train", "test", "copy"]).values()} == {
+        "train",
+        "test",
+        "copy",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["unlabelled", "Unlabeled", "unknown", "UNSORTED", "no_label", "un-classified"]
+)
+def test_folders_without_a_class(tmp_path, name):
+    listing = _listing(_touch(tmp_path, "a/1.png", "b/1.png", f"{name}/1.png", "train.txt"))
+    assert sorted(listing.manifest["label"].to_pylist(), key=str) == [None, "a", "b"]
+    assert any(name in note and "no class" in note for note in listing.notes)
+    rows = _read(tmp_path, classes=["a", "b", name])
+    assert {row["label"] for row in rows.values()} == {"a", "b", name}
+
+
+def test_unlabelled_beside_splits(tmp_path):
+    rows = _read(_touch(tmp_path, "train/a/1.png", "test/b/1.png", "unlabelled/1.png", "train/unknown/2.png"))
+    assert {name: (row["split"], row["label"]) for name, row in rows.items()} == {
+        "train/a/1.png": ("pool", "a"),
+        "test/b/1.png": ("test", "b"),
+        "unlabelled/1.png": (None, None),
+        "train/unknown/2.png": ("pool", None),
+    }
+
+
+# --- which files
+
+
+def test_files_that_are_passed_by_are_counted_and_listed(tmp_path):
+    names = ["a/2.gif", "a/3.GIF", "a/Thumbs.db", "a/._1.png", "__MACOSX/a/._1.png", "b/notes", "b/x.heic"]
+    listing = _listing(_touch(tmp_path, "a/1.png", "b/1.png", *names))
+    assert listing.manifest.num_rows == 2
+    assert (
+        "Passed by, as files of a kind that is not read: 2 x .gif, 1 x no suffix, 1 x .heic." in listing.notes
+    )
+    assert "Passed by, as hidden or left by a system: 3." in listing.notes
+    assert {each.path for each in listing.warned} == {
+        "a/2.gif",
+        "a/3.GIF",
+        "b/notes",
+        "b/x.heic",
+        "a/Thumbs.db",
+        "a/._1.png",
+        "__MACOSX/",
+    }
+
+
+def test_dicom_files_are_known_by_their_mark(tmp_path):
+    root = _touch(tmp_path, "a/1.jfif", "a/2.nii.gz", "b/3.jpe")
+    marked = ["a/IM0001", "a/1.2.840.113619", "b/9.IMA", "b/DICOMDIR", "b/paper.pdf"]
+    for name in marked:
+        (root / name).write_bytes(bytes(128) + b"DICM")
+    (root / "b/IM0002").write_bytes(bytes(200))
+    assert sorted(_read(root)) == [
+        "a/1.2.840.113619",
+        "a/1.jfif",
+        "a/2.nii.gz",
+        "a/IM0001",
+        "b/3.jpe",
+        "b/9.IMA",
+    ]
+
+
+def test_names_that_are_no_utf_8_are_refused_by_name(tmp_path):
+    _touch(tmp_path, "a/plain.jpg", os.fsdecode(b"a/bild_\xe4.jpg"))
+    with pytest.raises(SourceError, match=r"(?s)not UTF-8.*a/bild_\\xe4\.jpg.*convmv") as caught:
+        _read(tmp_path)
+    assert caught.value.exit_code == 2
+    str(caught.value).encode()
+    (tmp_path / os.fsdecode(b"a/bild_\xe4.jpg")).rename(tmp_path / os.fsdecode(b"a/bild_\xe4.txt"))
+    listing = _listing(tmp_path)
+    assert (listing.manifest.num_rows, [each.path for each in listing.warned]) == (1, ["a/bild_\\xe4.txt"])
+    assert warned_table(listing.warned)["path"].to_pylist() == ["a/bild_\\xe4.txt"]
+
+
+def test_several_masks_of_an_image_are_united(tmp_path):
+    inside = np.zeros((2, 16, 16), dtype=np.uint8)
+    inside[0, :8, :8] = inside[1, 8:, 8:] = 255
+    (tmp_path / "a").mkdir()
+    for name, pixels in zip(("1", "1_mask", "1_mask_1"), (inside.sum(axis=0), *inside), strict=True):
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a" / f"{name}.png")
+    pool = Pool(source=Source(path=tmp_path, kind="folder"), group_by="image", image_size=16)
+    (row,) = read_source(pool).manifest.to_pylist()
+    (image,) = read_row(row, pool)
+    np.testing.assert_array_equal(image.roi, inside.any(axis=0))

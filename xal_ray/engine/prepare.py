@@ -36,6 +36,8 @@ from xal_ray.pool.schema import (
 )
 from xal_ray.pool.sources import Listing, read_source
 from xal_ray.pool.splits import assign_splits
+from xal_ray.pool.warned import FILE as WARNINGS
+from xal_ray.pool.warned import warned_table
 from xal_ray.progress import Reporter
 from xal_ray.pseudonyms import Pseudonyms, load_pseudonyms
 from xal_ray.storage import (
@@ -161,9 +163,11 @@ def _finish(
     write_table(partial / "origins.parquet", read_shards(partial / ORIGINS, ORIGIN_SCHEMA))
     write_table(partial / "attributes.parquet", attributes)
     write_table(partial / "quarantine.parquet", quarantine)
+    warned = warned_table(listing.warned)
+    write_table(partial / WARNINGS, warned)
     write_table(partial / "index.parquet", _without_hidden_labels(index))
     key_id = None if pseudonyms is None else pseudonyms.key_id
-    card = build_card(settings, index, quarantine, classes, listing, attributes, key_id)
+    card = build_card(settings, index, quarantine, classes, listing, attributes, key_id, warned)
     card["overlaps"] += _overlaps(settings, index, attributes)
     write_json(partial / "card.json", card)
     _clear_away(partial)

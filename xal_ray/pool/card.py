@@ -16,6 +16,8 @@ from xal_ray.pool.breakdown import break_down
 from xal_ray.pool.leakage import describe_look_alikes, find_look_alikes, overlap_notes
 from xal_ray.pool.schema import SCHEMA_VERSION, PoolReader, open_pool
 from xal_ray.pool.sources.listing import Listing
+from xal_ray.pool.warned import FILE as WARNINGS
+from xal_ray.pool.warned import count_kinds
 from xal_ray.storage import digest, sha256_file
 
 # The settings of the source that each kind reads.
@@ -130,6 +132,7 @@ def build_card(
     listing: Listing,
     attributes: pa.Table,
     pseudonym_key_id: str | None,
+    warned: pa.Table | None = None,
 ) -> dict[str, Any]:
     """What a pool says of itself.
 
@@ -141,6 +144,7 @@ def build_card(
         listing: What the source knew.
         attributes: What is known of the rows, and what they look like.
         pseudonym_key_id: Which key made the pseudonyms; None where no header was asked.
+        warned: What warnings are about (`WARNED_SCHEMA`).
 
     Returns:
         The content of `card.json`.
@@ -170,6 +174,7 @@ def build_card(
         "pseudonym_key_id": pseudonym_key_id,
         "data_set": listing.data_set,
         "notes": list(listing.notes),
+        "warned": {"file": WARNINGS, "counts": {} if warned is None else count_kinds(warned)},
         "agreement": dict(listing.agreement),
         "overlaps": overlap_notes(listing.data_set),
         "duplicates_across_splits": _equal_across_splits(index),

@@ -23,6 +23,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("label", pa.string()),  # null = unlabelled, unless reading tells
         pa.field("split", pa.string()),  # null = to be dealt by `assign_splits`
         pa.field("mask_uri", pa.string()),
+        pa.field("more_mask_uris", pa.list_(pa.string())),  # further parts of the mask: they are united
         # x0, y0, x1, y1: pixel corners in the original's frame, half-open; empty = no box
         pa.field("boxes", pa.list_(pa.list_(pa.float32(), 4)), nullable=False),
         pa.field("roi_state", pa.string(), nullable=False),
@@ -54,7 +55,7 @@ def manifest_of(rows: Sequence[Row]) -> pa.Table:
 
 def fingerprint(table: pa.Table) -> str:
     """The SHA-256 of a manifest's rows, in their order; where the files lie does not count."""
-    rows = table.drop_columns(["uri", "mask_uri", "channel_uris"])
+    rows = table.drop_columns(["uri", "mask_uri", "more_mask_uris", "channel_uris"])
     sha = hashlib.sha256()
     for start in range(0, rows.num_rows, _ROWS_AT_ONCE):
         piece = rows.slice(start, _ROWS_AT_ONCE).to_pylist()

@@ -8,6 +8,7 @@ POOL/
   attributes.parquet     what a breakdown may count: study, site, device, sex, age band; and its likeness
   hidden_labels.parquet  labels of the unlabelled rows, where known; only `labels/oracle.py` opens it
   quarantine.parquet     rows left out, each with a reason
+  warnings.parquet       what warnings are about, one by one (`pool/warned.py`)
   activations/           what frozen backbones make of the images, where asked for (`pool/activations.py`)
 """
 

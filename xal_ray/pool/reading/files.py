@@ -111,10 +111,8 @@ def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray
     grid = (pool.image_size, pool.image_size)
     where = f"image_id {row['image_id']}"
     if row["mask_uri"]:
-        mask = decode_mask(
-            place(row["mask_uri"]), pool.limits, frame=row["frame"], nifti=pool.nifti, kept=KEPT
-        )
-        check_mask(mask, frame, where=f"{where}, mask {row['mask_uri']}")
+        uris = (row["mask_uri"], *(row.get("more_mask_uris") or ()))
+        mask = np.logical_or.reduce([_mask(row, uri, frame, pool) for uri in uris])
         return mask_to_grid(mask.astype(np.float32), grid)
     drawn_on = _frame_of_roi(row, frame)
     parts = []
@@ -130,6 +128,12 @@ def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray
         check_mask(mask, drawn_on, where=where)
         parts.append(mask_to_grid(mask.astype(np.float32), grid))
     return np.maximum.reduce(parts) if parts else None
+
+
+def _mask(row: dict[str, Any], uri: str, frame: tuple[int, int], pool: Pool) -> npt.NDArray[np.bool_]:
+    mask = decode_mask(place(uri), pool.limits, frame=row["frame"], nifti=pool.nifti, kept=KEPT)
+    check_mask(mask, frame, where=f"image_id {row['image_id']}, mask {uri}")
+    return mask
 
 
 def _frame_of_roi(row: dict[str, Any], frame: tuple[int, int]) -> tuple[int, int]:

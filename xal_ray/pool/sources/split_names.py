@@ -1,4 +1,4 @@
-"""Splits that a source's own names tell: instances_val2017.json, valid/, ISIC2018_Task3_Test_Input."""
+"""Splits that a source's own names tell: instances_val2017.json, Testing/, ISIC2018_Task3_Test_Input."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ _SPLITS = {
     "valid": "val",
     "validation": "val",
     "test": "test",
+    "testing": "test",
 }
-_WORD = re.compile(rf"(?<![a-z])({'|'.join(sorted(_SPLITS, key=len, reverse=True))})(?:20\d\d)?(?![a-z0-9])")
+_WORD = re.compile(
+    rf"(?<![a-z])({'|'.join(sorted(_SPLITS, key=len, reverse=True))})(?:set|data)?(?:20\d\d)?(?![a-z0-9])"
+)
 
 
 def split_of_name(name: str) -> str | None:

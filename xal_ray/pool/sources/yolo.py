@@ -19,7 +19,7 @@ from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.sources.findings import Question, ask
-from xal_ray.pool.sources.folder import SUFFIXES
+from xal_ray.pool.sources.folder_files import SUFFIXES
 from xal_ray.pool.sources.grouping import check_group_by
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from xal_ray.errors import SourceError
-from xal_ray.pool.sources.folder import SUFFIXES
+from xal_ray.pool.sources.folder_files import SUFFIXES
 from xal_ray.pool.sources.paths import SourceRoot
 from xal_ray.pool.sources.tree import read_below
 from xal_ray.roi import NORMALISED_SIDE

@@ -1,0 +1,161 @@
+"""Which folders of an image folder are its classes, and which its splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from xal_ray.errors import SourceError
+from xal_ray.pool.sources.folder_names import holds_images, is_unlabelled, split_of_folder
+from xal_ray.pool.sources.split_names import settled_split
+
+Folders = tuple[str, ...]
+
+# Names below two folders that make these no parts of one set: sides, planes and views of each class.
+_VIEW = re.compile(
+    r"left|right|axial|coronal|sagittal|frontal|lateral|ap|pa|flair|dwi|adc|ct|mri?|pet|us|xray"
+    r"|female|male|png|jpg|dicom|raw|processed|original|augmented",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How folders are read.
+
+    Attributes:
+        depth: Folders at the start that hold all of it, and say nothing.
+        level: Where the split stands after these: 0 above the classes, 1 below; None: nowhere.
+        splits: What each folder at that level means; None: to be dealt.
+        classes: Names that are classes whatever they say.
+        notes: How the folders were taken, for people.
+    """
+
+    depth: int
+    level: int | None
+    splits: Mapping[str, str | None]
+    classes: Collection[str]
+    notes: tuple[str, ...]
+
+    def read(self, folders: Folders) -> tuple[str | None, str | None, Folders]:
+        """Split and class of an image, and the folders below its class; None: none is told.
+
+        Args:
+            folders: Those above the image, from the root on.
+        """
+        left = _plain(folders, self.classes)[self.depth :]
+        split = None
+        if self.level is not None and len(left) > self.level and left[self.level] in self.splits:
+            name = left[self.level]
+            split, left = self.splits[name], left[: self.level] + left[self.level + 1 :]
+            while self.level == 0 and left and _repeats(left[0], name, self.classes):
+                left = left[1:]
+        if left and (left[0] in self.classes or not is_unlabelled(left[0])):
+            return split, left[0], left[1:]
+        return split, None, left[1:]
+
+
+def layout_of(all_folders: Iterable[Folders], classes: Collection[str], where: Path) -> Layout:
+    """Find out how the folders of images are meant.
+
+    Args:
+        all_folders: Those above each image, folders of masks left out.
+        classes: `pool.classes`; none where they are not given.
+        where: The root, for messages.
+
+    Raises:
+        SourceError: Some folders are called like splits, and others beside them are not.
+    """
+    paths = {_plain(folders, classes) for folders in all_folders}
+    depth = _depth(paths, classes)
+    paths = {path[depth:] for path in paths}
+    tops = {path[0] for path in paths if path and (path[0] in classes or not is_unlabelled(path[0]))}
+    splits, level, notes = _splits(paths, tops, classes, where)
+    settled = {name: settled_split(split, splits.values()) for name, split in splits.items()}
+    if splits:
+        told = ", ".join(f"{name} ({settled[name] or 'to be dealt'})" for name in sorted(settled))
+        notes = [f"Folders that are splits: {told}.", *notes]
+    unlabelled = sorted({name for path in paths for name in path[:2] if is_unlabelled(name)} - set(classes))
+    if unlabelled:
+        notes.append(f"Folders whose images have no class, by their names: {', '.join(unlabelled)}.")
+    return Layout(depth, level if splits else None, settled, frozenset(classes), tuple(notes))
+
+
+def _plain(folders: Folders, classes: Collection[str]) -> Folders:
+    """The folders less those that only say that images lie in them."""
+    return tuple(name for name in folders if name in classes or not holds_images(name))
+
+
+def _depth(paths: Collection[Folders], classes: Collection[str]) -> int:
+    """How many folders at the start hold all, where splits stand below them; else none is passed over."""
+    depth, left = 0, set(paths)
+    while len({path[:1] for path in left}) == 1 and all(left):
+        if next(iter(left))[0] in classes:
+            return 0
+        depth, left = depth + 1, {path[1:] for path in left}
+        names = {path[0] for path in left if path}
+        if _are_splits({name for name in names if not is_unlabelled(name)}):
+            return depth
+    return 0
+
+
+def _splits(
+    paths: Collection[Folders], tops: Collection[str], classes: Collection[str], where: Path
+) -> tuple[dict[str, str | None], int, list[str]]:
+    if tops and set(tops) <= set(classes):
+        return {}, 0, []
+    told = {name: split for name in tops if (split := split_of_folder(name))}
+    if _are_splits(tops):
+        return dict(told), 0, []
+    in_tops = {path[1] for path in paths if len(path) > 1 and path[0] in tops}
+    if all(path[1:] for path in paths if path and path[0] in tops) and _are_splits(in_tops - set(classes)):
+        return {name: split_of_folder(name) for name in in_tops}, 1, []
+    parts = _parts(paths, tops, classes)
+    if parts:
+        known = "pool" if told else None
+        named, below = ", ".join(sorted(tops)), ", ".join(sorted(parts))
+        note = (
+            f"The folders {named} hold folders of the same names ({below}): they are taken for parts of the "
+            f"set, and not for classes; if they are the classes, name them: --set 'pool.classes=[{named}]'."
+        )
+        return {name: told.get(name, known) for name in tops}, 0, [note]
+    if len(set(told.values())) > 1:
+        raise SourceError(
+            "some folders are called like splits, and others beside them are not",
+            expected="splits (train, val, test) alone, with the classes below them; or classes alone",
+            found=f"{', '.join(sorted(told))}, and beside them {', '.join(sorted(set(tops) - set(told)))}",
+            where=str(where),
+            next_step="set pool.source.path to a folder that holds one kind, or move the others out; if all "
+            "are classes, name them: --set 'pool.classes=[...]'",
+        )
+    return {}, 0, []
+
+
+def _are_splits(names: Collection[str]) -> bool:
+    """Whether names are those of splits: all tell one, and one is for training or two differ."""
+    told = {split_of_folder(name) for name in names}
+    return None not in told and ("pool" in told or len(told) > 1)
+
+
+def _parts(paths: Collection[Folders], tops: Collection[str], classes: Collection[str]) -> frozenset[str]:
+    """The names below two folders or more that all hold folders of the same names: then these are classes."""
+    below: dict[str, set[str]] = {name: set() for name in tops}
+    for path in paths:
+        if path and path[0] in below:
+            if len(path) == 1:
+                return frozenset()
+            below[path[0]].add(path[1])
+    names = max(below.values(), key=len, default=set())
+    is_same = len(below) > 1 and all(len(each) > 1 and each <= names for each in below.values())
+    # Numbers are patients, slices or magnifications.
+    are_numbers = any(any(map(str.isdigit, name)) for name in names)
+    are_classes = not are_numbers and not all(map(_VIEW.fullmatch, names))
+    return frozenset(names) if is_same and (are_classes or names <= set(classes)) else frozenset()
+
+
+def _repeats(name: str, split: str, classes: Collection[str]) -> bool:
+    """Whether a folder below a split says the same again: seg_train/seg_train."""
+    told = split_of_folder(split)
+    return told is not None and split_of_folder(name) == told and name not in classes
