@@ -75,24 +75,28 @@ class Section(BaseModel):
 
 
 class Columns(Section):
-    """Which columns of the manifest hold what. Columns that it lacks are skipped unless required."""
+    """Which columns of the manifest hold what.
 
-    image_id: str = "image_id"
+    A name fits however it is spelled (case, spaces, marks). Columns that it lacks are skipped unless
+    required; null passes one by that is there.
+    """
+
+    image_id: str | None = "image_id"
     image: str = "image"
-    label: str = "label"
-    group_id: str = "group_id"
-    mask: str = "mask"
-    split: str = "split"
-    box_x0: str = "box_x0"
-    box_y0: str = "box_y0"
-    box_x1: str = "box_x1"
-    box_y1: str = "box_y1"
-    frame: str = "frame"
-    study_id: str = "study_id"
-    site: str = "site"
-    device: str = "device"
-    sex: str = "sex"
-    age_band: str = "age_band"
+    label: str | None = "label"
+    group_id: str | None = "group_id"
+    mask: str | None = "mask"
+    split: str | None = "split"
+    box_x0: str | None = "box_x0"
+    box_y0: str | None = "box_y0"
+    box_x1: str | None = "box_x1"
+    box_y1: str | None = "box_y1"
+    frame: str | None = "frame"
+    study_id: str | None = "study_id"
+    site: str | None = "site"
+    device: str | None = "device"
+    sex: str | None = "sex"
+    age_band: str | None = "age_band"
 
 
 class Phantom(Section):

@@ -178,12 +178,175 @@ def test_an_absolute_path_may_reach_the_folder_through_a_link(tmp_path):
 
 
 def test_a_missing_column_is_named_with_its_nearest_match(tmp_path):
-    message = _error(tmp_path, "image,Group_ID\n1.png,g\n")
+    message = _error(tmp_path, "image,Grup_ID\n1.png,g\n")
     assert "no column 'group_id'" in message
-    assert "image, Group_ID" in message
-    assert "pool.source.columns.group_id=Group_ID" in message
+    assert "image, Grup_ID" in message
+    assert "pool.source.columns.group_id=Grup_ID" in message
     assert "pool.group_by=image" in message
     assert "pool.source.columns.image=images" in _error(tmp_path, "images,group_id\n1.png,g\n")
+
+
+FULL = "image,label,group_id,split,mask\n1.png,a,7,pool,m.png\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "image, label, group_id, split, mask",
+        "Image,Label,GROUP_ID,Split,Mask",
+        " IMAGE ,label ,Group Id,SPLIT, mask",
+        "\ufeffimage,label,groupId,split,mask",
+        "#image,label,group-id,split,mask",
+    ],
+)
+def test_every_column_is_found_however_it_is_spelled(tmp_path, header):
+    rows = _read(tmp_path, FULL)
+    assert rows["label"].to_pylist() == ["a"]
+    assert _read(tmp_path, FULL.replace(FULL.split("\n")[0], header)).equals(rows)
+
+
+def _notes(
+    folder: Path, text: str, *, group_by="group_id", classes=None, images=("1.png",)
+) -> tuple[str, ...]:
+    _read(folder, text, group_by=group_by, classes=classes, images=images)
+    source = Source(path=folder / "manifest.csv")
+    return read_source(Pool(source=source, group_by=group_by, classes=classes)).notes
+
+
+def test_what_is_read_by_another_spelling_and_what_is_not_read_is_told(tmp_path):
+    notes = _notes(tmp_path, "Image,GROUP_ID,label,age,notes\n1.png,g,x,4,y\n1.png#2,g,x,4,y\n")
+    assert "manifest.csv: columns: read 'GROUP_ID' as group_id, 'Image' as image" in notes
+    assert "manifest.csv: columns that nothing reads: 'age', 'notes'" in notes
+    assert _notes(tmp_path, "image, group_id,label\n1.png,g,x\n2.png,g,y\n3.png,h,y\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("label", "lable"),
+        ("label", "labels"),
+        ("mask", "maskpath"),
+        ("mask", "Mask_Path"),
+        ("split", "spilt"),
+        ("frame", "frames"),
+        ("image_id", "imageids"),
+        ("box_x0", "boxx_0s"),
+    ],
+)
+def test_an_optional_column_that_is_nearly_there_is_refused_with_both_ways_out(tmp_path, name, near):
+    text = f"image,group_id,{near}\n1.png,g,\n2.png,g,\n"
+    message = _error(tmp_path, text)
+    assert f"no column '{name}'" in message
+    assert f"--set pool.source.columns.{name}={near}" in message
+    assert f"--set pool.source.columns.{name}=null" in message
+    assert _read(tmp_path, text, **{name: None}).num_rows == 2
+
+
+def test_a_patient_column_is_offered_as_the_group(tmp_path):
+    for near in ("patient_id", "Patient ID", "subject"):
+        offered = near if " " not in near else f"'{near}'"
+        assert f"columns.group_id={offered}," in _error(tmp_path, f"image,{near}\n1.png,g\n")
+    assert "columns.image=file_name" in _error(tmp_path, "file_name,group_id\n1.png,g\n")
+
+
+def test_labels_in_another_column_are_found_by_the_classes(tmp_path):
+    for text, found in (
+        ("image,group_id,diagnosis\n1.png,g,cat\n2.png,g,dog\n", "for pool.source.columns.label"),
+        ("image,group_id,label,choice\n1.png,g,,cat\n2.png,g,,dog\n", "all rows are empty in 'label'"),
+    ):
+        other = "diagnosis" if "diagnosis" in text else "choice"
+        message = _error(tmp_path, text, classes=["cat", "dog"])
+        assert found in message
+        assert f"--set pool.source.columns.label={other}" in message
+        rows = _read(tmp_path, text, classes=["cat", "dog"], label=other)
+        assert rows["label"].to_pylist() == ["cat", "dog"]
+        assert _read(tmp_path, text, classes=["cat", "dog"], label=None)["label"].null_count == 2
+
+
+def test_decimal_commas_where_commas_do_not_part_cells(tmp_path):
+    text = "image;group_id;box_x0;box_y0;box_x1;box_y1\n1.png;g;1,5;2;3,25;4\n"
+    assert _read(tmp_path, text)["boxes"].to_pylist() == [[[1.5, 2, 3.25, 4]]]
+    assert _read(tmp_path, text.replace(";", "\t"))["boxes"].to_pylist() == [[[1.5, 2, 3.25, 4]]]
+    quoted = 'image,group_id,box_x0,box_y0,box_x1,box_y1\n1.png,g,"1,500",2,"3,250",4\n'
+    message = _error(tmp_path, quoted)
+    assert "a box is malformed" in message
+    assert "with points in numbers" in message
+
+
+def test_rows_keep_their_numbers_behind_blank_and_passed_by_rows(tmp_path):
+    text = "# export\n\nimage,group_id,split\n1.png,g,pool\n\n#2.png\n3.png,h,nowhere\n,,\n"
+    assert "'nowhere' in row 7" in _error(tmp_path, text)
+
+
+def _warned(folder: Path, text: str, **arguments) -> list[str]:
+    return [note for note in _notes(folder, text, **arguments) if note.startswith("warning: ")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            ["Glioma", "glioma", "other"],
+            "'Glioma' (1 images) and 'glioma' (1 images) differ in spelling only",
+        ),
+        (["left lung", "left_lung", "x"], "differ in spelling only"),
+        (["caf\u00e9", "cafe\u0301", "x"], "differ in spelling only"),
+        (["0", "0.0", "1"], "'0' (1 images) and '0.0' (1 images)"),
+        (["1", "True", "no"], "'1' (1 images) and 'True' (1 images)"),
+        (["yes", "1.0", "no"], "'1.0' (1 images) and 'yes' (1 images)"),
+        (["nan", "a", "b"], "'nan' (1 images) is a class, although it reads like a missing label"),
+        (["NA", "a", "b"], "'NA' (1 images) is a class"),
+        (["None", "a", "b"], "'None' (1 images) is a class"),
+        (["null", "a", "b"], "'null' (1 images) is a class"),
+        (["N/A", "a", "b"], "'N/A' (1 images) is a class"),
+        (["-", "a", "b"], "'-' (1 images) is a class"),
+    ],
+)
+def test_odd_class_names_are_a_warning(tmp_path, labels, said):
+    lines = [f"{n}.png,{n // 2},{label}" for n, label in enumerate([*labels, "a"])]
+    (warning,) = _warned(tmp_path, "image,group_id,label\n" + "\n".join(lines), images=("0.png",))
+    assert said in warning
+    given = sorted({*labels, "a"})
+    assert [warning] == _warned(tmp_path, "image,group_id,label\n" + "\n".join(lines), classes=given)
+
+
+@pytest.mark.parametrize(
+    "labels", [["T+", "T-"], ["4a", "4b"], ["1", "10"], ["no", "none of these"], ["a1", "a10"]]
+)
+def test_class_names_that_are_just_alike_are_none(tmp_path, labels):
+    lines = [f"{n}.png,{n // 2},{label}" for n, label in enumerate([*labels, *labels])]
+    assert _warned(tmp_path, "image,group_id,label\n" + "\n".join(lines), images=("0.png",)) == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (["JaneDoe", "janedoe", "x"], "1 group ids differ from another one only in case, spaces or zeros"),
+        (["007", "7", "x"], "rows 2 and 3"),
+        (["P-007", "P7", "p 07"], "2 group ids differ"),
+        (["7.0", "7", "x"], "1 group ids differ"),
+        (["g", "g", "g"], "all 4 images are of one group"),
+    ],
+)
+def test_odd_groups_are_a_warning_that_quotes_no_id(tmp_path, groups, said):
+    lines = [f"{n}.png,{group},{'ab'[n % 2]}" for n, group in enumerate([*groups, groups[-1]])]
+    text = "image,group_id,label\n" + "\n".join(lines)
+    (warning,) = _warned(tmp_path, text, images=("0.png",))
+    assert said in warning
+    assert "anedoe" not in warning.lower()
+    assert _warned(tmp_path, text, group_by="image", images=("0.png",)) == []
+
+
+def test_every_image_a_group_of_its_own_is_a_note(tmp_path):
+    text = "image,group_id,label\n1.png,g,a\n2.png,h,b\n"
+    assert _notes(tmp_path, text)[0].startswith("every image is a group of its own")
+    assert _notes(tmp_path, text, group_by="image")[0:] == ()
+
+
+def test_a_label_that_is_a_class_but_for_its_spelling_is_answered_with_the_class(tmp_path):
+    for label, meant in (("Cat", "cat"), ("1.0", "1"), ("True", "1"), ("dgo", "dog")):
+        message = _error(tmp_path, f"image,label,group_id\n1.png,{label},g\n", classes=["cat", "1", "dog"])
+        assert f"did you mean '{meant}'?" in message
 
 
 def test_a_column_that_was_named_must_be_there(tmp_path):
@@ -257,14 +420,20 @@ def test_nothing_is_where_the_manifest_says(tmp_path):
     assert _read(tmp_path, text, images=["pics/19.png"]).num_rows == 25
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_encodings_of_manifests(tmp_path, encoding):
+    text = "image;group_id;label\r\n1.png;g;Mül\r\n"
+    (tmp_path / "1.png").touch()
+    (tmp_path / "m.csv").write_bytes(text.encode(encoding))
+    assert _list(tmp_path / "m.csv")["label"].to_pylist() == ["Mül"]
+
+
 def test_unreadable_manifests_quote_no_row(tmp_path):
     assert "Expected 2 columns, got 3" in _error(tmp_path, "image,group_id\n1.png,g\n2.png,JaneDoe,x\n")
     assert "JaneDoe" not in _error(tmp_path, "image,group_id\n1.png,g\n2.png,JaneDoe,x\n")
-    (tmp_path / "latin.csv").write_bytes("image,group_id\n1.png,M\xfcller\n".encode("latin-1"))
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 JaneDoe")
     (tmp_path / "list.xlsx").touch()
     for name, expected in (
-        ("latin.csv", "UTF-8"),
         ("damaged.parquet", "Parquet"),
         ("list.xlsx", ".csv, .tsv or"),
     ):

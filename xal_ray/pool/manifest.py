@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +47,9 @@ _BAD_ID_CHARACTER = re.compile(r"[^A-Za-z0-9._:/-]")
 
 _ROWS_AT_ONCE = 4096  # as Python objects, which take many times a column's memory
 
+# What stands for a number or a truth value in some programs and not in others.
+_AS_NUMBER = {"true": "1", "yes": "1", "false": "0", "no": "0"}
+
 Row = dict[str, Any]
 
 
@@ -68,6 +73,19 @@ def side_of(split: str) -> str:
     return "train" if split in ("pool", "labeled") else split
 
 
+def name_key(name: str) -> str:
+    """What a class name has in common with its other spellings: case, spaces, Unicode; 1.0 and True for 1."""
+    visible = "".join(mark for mark in name if unicodedata.category(mark) != "Cf")
+    folded = " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
+    try:
+        number = float(_AS_NUMBER.get(folded, folded))
+    except ValueError:
+        number = math.nan
+    if math.isfinite(number):
+        return repr(number)
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", folded)
+
+
 def classes_of(table: pa.Table, given: Sequence[str] | None) -> tuple[str, ...]:
     """The classes in the order of the probabilities.
 
@@ -81,13 +99,19 @@ def classes_of(table: pa.Table, given: Sequence[str] | None) -> tuple[str, ...]:
     found = sorted(label for label in table["label"].unique().to_pylist() if label is not None)
     classes = tuple(found if given is None else given)
     if len(set(classes)) < len(classes):
-        raise SourceError("a class is given twice", found=", ".join(classes), where="pool.classes")
+        raise SourceError(
+            "a class is given twice",
+            found=", ".join(classes),
+            where="pool.classes",
+            next_step="name each class once",
+        )
     if len(classes) >= 2:
         return classes
     if not classes:
         raise SourceError(
             "no image has a label, so the classes are not known",
-            next_step="name the classes: --set 'pool.classes=[normal, lesion]'",
+            next_step="name the classes: --set 'pool.classes=[normal, lesion]'; or, if a manifest has the "
+            "labels, their column: --set pool.source.columns.label=COLUMN",
         )
     raise SourceError(
         "there must be at least two classes",
@@ -153,7 +177,7 @@ def _check_words(
 ) -> None:
     """Check splits, ROI states and labels against the words that are legal."""
     legal: dict[str, tuple[Sequence[str], str]] = {
-        "split": (SPLITS, "an empty cell leaves the dealing to xal-ray"),
+        "split": (SPLITS, "empty the cell, which leaves the dealing to xal-ray"),
         "roi_state": (ROI_STATES, "correct the source"),
     }
     if classes is not None:
@@ -163,13 +187,16 @@ def _check_words(
         position = _first_true(pc.invert(known))
         if position is not None:
             word = table[column][position].as_py()
-            near = difflib.get_close_matches(word, words, n=1)
+            same = [legal_word for legal_word in words if name_key(legal_word) == name_key(word)]
+            near = same or difflib.get_close_matches(word, words, n=1)
             raise SourceError(
                 f"a {column} is not known",
                 expected="one of " + ", ".join(words),
                 found=f"'{word}' in row {numbers[position]}",
                 where=where,
-                next_step=f"did you mean '{near[0]}'?" if near else next_step,
+                next_step=f"did you mean '{near[0]}'? Then write it so; else {next_step}"
+                if near
+                else next_step,
             )
     needs_label = pc.is_in(table["split"], value_set=pa.array(["labeled", "val", "test"]))
     has_none = pc.and_(pc.is_null(table["label"]), pc.is_null(table["reader"]))  # a reader may tell it later

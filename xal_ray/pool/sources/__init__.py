@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
+
+import pyarrow.compute as pc
 
 from xal_ray.config import Pool
 from xal_ray.pool.manifest import check_manifest
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import check_some_exist
+from xal_ray.pool.spellings import class_warnings, group_warnings, is_group_an_image
 
 __all__ = ["Listing", "read_source"]
 
@@ -32,4 +36,21 @@ def read_source(pool: Pool) -> Listing:
     check_manifest(rows, pool.classes or listing.classes, where=where, rows=listing.row_numbers)
     if kind != "phantom":
         check_some_exist(rows["uri"].slice(0, _NUM_PATHS_TRIED).to_pylist(), where)
-    return listing
+    return replace(listing, notes=(*listing.notes, *_oddities(pool, kind, listing)))
+
+
+def _oddities(pool: Pool, kind: str, listing: Listing) -> list[str]:
+    """What may be meant otherwise, for people: names that are one but for their spelling, odd groups."""
+    rows = listing.manifest
+    labels = pc.value_counts(pc.drop_null(rows["label"])).to_pylist()
+    counts = {entry["values"]: entry["counts"] for entry in labels}
+    classes = pool.classes or listing.classes or sorted(counts)
+    found = [f"warning: {text}" for text in class_warnings(classes, counts)]
+    if pool.group_by == "group_id" and not rows["group_id"].null_count:
+        numbers = listing.row_numbers or range(1, rows.num_rows + 1)
+        found += [f"warning: {text}" for text in group_warnings(rows["group_id"], numbers)]
+        if kind == "table" and is_group_an_image(rows["group_id"]):
+            found.append(
+                "every image is a group of its own: that is right only if no two images show the same patient"
+            )
+    return found

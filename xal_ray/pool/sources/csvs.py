@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
 from xal_ray.errors import SourceError
 from xal_ray.pool.sources.layouts import read_file
 from xal_ray.pool.sources.paths import SourceRoot
+from xal_ray.tables import open_written
 
-_FIRST_ROW = 2  # below the header
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _NO_NUMBERS = ("nan", "NaN", "NAN")  # how pandas writes an empty cell
 
@@ -31,10 +28,12 @@ class Csv:
     Attributes:
         where: The file, for messages.
         table: Text columns without surrounding spaces; empty cells are null.
+        rows: The number of each row, as a spreadsheet shows it.
     """
 
     where: str
     table: pa.Table
+    rows: Sequence[int]
 
     @property
     def num_rows(self) -> int:
@@ -90,11 +89,11 @@ class Csv:
 
     def fault(self, what: str, position: int, *, expected: str | None = None) -> SourceError:
         """The error about a row, which is named by its number alone."""
-        return SourceError(what, expected=expected, where=f"{self.where}, row {position + _FIRST_ROW}")
+        return SourceError(what, expected=expected, where=f"{self.where}, row {self.rows[position]}")
 
 
 def read_csv(root: SourceRoot, name: str, required: Sequence[str], optional: Sequence[str] = ()) -> Csv:
-    """Read columns of a CSV file with a header, in UTF-8, with or without a byte order mark.
+    """Read columns of a CSV file with a header, as `open_written` reads what people write.
 
     Args:
         root: The folder of the set.
@@ -105,57 +104,24 @@ def read_csv(root: SourceRoot, name: str, required: Sequence[str], optional: Seq
     Raises:
         SourceError: The file can't be read, leads out of the folder, or lacks a column.
     """
-    where = str(root.path / name)
-    text = read_file(root, name)
-    try:
-        header = next(csv.reader(io.StringIO(text.partition(b"\n")[0].decode())), [])
-        header = [column.strip() for column in header]
-        _check_header(header, required, optional, where)
-        wanted = [column for column in (*required, *optional) if column in header]
-        table = pacsv.read_csv(
-            pa.BufferReader(text),
-            read_options=pacsv.ReadOptions(column_names=_unique(header), skip_rows=1),
-            parse_options=pacsv.ParseOptions(newlines_in_values=True),
-            convert_options=pacsv.ConvertOptions(
-                include_columns=wanted,
-                column_types={column: pa.string() for column in wanted},
-                strings_can_be_null=False,
-            ),
-        )
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        raise SourceError(
-            "a CSV file can't be read",
-            expected="UTF-8 text with equal rows",
-            found=_without_content(error),
-            where=where,
-        ) from None
-    return Csv(where, pa.table({column: _trimmed(table[column]) for column in wanted}))
-
-
-def _check_header(
-    header: Sequence[str], required: Sequence[str], optional: Sequence[str], where: str
-) -> None:
-    missing = [column for column in required if column not in header]
+    path = root.path / name
+    table = open_written(path, "a CSV file", SourceError, (*required, *optional), data=read_file(root, name))
+    places = {
+        column: at for column in (*required, *optional) if (at := table.header.find(column)) is not None
+    }
+    missing = [column for column in required if column not in places]
     if missing:
+        near = table.header.nearest(missing[0], set(places.values()))
         raise SourceError(
             f"a CSV file has no column '{missing[0]}'",
             expected="the columns " + ", ".join(required),
-            found=", ".join(column for column in header if column)[:500] or "no header",
-            where=where,
+            found=table.header.shown(),
+            where=str(path),
+            next_step=f"rename its column '{near}'" if near else "give the file as the set publishes it",
         )
-    for column in (*required, *optional):
-        if header.count(column) > 1:
-            raise SourceError(f"the column '{column}' stands twice", where=where)
-
-
-def _unique(header: Sequence[str]) -> list[str]:
-    """Names by which columns are told apart, where some that don't count have none or share one."""
-    return [name if name and header.count(name) == 1 else f"\0{number}" for number, name in enumerate(header)]
-
-
-def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    text = pc.utf8_trim_whitespace(column)
-    return pc.if_else(pc.equal(text, ""), None, text)
+    read = table.read(list(places.values()), whole_rows=True)
+    columns = [pa.array(texts, pa.string()) for texts in read.columns]
+    return Csv(str(path), pa.table(dict(zip(places, columns, strict=True))), read.rows)
 
 
 def _number(text: str | None) -> float:
@@ -164,8 +130,3 @@ def _number(text: str | None) -> float:
         return float("nan") if text is None else float(text)
     except ValueError:
         return float("inf")
-
-
-def _without_content(error: Exception) -> str:
-    counts = re.search(r"(Row #\d+: )?Expected \d+ columns, got \d+", str(error))
-    return counts.group() if counts else type(error).__name__

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
+from typing import NoReturn
 
 from xal_ray.config import Columns, Pool
 from xal_ray.errors import SourceError
-from xal_ray.places import is_remote
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.schema import ATTRIBUTES
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
+from xal_ray.tables import Written, open_written
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+# Without a column of this name, one that is nearly called so is refused: passing it by would lose what it
+# holds, and taking it might be wrong. Attributes are for counts alone, and are only said to be unread.
+_CHECKED = ("image_id", "label", "mask", "split", "frame", *_BOX)
+_SYNONYMS: Mapping[str, Sequence[str]] = {
+    "image": ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img"),
+    "group_id": ("patient_id", "patient", "subject_id", "subject", "group", "case_id", "case", "person_id"),
+}
 
 Cells = dict[str, list[str | None]]
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a row came from, for messages."""
+    """Where rows came from, for messages."""
 
     path: Path
-    first_line: int  # 2 below a CSV's header; 1 for Parquet, which has no lines
+    numbers: Sequence[int]  # of each row, as a spreadsheet shows it
 
     def of(self, position: int) -> str:
-        return f"{self.path}, row {self.first_line + position}"
+        return f"{self.path}, row {self.numbers[position]}"
 
 
 def read(pool: Pool) -> Listing:
@@ -59,11 +58,11 @@ def read(pool: Pool) -> Listing:
     Raises:
         SourceError: The file can't be read, lacks a column, or a row is wrong.
     """
-    source, path = pool.source, pool.source.path
+    path = pool.source.path
     if path is None:
         raise SourceError("a manifest needs a path", next_step="--set pool.source.path=PATH")
-    cells = _read_cells(path, source.columns, pool.group_by)
-    origin = _Origin(path, 1 if path.suffix.lower() == ".parquet" else 2)
+    cells, numbers, notes = _read_cells(path, pool)
+    origin = _Origin(path, numbers)
     rows: dict[str, Row] = {}
     positions: dict[str, int] = {}
     for position, row in enumerate(_rows(cells, pool.group_by, origin)):
@@ -73,8 +72,8 @@ def read(pool: Pool) -> Listing:
         else:
             rows[image_id] = row
             positions[image_id] = position
-    numbers = [origin.first_line + position for position in positions.values()]
-    return Listing(manifest_of(list(rows.values())), row_numbers=numbers)
+    numbers = [numbers[position] for position in positions.values()]
+    return Listing(manifest_of(list(rows.values())), row_numbers=numbers, notes=tuple(notes))
 
 
 def _rows(cells: Cells, group_by: str, origin: _Origin) -> Iterator[Row]:
@@ -118,6 +117,8 @@ def _frame(text: str | None, where: str) -> int | None:
         expected="a whole number from 0, or an empty cell",
         found=text[:24],
         where=where,
+        next_step="correct the cell; a column of something else is left out by "
+        "--set pool.source.columns.frame=null",
     )
 
 
@@ -136,6 +137,7 @@ def _box(cell: dict[str, str | None], where: str) -> list[float] | None:
             expected="four numbers with x0 < x1 and y0 < y1, or four empty cells",
             found=", ".join("(empty)" if text is None else text[:24] for text in texts),
             where=where,
+            next_step="correct the cells, with points in numbers, or empty all four",
         )
     return box
 
@@ -145,7 +147,7 @@ def _add_box(kept: Row, row: Row, first: int, position: int, origin: _Origin) ->
     differing = [name for name in row if name not in ("boxes", "roi_state") and row[name] != kept[name]]
     further_box = kept["boxes"] and row["boxes"] and row["boxes"][0] not in kept["boxes"]
     if differing or not further_box:
-        first_row, row_again = origin.first_line + first, origin.first_line + position
+        first_row, row_again = origin.numbers[first], origin.numbers[position]
         raise SourceError(
             "an image_id stands twice",
             expected="one row an image, or rows that differ in their box only",
@@ -161,115 +163,116 @@ def _refuse_empty(column: str, where: str) -> NoReturn:
     raise SourceError(f"the cell '{column}' is empty", where=where, next_step="fill it, or leave the row out")
 
 
-def _read_cells(path: Path, columns: Columns, group_by: str) -> Cells:
-    """Read the columns that count, as text: ids like 0001 keep their zeros, empty cells are None."""
-    suffix = path.suffix.lower()
-    if suffix not in (*_DELIMITERS, ".parquet"):
-        raise SourceError(
-            "the manifest is of an unknown kind",
-            expected="a file ending in .csv, .tsv or .parquet",
-            found=path.name,
-            where=str(path.parent),
+def _read_cells(path: Path, pool: Pool) -> tuple[Cells, list[int], list[str]]:
+    """Read the columns that count, as text: ids like 0001 keep their zeros, empty cells are None.
+
+    Returns:
+        The cells by our name of their column, the number of each row, and notes.
+    """
+    columns = pool.source.columns
+    names = [name for name in columns.model_dump().values() if name is not None]
+    table = open_written(path, "the manifest", SourceError, names)
+    places = _find_columns(columns, table, pool.group_by)
+    read = table.read(list(places.values()))
+    cells = dict(zip(places, read.columns, strict=True))
+    if pool.classes and columns.label is not None and not any(cells.get("label", [])):
+        _check_no_other_labels(table, pool.classes, places)
+    if any("," in text for name in _BOX for text in cells.get(name, []) if text):
+        _mend_decimal_commas(cells, places, table)
+    respelled = {
+        f"'{table.header.names[at]}' as {name}"
+        for name, at in places.items()
+        if table.header.names[at] != getattr(columns, name)
+    }
+    notes = [*table.notes, *read.notes]
+    notes += [f"columns: read {', '.join(sorted(respelled))}"] if respelled else []
+    # A group column that stands aside on request is no news.
+    known = {at for name in names if (at := table.header.find(name)) is not None}
+    unread = table.header.unread(known | set(places.values()))
+    notes += [unread] if unread else []
+    return cells, read.rows, [f"{path.name}: {note}" for note in notes]
+
+
+def _check_no_other_labels(table: Written, classes: Sequence[str], places: Mapping[str, int]) -> None:
+    """Refuse a manifest without labels whose classes stand in another column than they should."""
+    others = table.columns_of(classes, set(places.values()))
+    if others:
+        place = (
+            f"all rows are empty in '{table.header.names[places['label']]}'" if "label" in places else None
         )
-    try:
-        # What lies in an object store is got once, and read from memory.
-        got = pa.py_buffer(path.read_bytes()) if is_remote(path) else None
-        header = _csv_header(path, got) if suffix in _DELIMITERS else pq.read_schema(_input(path, got)).names
-        wanted = _wanted_columns(columns, header, group_by, path)
-        found = list(wanted.values())
-        if suffix in _DELIMITERS:
-            table = _read_csv(_input(path, got), _DELIMITERS[suffix], found)
-        else:
-            table = pq.read_table(_input(path, got), columns=found, partitioning=None)
-        texts = {name: _as_text(table[column]) for name, column in wanted.items()}
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise SourceError(
-            "the manifest can't be read",
-            expected="a readable Parquet file" if suffix == ".parquet" else "UTF-8 text with equal rows",
-            found=_without_content(error),
-            where=str(path),
-        ) from None
-    return texts
+            "the manifest has labels, but not in the column of the labels",
+            expected=f"classes of this pool there: {place}"
+            if place
+            else "a column for pool.source.columns.label",
+            found=f"classes of this pool in '{others[0]}'",
+            where=table.header.where,
+            next_step=f"--set pool.source.columns.label={_shell_word(others[0])}, or, if it holds something "
+            "else, --set pool.source.columns.label=null",
+        )
 
 
-def _input(path: Path, got: pa.Buffer | None) -> Path | pa.BufferReader:
-    return path if got is None else pa.BufferReader(got)
+def _mend_decimal_commas(cells: Cells, places: Mapping[str, int], table: Written) -> None:
+    """12,5 is a number where commas don't part cells; where they do, it might be a thousand."""
+    if not table.has_decimal_commas:
+        return
+    for name in _BOX:
+        cells[name] = [
+            text.replace(",", ".") if text and _DECIMAL_COMMA.fullmatch(text) else text
+            for text in cells[name]
+        ]
 
 
-def _csv_header(path: Path, got: pa.Buffer | None) -> list[str]:
-    source = path.open("rb") if got is None else io.BytesIO(got)
-    with source, io.TextIOWrapper(source, encoding="utf-8-sig", newline="") as stream:
-        return next(csv.reader(stream, delimiter=_DELIMITERS[path.suffix.lower()]), [])
-
-
-def _read_csv(source: Path | pa.BufferReader, delimiter: str, found: list[str]) -> pa.Table:
-    return pacsv.read_csv(
-        source,
-        parse_options=pacsv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=True
-        ),
-        convert_options=pacsv.ConvertOptions(
-            include_columns=found,
-            column_types={name: pa.string() for name in found},
-            strings_can_be_null=False,
-        ),
-    )
-
-
-def _as_text(column: pa.ChunkedArray) -> list[str | None]:
-    text = pc.utf8_trim_whitespace(column.cast(pa.string()))
-    return pc.if_else(pc.equal(text, ""), None, text).to_pylist()  # type: ignore[no-any-return]
-
-
-def _without_content(error: Exception) -> str:
-    """What went wrong, less the row that pyarrow quotes: it may name a patient."""
-    counts = re.search(r"(Row #\d+: )?Expected \d+ columns, got \d+", str(error))
-    if counts:
-        return counts.group()
-    return getattr(error, "strerror", None) or type(error).__name__
-
-
-def _wanted_columns(columns: Columns, header: list[str], group_by: str, path: Path) -> dict[str, str]:
-    """Which of our columns are in the file, and by which name.
+def _find_columns(columns: Columns, table: Written, group_by: str) -> dict[str, int]:
+    """Which of our columns are in the file, and where.
 
     Raises:
         SourceError: A column is missing that is required or was named in the configuration, or one of ours
-            stands twice.
+            stands twice, or is nearly there.
     """
-    names: dict[str, Any] = columns.model_dump()
+    header = table.header
+    names: dict[str, str | None] = columns.model_dump()
+    if group_by != "group_id":
+        names["group_id"] = None
     defaults = Columns().model_dump()
-    required = {name for name, column in names.items() if name == "image" or column != defaults[name]}
+    places = {
+        name: at for name, column in names.items() if column and (at := header.find(column)) is not None
+    }
+    required = {
+        name for name, column in names.items() if name == "image" or column not in (None, defaults[name])
+    }
     required |= {"group_id"} if group_by == "group_id" else set()
-    if any(names[name] in header for name in _BOX):
-        required |= set(_BOX)
-    wanted = {}
+    required |= set(_BOX) if any(name in places for name in _BOX) else set()
     for name, column in names.items():
-        if name == "group_id" and group_by != "group_id":
+        if name in places or (column is None and name not in required):
             continue
-        if header.count(column) > 1:
-            raise SourceError(f"the column '{column}' stands twice", where=str(path))
-        if column in header:
-            wanted[name] = column
-        elif name in required:
-            raise _missing_column(name, column, header, path)
-    return wanted
+        near = header.nearest(column or name, set(places.values()), _SYNONYMS.get(name, ()))
+        if name in required or (near is not None and name in _CHECKED):
+            raise _missing_column(name, column or name, near, table, optional=name not in required)
+    return places
 
 
-def _missing_column(name: str, column: str, header: list[str], path: Path) -> SourceError:
-    taken = set(Columns().model_dump().values())  # a column that has its use already is no candidate
-    by_lower_case = {found.lower(): found for found in header if found not in taken}
-    near = difflib.get_close_matches(column.lower(), by_lower_case, n=1, cutoff=0.5)
+def _missing_column(
+    name: str, column: str, near: str | None, table: Written, *, optional: bool
+) -> SourceError:
     key = f"pool.source.columns.{name}"
-    next_step = f"--set {key}={by_lower_case[near[0]] if near else 'COLUMN'}"
+    next_step = f"--set {key}={_shell_word(near) if near else 'COLUMN'}"
+    if optional:
+        next_step += f", or, if it holds something else, --set {key}=null"
     if name == "group_id":
         next_step += (
             ", or --set pool.group_by=image if no two images show the same patient"
             ", or pool.group_by=header if they are DICOM files that name theirs"
         )
+    found = table.header.shown()
     return SourceError(
         f"the manifest has no column '{column}'",
         expected=f"a column for {key}",
-        found=", ".join(header) or "no header",
-        where=str(path),
+        found=f"'{near}' among {found}" if optional else found,
+        where=table.header.where,
         next_step=next_step,
     )
+
+
+def _shell_word(name: str) -> str:
+    return name if re.fullmatch(r"[\w.-]+", name) else f"'{name}'"
