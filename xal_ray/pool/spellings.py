@@ -78,7 +78,7 @@ def group_warnings(groups: pa.ChunkedArray, numbers: Sequence[int]) -> list[str]
 
 def is_group_an_image(groups: pa.ChunkedArray) -> bool:
     """Whether every image, of at least two, is a group of its own."""
-    return 1 < len(groups) == pc.count_distinct(groups).as_py()
+    return 1 < len(groups) == len(pc.unique(groups))
 
 
 def _group_key(group: str) -> str:
