@@ -29,7 +29,7 @@ def tables(rows):
         }
     )
     known = [
-        {"image_id": image_id, "likeness": bytes(32), "burned_in": False, **row[3]}
+        {"image_id": image_id, "likeness": bytes(32), "burned_in": False, "remarks": [], **row[3]}
         for image_id, row in zip(ids, rows, strict=True)
     ]
     return index, pa.Table.from_pylist(known[::-1], schema=ATTRIBUTE_SCHEMA)

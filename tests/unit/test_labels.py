@@ -179,6 +179,9 @@ def test_a_mask_is_read_from_beside_the_file_and_nowhere_else(pool, labels_csv, 
     assert (coverage[4:] == 0).all()
     with pytest.raises(LabelError, match="outside the folder"):
         read_labels(labels_csv("a,cat,../../mask.png", header="image_id,label,mask"), pool, ["a"])
+    Image.fromarray(mask * 0).save(tmp_path / "mask.png")  # nothing was drawn: no ROI of nothing
+    rows = read_labels(labels_csv("a,cat,mask.png", header="image_id,label,mask"), pool, ["a"]).to_pylist()
+    assert rows == [{"image_id": "a", "label": "cat", "roi": None}]
     Image.fromarray(mask[:, :5]).save(tmp_path / "mask.png")
     with pytest.raises(LabelError, match="another size"):
         read_labels(labels_csv("a,cat,mask.png", header="image_id,label,mask"), pool, ["a"])

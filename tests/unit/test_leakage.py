@@ -29,7 +29,7 @@ def index_of(rows):
 
 def attributes_of(ids, codes):
     rows = [
-        {"image_id": image_id, "likeness": code.tobytes(), "burned_in": False}
+        {"image_id": image_id, "likeness": code.tobytes(), "burned_in": False, "remarks": []}
         for image_id, code in zip(ids, codes, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=ATTRIBUTE_SCHEMA)

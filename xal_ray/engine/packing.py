@@ -117,6 +117,7 @@ def _pack(row: dict[str, Any], image: ReadImage, pseudonyms: Pseudonyms | None) 
         "content_sha256": sha256_bytes(pixels + (roi or b"")),
         "likeness": likeness(image.pixels),
         "burned_in": image.burned_in,
+        "remarks": list(image.remarks),
         "is_part": bool(row["reader"] or row["channel_uris"]),
     }
 

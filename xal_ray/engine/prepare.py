@@ -37,7 +37,7 @@ from xal_ray.pool.schema import (
 from xal_ray.pool.sources import Listing, read_source
 from xal_ray.pool.splits import assign_splits
 from xal_ray.pool.warned import FILE as WARNINGS
-from xal_ray.pool.warned import warned_table
+from xal_ray.pool.warned import warned_of_reading, warned_table
 from xal_ray.progress import Reporter
 from xal_ray.pseudonyms import Pseudonyms, load_pseudonyms
 from xal_ray.storage import (
@@ -163,7 +163,7 @@ def _finish(
     write_table(partial / "origins.parquet", read_shards(partial / ORIGINS, ORIGIN_SCHEMA))
     write_table(partial / "attributes.parquet", attributes)
     write_table(partial / "quarantine.parquet", quarantine)
-    warned = warned_table(listing.warned)
+    warned = warned_table([*listing.warned, *warned_of_reading(attributes)])
     write_table(partial / WARNINGS, warned)
     write_table(partial / "index.parquet", _without_hidden_labels(index))
     key_id = None if pseudonyms is None else pseudonyms.key_id

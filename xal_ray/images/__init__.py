@@ -3,6 +3,7 @@
     opening  ->  what kind is it?  ->  raster   PNG, JPEG, BMP, TIFF, WebP
                                    ->  dicom    (elements, frames, codestream, grey)
                                    ->  nifti    slices of a volume
+    masks    which values of a mask are inside, whatever its kind
     matlab   is asked for by name: its files hold more than an image
     capped   does any of this in a child process whose memory and time are limited
 
@@ -24,6 +25,7 @@ from xal_ray.images import nifti as nifti_files
 from xal_ray.images import raster
 from xal_ray.images.decoded import Box, Decoded, Header, Pixels
 from xal_ray.images.failure import ErrorCode, ImageError, decoding
+from xal_ray.images.masks import Mask
 from xal_ray.images.nifti import KeptVolumes
 from xal_ray.images.opening import open_within
 from xal_ray.images.raster import FORMATS
@@ -37,9 +39,11 @@ __all__ = [
     "Header",
     "ImageError",
     "KeptVolumes",
+    "Mask",
     "Pixels",
     "decode_image",
     "decode_mask",
+    "read_mask",
     "scale_to_8_bit",
     "to_training_size",
 ]
@@ -110,19 +114,32 @@ def decode_mask(
     nifti: Nifti | None = None,
     kept: KeptVolumes | None = None,
 ) -> npt.NDArray[np.bool_]:
+    """Where a mask file is inside, (height, width); see `read_mask`."""
+    return read_mask(path, limits, frame=frame, nifti=nifti, kept=kept).inside
+
+
+def read_mask(
+    path: Path,
+    limits: Limits,
+    *,
+    frame: int | None = None,
+    nifti: Nifti | None = None,
+    kept: KeptVolumes | None = None,
+) -> Mask:
     """Read a mask file.
 
     Args:
-        path: An image file in which nonzero pixels are inside: any channel, a palette's index. In a JPEG or
-            WebP file a pixel is inside from half of the range on, because compression blurs zeros. Of a DICOM
-            file the stored values count, of a NIfTI volume those of one slice.
+        path: An image file. What is inside is told by `images.masks`: labels other than zero; what is black
+            and white from half of the maximum on where compression or resampling has blurred it. Of several
+            channels the brightest counts; of a palette the colour where it is grey or there is black, else
+            the index. Of a DICOM file the stored values count, of a NIfTI volume those of one slice.
         limits: The largest file and the most pixels.
         frame: As for `decode_image`.
         nifti: The plane of the slices.
         kept: As for `decode_image`.
 
     Returns:
-        (height, width), true inside.
+        The mask, (height, width).
 
     Raises:
         ImageError: As for `decode_image`.
@@ -149,9 +166,9 @@ def _slice(volume: nifti_files.Volume, frame: int | None) -> Decoded:
     return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
 
 
-def _inside(volume: nifti_files.Volume, frame: int | None) -> npt.NDArray[np.bool_]:
+def _inside(volume: nifti_files.Volume, frame: int | None) -> Mask:
     values = volume.plane_values(_only(frame, volume.slices))
-    return np.asarray((values > 0) | (values < 0))  # so that nan is outside
+    return Mask(volume.cut.inside(values), volume.cut.is_soft)
 
 
 def _kind(stream: BinaryIO, path: Path) -> Literal["raster", "dicom", "nifti"]:

@@ -29,9 +29,10 @@ from xal_ray.images.dicom_elements import (
     read_elements,
     text_of,
 )
-from xal_ray.images.dicom_frames import Shape, read_frame
+from xal_ray.images.dicom_frames import JPEG_BASELINE, JPEG_EXTENDED, Shape, read_frame
 from xal_ray.images.dicom_grey import Grey, Table, Window
 from xal_ray.images.failure import ImageError
+from xal_ray.images.masks import Mask, cut_plane, palette_values
 
 _INSTITUTION, _MAKER, _MODEL = 0x00080080, 0x00080070, 0x00081090
 _PATIENT, _SEX, _AGE, _STUDY = 0x00100020, 0x00100040, 0x00101010, 0x0020000D
@@ -44,13 +45,14 @@ _LUT_DESCRIPTOR, _LUT_DATA = 0x00283002, 0x00283006
 _PALETTE = ((0x00281101, 0x00281201), (0x00281102, 0x00281202), (0x00281103, 0x00281203))
 _SHARED_GROUPS, _VALUE_GROUP, _VOI_GROUP = 0x52009229, 0x00289145, 0x00289132
 _OFFSETS, _OFFSET_LENGTHS = 0x7FE00001, 0x7FE00002
+_SEGMENTATION, _MOST_OF_FRACTION = 0x00620001, 0x0062000E
 
 _KEPT = frozenset(
     {
         *(_INSTITUTION, _MAKER, _MODEL, _PATIENT, _SEX, _AGE, _STUDY, _BURNED_IN),
         *(_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH_BIT, _SIGNED),
         *(_PADDING, _PADDING_LIMIT, _CENTER, _WIDTH, _FUNCTION, _INTERCEPT, _SLOPE),
-        *(_LUT_DESCRIPTOR, _LUT_DATA, _OFFSETS, _OFFSET_LENGTHS),
+        *(_LUT_DESCRIPTOR, _LUT_DATA, _OFFSETS, _OFFSET_LENGTHS, _SEGMENTATION, _MOST_OF_FRACTION),
         *(tag for pair in _PALETTE for tag in pair),
         *SEQUENCES,
     }
@@ -121,14 +123,26 @@ def _on_the_frame(
     return np.pad(pixels, ((0, 1), (0, 1)), mode="edge"), frame, box
 
 
-def decode_inside(
-    stream: BinaryIO, num_bytes: int, limits: Limits, *, frame: int | None
-) -> npt.NDArray[np.bool_]:
-    """Read one frame as a mask: where a stored value is not zero."""
+def decode_inside(stream: BinaryIO, num_bytes: int, limits: Limits, *, frame: int | None) -> Mask:
+    """Read one frame as a mask: its stored values; see `images.masks`.
+
+    Of a segmentation with fractions those from half on are inside. What is black and white is seen as it is
+    shown: by its palette, and turned over where it is MONOCHROME1.
+    """
     elements, shape, index = _open(stream, num_bytes, limits, frame)
-    stored = read_frame(elements, shape, index, _offset_table(elements.kept), limits).values
-    inside = (stored > 0) | (stored < 0)
-    return np.asarray(inside.any(axis=2) if inside.ndim == 3 else inside)
+    values, little = elements.kept, elements.syntax != EXPLICIT_BIG
+    stored, meaning, _ = read_frame(elements, shape, index, _offset_table(values), limits)
+    if text_of(values.get(_SEGMENTATION)).upper() == "FRACTIONAL":
+        (most,) = numbers_of(values.get(_MOST_OF_FRACTION), little=little)[:1] or (255,)
+        return Mask(stored >= max(most, 1) / 2)
+    if meaning == "PALETTE COLOR":
+        shown = _through_palette(stored, values, little, shape)
+        stored = palette_values(stored, shown if shown.ndim == 3 else np.stack([shown] * 3, axis=2))
+    elif stored.ndim == 3:
+        stored = stored.max(axis=2)
+    elif meaning == "MONOCHROME1" and np.isin(stored, (0, white := 2**shape.stored - 1)).all():
+        stored = white - stored
+    return cut_plane(stored, lossy=elements.syntax in (JPEG_BASELINE, JPEG_EXTENDED))
 
 
 def _open(stream: BinaryIO, num_bytes: int, limits: Limits, frame: int | None) -> tuple[Elements, Shape, int]:

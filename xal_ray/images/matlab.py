@@ -18,6 +18,7 @@ import numpy.typing as npt
 from xal_ray.config import Limits
 from xal_ray.errors import SourceError
 from xal_ray.images.failure import ImageError, decoding
+from xal_ray.images.masks import cut_plane
 from xal_ray.images.opening import open_within
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -93,7 +94,7 @@ def _read_group(group: Any, num_bytes: int, limits: Limits) -> Cheng:
         raise ImageError("unreadable", "the patient is not written in letters and digits")
     return Cheng(
         np.ascontiguousarray(image),
-        np.ascontiguousarray(mask != 0),
+        np.ascontiguousarray(cut_plane(mask).inside),
         int(label.flat[0]),
         "".join(chr(int(code)) for code in codes).strip(),
     )

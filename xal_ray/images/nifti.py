@@ -20,6 +20,7 @@ from xal_ray.config import Limits, Nifti
 from xal_ray.errors import SourceError
 from xal_ray.images.decoded import Pixels
 from xal_ray.images.failure import ImageError, decoding
+from xal_ray.images.masks import Cut, find_cut
 from xal_ray.images.opening import open_within
 from xal_ray.images.scaling import finite_range, scale_to_8_bit
 
@@ -83,6 +84,11 @@ class Volume:
         """The least and the largest finite value of the volume."""
         ranges = [finite_range(self.plane_values(number)) for number in range(self.slices)]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    @cached_property
+    def cut(self) -> Cut:
+        """Of a mask: what is inside, by the values of the whole volume."""
+        return find_cut(lambda: (self.plane_values(number) for number in range(self.slices)))
 
     def _stored(self, number: int) -> npt.NDArray[Any]:
         # The right of the patient is the left of the picture; rows run downwards.

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from xal_ray.config import Limits
 from xal_ray.images.decoded import Box, Decoded, Pixels
 from xal_ray.images.failure import ImageError
+from xal_ray.images.masks import Mask, cut_plane, palette_values
 from xal_ray.images.scaling import in_mode
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -18,6 +19,7 @@ SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
+_LOSSLESS_WEBP, _WEBP_HEAD_BYTES = b"VP8L", 4096
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO = 0
@@ -57,18 +59,39 @@ def decode(stream: BinaryIO, limits: Limits, *, at_least: int | None = None, gre
     return Decoded(pixels, frame, box)
 
 
-def decode_inside(stream: BinaryIO, limits: Limits) -> npt.NDArray[np.bool_]:
-    """Read a mask: where any channel is not zero; in a JPEG or WebP, from half of the range on."""
+def decode_inside(stream: BinaryIO, limits: Limits) -> Mask:
+    """Read a mask; see `images.masks`, and `images.read_mask`."""
+    lossless_webp = _LOSSLESS_WEBP in stream.read(_WEBP_HEAD_BYTES)
+    stream.seek(0)
     upright, _, _ = _load(stream, limits)
-    is_lossy = upright.format in _LOSSY_FORMATS  # asked here, since a converted picture has no format
+    # Asked here, since a converted picture has no format.
+    lossy = upright.format in _LOSSY_FORMATS and not lossless_webp
+    lossy = lossy or upright.info.get("compression") == "jpeg"
+    return cut_plane(_values_of_mask(upright), lossy=lossy)
+
+
+def _values_of_mask(upright: Image.Image) -> npt.NDArray[Any]:
+    """One number a pixel, transparent ones black; of colours the brightest."""
+    if upright.mode.startswith("I"):
+        values = np.asarray(upright)
+        return (1 << _depth(upright)) - 1 - values if _is_inverted(upright) else values
+    if upright.mode == "P":
+        shown = _over_black(upright) if "transparency" in upright.info else upright
+        return palette_values(np.asarray(upright), np.asarray(shown.convert("RGB")))
     if upright.mode in _ALPHA_MODES:
-        upright = _over_black(upright)
-    elif upright.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        values = np.asarray(_over_black(upright))
+        values = values.max(axis=2) if values.ndim == 3 else values
+        # Black that is drawn on nothing: what is drawn is the mask.
+        return values if values.any() else _drawn(np.asarray(upright.convert("RGBA"))[:, :, 3])
+    if upright.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         upright = upright.convert("RGB")
     values = np.asarray(upright)
-    # Written so that a nan of a float mask is outside.
-    inside = values > 127 if is_lossy else (values > 0) | (values < 0)
-    return np.array(inside.any(axis=2) if inside.ndim == 3 else inside, dtype=bool)
+    return values.max(axis=2) if values.ndim == 3 else values
+
+
+def _drawn(alpha: Pixels) -> Pixels:
+    """Transparency as a mask; the same everywhere, it draws nothing."""
+    return alpha if alpha.min() < alpha.max() else np.zeros_like(alpha)
 
 
 def _load(
@@ -160,10 +183,9 @@ def _divide_by_depth(upright: Image.Image) -> Pixels:
     A value v of depth d becomes (255 v + m // 2) // m with m = 2^d - 1. Done strip by strip: beside Pillow's
     own pixels (2 or 4 bytes each) there is 1 byte a pixel of result.
     """
-    tags: Any = getattr(upright, "tag_v2", {})  # TIFF only; a PNG of these modes has 16 bits
-    depth = int(tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0])
+    depth = _depth(upright)
     largest = (1 << min(depth, 16)) - 1
-    inverted = tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO  # Pillow inverts these up to 8 bits only
+    inverted = _is_inverted(upright)
     width, height = upright.size
     pixels = np.empty((height, width), dtype=np.uint8)
     num_rows = max(1, _STRIP_PIXELS // width)
@@ -177,3 +199,15 @@ def _divide_by_depth(upright: Image.Image) -> Pixels:
             values = largest - values
         pixels[top:bottom] = (values * 255 + largest // 2) // largest
     return pixels
+
+
+def _depth(upright: Image.Image) -> int:
+    """Bits of a deep grey sample: of a TIFF as its tag says; a PNG of these modes has 16."""
+    tags: Any = getattr(upright, "tag_v2", {})
+    return int(tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0])
+
+
+def _is_inverted(upright: Image.Image) -> bool:
+    """Whether large values are dark; Pillow turns these over up to 8 bits only."""
+    tags: Any = getattr(upright, "tag_v2", {})
+    return bool(tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO)

@@ -125,6 +125,8 @@ def _roi(
         if mask_name:
             mask = decode_mask(_beside(path, mask_name, where), config.Limits())
             check_mask(mask, frame, where=where)
+            if not mask.any():
+                return None  # there is no region: one of nothing would be ranked and drawn as one
             coverage = mask_to_grid(mask.astype(np.float32), grid)
         elif any(corners):
             box = np.array([[_number(text, where) for text in corners]])

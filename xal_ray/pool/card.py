@@ -14,6 +14,7 @@ from xal_ray import config
 from xal_ray.errors import PoolError
 from xal_ray.pool.breakdown import break_down
 from xal_ray.pool.leakage import describe_look_alikes, find_look_alikes, overlap_notes
+from xal_ray.pool.remarks import count_remarks
 from xal_ray.pool.schema import SCHEMA_VERSION, PoolReader, open_pool
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.warned import FILE as WARNINGS
@@ -154,6 +155,7 @@ def build_card(
         ["image_id", "group_id", "split", "label", "roi_state", "content_sha256"]
     ).to_pylist()
     source = settings.source
+    remarks = count_remarks(attributes)
     return {
         "schema_version": SCHEMA_VERSION,
         "classes": list(classes),
@@ -173,7 +175,8 @@ def build_card(
         "group_by": settings.group_by,
         "pseudonym_key_id": pseudonym_key_id,
         "data_set": listing.data_set,
-        "notes": list(listing.notes),
+        "notes": [*listing.notes, *(remark["warning"] for remark in remarks.values())],
+        "remarks": remarks,
         "warned": {"file": WARNINGS, "counts": {} if warned is None else count_kinds(warned)},
         "agreement": dict(listing.agreement),
         "overlaps": overlap_notes(listing.data_set),
@@ -199,7 +202,8 @@ def warnings_of(card: Mapping[str, Any]) -> list[str]:
         )
     near = card["near_duplicates_across_splits"]
     of_pictures = (describe_look_alikes(near["num_images"], near["examples"]), card["burned_in"]["warning"])
-    return [*found, *(text for text in of_pictures if text), *card["overlaps"]]
+    of_reading = [remark["warning"] for remark in card["remarks"].values()]
+    return [*found, *(text for text in of_pictures if text), *of_reading, *card["overlaps"]]
 
 
 def _check_key(pool: PoolReader, wanted: str) -> None:

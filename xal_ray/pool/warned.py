@@ -1,7 +1,8 @@
 """What a pool's warnings are about, image by image and file by file: `POOL/warnings.parquet`.
 
 The card names counts and the first few; here all of them stand. A row is a file that was passed by, a mask
-without an image, a shape that was cut or dropped, or two pictures that look alike.
+without an image, a shape that was cut or dropped, two pictures that look alike, or an image of which reading
+noticed something.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
+
+from xal_ray.pool.remarks import REMARKS
 
 FILE = "warnings.parquet"
 
@@ -36,6 +39,7 @@ WORDS: Mapping[str, str] = {
     "box_instead": "shapes can't be meant, and the box beside them is used instead",
     "look_alike": "images of val or test look nearly like one of another split and another group",
     "two_classes": "images look nearly like one of another class",
+    **REMARKS,
 }
 
 
@@ -61,6 +65,12 @@ class Warned:
 def warned_table(warned: Iterable[Warned]) -> pa.Table:
     """The rows as `WARNED_SCHEMA`."""
     return pa.Table.from_pylist([asdict(each) for each in warned], schema=WARNED_SCHEMA)
+
+
+def warned_of_reading(attributes: pa.Table) -> list[Warned]:
+    """The images of which reading noticed something (`ATTRIBUTE_SCHEMA`)."""
+    rows = attributes.select(["image_id", "remarks"]).to_pylist()
+    return [Warned(remark, image_id=row["image_id"]) for row in rows for remark in row["remarks"]]
 
 
 def count_kinds(table: pa.Table) -> dict[str, int]:

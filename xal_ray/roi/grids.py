@@ -101,8 +101,12 @@ def check_mask(mask: npt.NDArray[Any], frame: tuple[int, int], *, where: str | N
 
 
 def pack_coverage(coverage: npt.NDArray[Any]) -> bytes:
-    """Coverage in [0, 1] as it is stored: uint8, 0 to 255, row-major."""
-    return np.round(coverage * 255).astype(np.uint8).tobytes()
+    """Coverage in [0, 1] as it is stored: uint8, 0 to 255, row-major.
+
+    A region that is there is never lost: where all of it would round to 0, every cell that it touches is 1.
+    """
+    packed = np.round(coverage * 255).astype(np.uint8)
+    return (packed if packed.any() else (coverage > 0).astype(np.uint8)).tobytes()
 
 
 def check_boxes(boxes: npt.ArrayLike, frame: tuple[int, int], *, where: str | None = None) -> None:

@@ -20,6 +20,7 @@ from xal_ray.roi import mask_to_grid
 
 _AXES = {"axial": "z", "coronal": "y", "sagittal": "x"}
 _MOST_LABELS = 5
+_CRUMB = 1e-3
 
 Labels = npt.NDArray[np.uint8]
 
@@ -159,7 +160,9 @@ def _ask(
 def _labels(mask: Volume, number: int, values: _Values) -> Labels:
     """The labels of a slice, checked."""
     plane = mask.plane_values(number)
-    # Some tools write labels as floats.
+    if plane.dtype.kind == "f":  # some tools write labels so, and resampling leaves crumbs
+        near = np.rint(plane)
+        plane = np.where(np.abs(plane - near) <= _CRUMB, near, plane)
     labels: Labels = np.clip(np.nan_to_num(plane, nan=-1.0), 0, _MOST_LABELS - 1).astype(np.uint8)
     if not np.array_equal(labels, plane) or not values.known.issuperset(np.unique(labels).tolist()):
         expected = ", ".join(str(value) for value in sorted(values.known))

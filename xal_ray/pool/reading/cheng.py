@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from xal_ray.config import Pool
 from xal_ray.images import ImageError, scale_to_8_bit, to_training_size
 from xal_ray.images.matlab import read_cheng
 from xal_ray.images.scaling import finite_range
 from xal_ray.places import place
 from xal_ray.pool.reading.read import ReadImage
+from xal_ray.pool.reading.region import region_of_mask
 from xal_ray.pool.sources.cheng import LABELS
-from xal_ray.roi import mask_to_grid
 
 
 def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
@@ -39,11 +37,8 @@ def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
         raise ImageError("frame_mismatch", "image and mask differ in size")
     size = pool.image_size
     pixels = to_training_size(scale_to_8_bit(file.image, *finite_range(file.image)), size, pool.channels)
-    has_mask = bool(file.mask.any())
-    roi = mask_to_grid(file.mask.astype(np.float32), (size, size)) if has_mask else None
-    settled = {
-        "label": LABELS[file.label],
-        "roi_state": "present" if has_mask else "not_annotated",
-    }
+    roi = region_of_mask(file.mask, (size, size))
+    settled = {"label": LABELS[file.label], "roi_state": roi.state}
     identified = {"group_id": ("patient", file.patient)}
-    return [ReadImage(pixels, (file.image.shape[0], file.image.shape[1]), roi, settled, identified)]
+    frame = (file.image.shape[0], file.image.shape[1])
+    return [ReadImage(pixels, frame, roi.coverage, settled, identified, remarks=roi.remarks)]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
@@ -15,12 +14,14 @@ from xal_ray.images import (
     Header,
     ImageError,
     KeptVolumes,
+    Mask,
     decode_image,
-    decode_mask,
+    read_mask,
     to_training_size,
 )
 from xal_ray.places import place
 from xal_ray.pool.reading.read import ReadImage
+from xal_ray.pool.reading.region import Region, region_of_mask
 from xal_ray.pool.sources import phantom
 from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, polygons_to_grid, rle_to_mask
 
@@ -36,14 +37,16 @@ def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
         drawn, roi = phantom.draw(row, pool.source.phantom, size)
         return [ReadImage(to_training_size(drawn, size, pool.channels), (size, size), roi)]
     image = _channels(row, pool) if row["channel_uris"] else _decode(row, place(row["uri"]), pool)
+    roi = _checked_roi(row, image.frame, pool)
     return [
         ReadImage(
             to_training_size(image.pixels, size, pool.channels, image.box),
             image.frame,
-            _checked_roi(row, image.frame, pool),
-            _told(row, image.header),
+            roi.coverage,
+            {**_told(row, image.header), **({"roi_state": roi.state} if roi.state else {})},
             _identified(row, image.header),
             image.header is not None and image.header.burned_in,
+            roi.remarks,
         )
     ]
 
@@ -96,7 +99,7 @@ def _identified(row: dict[str, Any], header: Header | None) -> dict[str, tuple[s
     return found
 
 
-def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray[np.float32] | None:
+def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> Region:
     """The ROI. One that does not fit its image stops a manifest, and costs a public set that image."""
     try:
         return _roi(row, frame, pool)
@@ -106,14 +109,15 @@ def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt
         raise ImageError("roi_mismatch", error.what) from None
 
 
-def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray[np.float32] | None:
+def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> Region:
     """The coverage of the ROI at training size: of the mask, else of boxes, polygons and runs together."""
     grid = (pool.image_size, pool.image_size)
     where = f"image_id {row['image_id']}"
     if row["mask_uri"]:
         uris = (row["mask_uri"], *(row.get("more_mask_uris") or ()))
-        mask = np.logical_or.reduce([_mask(row, uri, frame, pool) for uri in uris])
-        return mask_to_grid(mask.astype(np.float32), grid)
+        masks = [_mask(row, uri, frame, pool) for uri in uris]
+        inside = np.logical_or.reduce([mask.inside for mask in masks])
+        return region_of_mask(inside, grid, is_soft=any(mask.is_soft for mask in masks))
     drawn_on = _frame_of_roi(row, frame)
     parts = []
     if row["boxes"]:
@@ -124,15 +128,21 @@ def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> npt.NDArray
         parts.append(polygons_to_grid(row["polygons"], drawn_on, grid))
     if row["rle"] is not None:
         size = (row["rle"]["height"], row["rle"]["width"])
-        mask = rle_to_mask(row["rle"]["counts"], size, max_pixels=pool.limits.max_pixels, where=where)
-        check_mask(mask, drawn_on, where=where)
-        parts.append(mask_to_grid(mask.astype(np.float32), grid))
-    return np.maximum.reduce(parts) if parts else None
+        runs = rle_to_mask(row["rle"]["counts"], size, max_pixels=pool.limits.max_pixels, where=where)
+        check_mask(runs, drawn_on, where=where)
+        if not parts:
+            return region_of_mask(runs, grid)
+        parts.append(mask_to_grid(runs.astype(np.float32), grid))
+    if not parts:
+        return Region()
+    coverage = np.maximum.reduce(parts)
+    # Shapes without an area: somebody drew something, but it can't be told where.
+    return Region(coverage) if coverage.any() else Region(state="not_annotated")
 
 
-def _mask(row: dict[str, Any], uri: str, frame: tuple[int, int], pool: Pool) -> npt.NDArray[np.bool_]:
-    mask = decode_mask(place(uri), pool.limits, frame=row["frame"], nifti=pool.nifti, kept=KEPT)
-    check_mask(mask, frame, where=f"image_id {row['image_id']}, mask {uri}")
+def _mask(row: dict[str, Any], uri: str, frame: tuple[int, int], pool: Pool) -> Mask:
+    mask = read_mask(place(uri), pool.limits, frame=row["frame"], nifti=pool.nifti, kept=KEPT)
+    check_mask(mask.inside, frame, where=f"image_id {row['image_id']}, mask {uri}")
     return mask
 
 
