@@ -60,6 +60,7 @@ def test_the_files_of_a_pool_have_their_schemas(phantom_pool):
         "origins.parquet",
         "hidden_labels.parquet",
         "quarantine.parquet",
+        "warnings.parquet",
     }
     assert read_table(path / "index.parquet").schema.equals(INDEX_SCHEMA)
     assert read_table(path / "origins.parquet").schema.equals(ORIGIN_SCHEMA)

@@ -37,16 +37,16 @@ def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
         drawn, roi = phantom.draw(row, pool.source.phantom, size)
         return [ReadImage(to_training_size(drawn, size, pool.channels), (size, size), roi)]
     image = _channels(row, pool) if row["channel_uris"] else _decode(row, place(row["uri"]), pool)
-    roi = _checked_roi(row, image.frame, pool)
+    region = _checked_roi(row, image.frame, pool)
     return [
         ReadImage(
             to_training_size(image.pixels, size, pool.channels, image.box),
             image.frame,
-            roi.coverage,
-            {**_told(row, image.header), **({"roi_state": roi.state} if roi.state else {})},
+            region.coverage,
+            {**_told(row, image.header), **({"roi_state": region.state} if region.state else {})},
             _identified(row, image.header),
             image.header is not None and image.header.burned_in,
-            roi.remarks,
+            region.remarks,
         )
     ]
 

@@ -34,7 +34,7 @@ def region_of_mask(inside: npt.NDArray[Any], grid: tuple[int, int], *, is_soft: 
         grid: Rows and columns of the result.
         is_soft: It was cut at half of its maximum.
     """
-    remarks = ("soft_mask",) if is_soft else ()
+    remarks: tuple[str, ...] = ("soft_mask",) if is_soft else ()
     if not inside.any():
         return Region(state="absent_confirmed", remarks=remarks)
     if inside.all():
