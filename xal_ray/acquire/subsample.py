@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaln
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -32,24 +33,59 @@ def draw(candidates: BoolArray, fraction: float, *, at_least: int, seed: int) ->
     return chosen
 
 
-def expected_overlap(drawn: BoolArray, fraction: float) -> float:
+def expected_overlap(drawn: BoolArray, *, num_pool: int, num_scored: int, num_runners_up: int) -> float:
     """How much of the picks a pass over the whole pool would be expected to have picked too.
 
-    A scored row that was drawn stands for `1 / fraction` rows of the pool, a runner-up for itself. So pick i
-    is expected at the place `1 + sum_j<i (1 / fraction or 1)` in the ranking of the whole pool; picks whose
-    place is within their number are counted. It is an expectation and says nothing of a single draw.
+    The scored rows but the runners-up are a draw without replacement. So the d-th best of them is among the
+    first t of all that could be drawn as often as a draw that large has d of those t (hypergeometric). A
+    runner-up stands for itself: it is taken to come right behind the drawn row before it. Of k picks, those
+    are expected whose place among all is at most k. It says nothing of a single draw.
 
     Args:
         drawn: (k,) in the order of their utility: false for a pick that was a runner-up of the last round
             and so scored in any case, drawn or not.
-        fraction: Of the candidates that was drawn, in (0, 1].
+        num_pool: The candidates, scored or not.
+        num_scored: Those that were scored.
+        num_runners_up: Those among the scored that were runners-up.
 
     Returns:
-        In [0, 1]; 1 for no picks.
+        In [0, 1]; 1 for no picks. Without runners-up, the part of the pool that was scored.
     """
-    if not len(drawn):
+    count = len(drawn)
+    if not count:
         return 1.0
-    # The i-th pick itself counts once; only the rows before it are multiplied.
-    weights = np.where(drawn, 1.0 / fraction, 1.0)
-    places = np.cumsum(weights) - weights + 1.0
-    return float((places <= len(drawn)).mean())
+    num_drawn = np.cumsum(drawn)  # up to and with each pick
+    num_known = np.arange(1, count + 1) - num_drawn
+    chances = np.empty(count)
+    for known in np.unique(num_known).tolist():  # one distribution for each
+        rows = num_known == known
+        drawn_from, num_others = num_pool - num_runners_up, num_scored - num_runners_up
+        chances[rows] = _chances_of_hits(count - known, drawn_from, num_others)[num_drawn[rows]]
+    return float(chances.mean())
+
+
+def _chances_of_hits(first: int, size: int, num_drawn: int) -> npt.NDArray[np.float64]:
+    """The probabilities that at least 0, 1, ... of the first so many rows are drawn.
+
+    Args:
+        first: How many rows come first.
+        size: Of how many.
+        num_drawn: How many of these are drawn.
+
+    Returns:
+        (first + 1,), descending from 1.
+    """
+    marked = min(first, size)
+    least, most = max(0, num_drawn - (size - marked)), min(marked, num_drawn)
+    hits = np.arange(least, most + 1)
+    logs = _log_choose(marked, hits) + _log_choose(size - marked, num_drawn - hits)
+    exactly = np.exp(logs - _log_choose(size, np.array(num_drawn)))
+    at_least = np.zeros(first + 1)
+    at_least[: least + 1] = 1.0
+    at_least[least + 1 : most + 1] = np.minimum(np.cumsum(exactly[:0:-1])[::-1], 1.0)
+    return at_least
+
+
+def _log_choose(size: int, hits: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    logs: npt.NDArray[np.float64] = gammaln(size + 1.0) - gammaln(hits + 1.0) - gammaln(size - hits + 1.0)
+    return logs

@@ -85,14 +85,16 @@ def _note_effect(run: Run, files: RoundLayout, picks: Selection) -> None:
     """What scoring a part of the pool did to the picks, to `subsample.json` and to people."""
     known = set(_runners_up(run, files).to_pylist())
     drawn = np.array([image_id not in known for image_id in picks.image_ids], dtype=bool)
-    num_pool, num_scored = run.unlabelled().num_rows, rows_to_score(run, files).num_rows
+    num_pool, scored = run.unlabelled().num_rows, rows_to_score(run, files)
+    num_scored, num_known = scored.num_rows, int(_is_in(scored["image_id"], _runners_up(run, files)).sum())
+    overlap = expected_overlap(drawn, num_pool=num_pool, num_scored=num_scored, num_runners_up=num_known)
     effect = {
         "fraction": run.config.score.subsample,
         "num_unlabelled": num_pool,
         "num_scored": num_scored,
         "num_picks": len(drawn),
         "num_picked_runners_up": int((~drawn).sum()),
-        "expected_overlap": round(expected_overlap(drawn, run.config.score.subsample), 4),
+        "expected_overlap": round(overlap, 4),
     }
     write_json(files.subsample, effect)
     run.reporter.line(
