@@ -22,12 +22,15 @@ from xal_ray.storage import names_in
 
 INITIAL = -1  # the round number of the initial set in the ledger
 
+# What a strategy ranks by; null where it looks at something else, or an image has none.
+_MEASURED = ("uncertainty", "misalignment", "shuffled_misalignment", "roi_area")
 SELECTION_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),
         pa.field("utility", pa.float64(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in _MEASURED),
     ]
 )
 RUNNERS_UP_SCHEMA = pa.schema([pa.field("image_id", pa.string(), nullable=False)])
@@ -42,11 +45,13 @@ RECEIVED_SCHEMA = pa.schema(
 
 def selection_table(picks: Selection) -> pa.Table:
     """Picks in their order (`SELECTION_SCHEMA`)."""
+    nothing = np.full(len(picks.image_ids), np.nan)
     columns = {
         "image_id": picks.image_ids,
         "rank": np.arange(len(picks.image_ids), dtype=np.int32),
         "utility": picks.utilities,
         "reason": picks.reasons,
+        **{name: pa.array(picks.measured.get(name, nothing), from_pandas=True) for name in _MEASURED},
     }
     return pa.table(columns, schema=SELECTION_SCHEMA)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from xal_ray.acquire.strategies import STRATEGY_FUNCTIONS, needed_columns, select
+from xal_ray.acquire.strategies import STRATEGY_FUNCTIONS, needed_columns, select, uncertainty_column
 from xal_ray.acquire.streaming import Candidates
 from xal_ray.config import STRATEGIES, Select
 from xal_ray.errors import InputError
+from xal_ray.layout import selection_table
 
 NORMALISATIONS = ("none", "minmax", "rank")
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
@@ -233,6 +234,25 @@ def test_a_strategy_reads_its_columns_and_no_others(strategy, uncertainty):
         lacking = replace(table, columns={other: table.columns[other] for other in needed if other != name})
         with pytest.raises(ValueError, match=f"no column {name}"):
             lacking.select(**asked)
+
+
+@every_strategy
+def test_a_pick_is_recorded_with_what_it_was_ranked_by_and_nothing_else(strategy):
+    table = make_table()
+    asked = {"strategy": strategy, "uncertainty": "bald", "query_size": 30}
+    chosen = table.select(**asked)
+    recorded = selection_table(chosen).to_pylist()
+    places = [table.image_ids.index(name) for name in chosen.image_ids]
+    roi_column = {"dual": "misalignment", "shuffled_roi": "shuffled_misalignment", "smallest_roi": "roi_area"}
+    roi_column["misalignment"] = "misalignment"
+    by = "bald" if strategy in roi_column else None if strategy == "random" else strategy
+    expected = {"uncertainty": by} | dict.fromkeys(ROI_COLUMNS)
+    if strategy in roi_column:
+        expected[roi_column[strategy]] = roi_column[strategy]
+    for name, source in expected.items():
+        values = [None if source is None else table.columns[source][place] for place in places]
+        assert [row[name] for row in recorded] == [None if v is None or np.isnan(v) else v for v in values]
+    assert uncertainty_column(Select(**asked)) == by
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 
 from xal_ray.acquire.distribution import Distribution, FloatArray, Range, Unchanged
 from xal_ray.acquire.draws import digests, uniform
-from xal_ray.acquire.streaming import Candidates, GroupsOf, Replay, TopRows, within_cap
+from xal_ray.acquire.streaming import ROI_COLUMNS, Candidates, GroupsOf, Replay, TopRows, within_cap
 from xal_ray.config import ROI_STRATEGIES, Normalise, Select, Strategy
 from xal_ray.errors import InputError
 
@@ -41,12 +41,15 @@ class Selection:
         utilities: (k,) float64, descending.
         reasons: k short sentences, for people.
         runners_up: The ids that come next in the order; those passed over because of the cap are among them.
+        measured: (k,) float64 by name, what the strategy ranked by and nothing else: `uncertainty`, and its
+            column of `ROI_COLUMNS`, NaN where an image has none.
     """
 
     image_ids: list[str]
     utilities: FloatArray
     reasons: list[str]
     runners_up: list[str]
+    measured: Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,10 @@ def select(
         utilities=ranking.utilities,
         reasons=[ranking.reason(row) for row in range(picks.num_rows)],
         runners_up=[name for name in best.image_ids if name not in picked][:num_runners_up],
+        measured={
+            name if name in ROI_COLUMNS else "uncertainty": picks.columns[name]
+            for name in needed_columns(settings)
+        },
     )
 
 
@@ -125,6 +132,12 @@ def needed_columns(settings: Select) -> tuple[str, ...]:
     if settings.strategy in ROI_STRATEGIES:
         return settings.uncertainty, ROI_COLUMN_OF[settings.strategy]
     return () if settings.strategy == "random" else (settings.strategy,)
+
+
+def uncertainty_column(settings: Select) -> str | None:
+    """The uncertainty that the strategy ranks by, alone or beside an ROI; None for `random`."""
+    names = [name for name in needed_columns(settings) if name not in ROI_COLUMNS]
+    return names[0] if names else None
 
 
 def _best(top: TopRows, replay: Replay, rank: Rank) -> tuple[Candidates, int]:

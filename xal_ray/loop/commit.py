@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 
 from xal_ray.layout import INITIAL, RoundLayout
 from xal_ray.loop.state import Run
-from xal_ray.scores import rows_of
 from xal_ray.storage import digest, names_in, present, read_json, read_table, sha256_file, write_bytes
 
 
@@ -55,11 +54,7 @@ def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
     names = [row["image_id"] for row in picks]
     index = run.index.filter(pc.is_in(run.index["image_id"], pa.array(names, pa.string())))
     rows = {row["image_id"]: row for row in index.to_pylist()}
-    card: dict[str, Any] = {}
-    scores: dict[str, dict[str, Any]] = {}
-    if files.model_card.exists():
-        card = read_json(files.model_card)
-        scores = rows_of(files.scores, names, [run.config.select.uncertainty, "misalignment"])
+    card = read_json(files.model_card) if files.model_card.exists() else {}
     return {
         "strategy": run.config.select.strategy if files.number != INITIAL else "random",
         "select": run.config.select.model_dump(mode="json"),
@@ -76,8 +71,6 @@ def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
                 **pick,
                 "group_id": rows[pick["image_id"]]["group_id"],
                 "content_sha256": rows[pick["image_id"]]["content_sha256"],
-                "uncertainty": scores.get(pick["image_id"], {}).get(run.config.select.uncertainty),
-                "misalignment": scores.get(pick["image_id"], {}).get("misalignment"),
             }
             for pick in picks
         ],

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from xal_ray.acquire.strategies import uncertainty_column
 from xal_ray.config import Config
 from xal_ray.errors import RunError
 from xal_ray.evaluate import area_over_rounds
@@ -25,7 +26,16 @@ from xal_ray.pool.schema import ROI_STATES, SPLITS, PoolReader
 from xal_ray.report import figures, overlay
 from xal_ray.report.figures import MIN_GROUPS
 from xal_ray.report.pool_section import describe_pool
-from xal_ray.report.reader import Pick, Picks, Round, Run, SplitMetrics, read_alignment_rows, read_run
+from xal_ray.report.reader import (
+    Pick,
+    Picks,
+    Round,
+    Run,
+    SplitMetrics,
+    read_alignment_rows,
+    read_run,
+    shown_uncertainty,
+)
 from xal_ray.storage import write_bytes
 
 REPORT_NAME = "report.html"
@@ -158,6 +168,7 @@ def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
         "verdict": describe_alignment(comparisons),
         "galleries": _galleries(run, pool, index),
         "content_hash": pool.content_hash,
+        "shown_uncertainty": shown_uncertainty(run.config),
         "config_yaml": yaml.safe_dump(public_config(run.config), sort_keys=False, allow_unicode=True),
     }
 
@@ -177,7 +188,7 @@ def describe_request(config: Config) -> list[tuple[str, str]]:
     per_group = f", at most {select.max_per_group} of a group" if select.max_per_group else ""
     return [
         ("Strategy", words.get(select.strategy, f"{select.strategy}, largest first")),
-        ("Uncertainty", select.uncertainty.replace("_", " ")),
+        ("Uncertainty", (uncertainty_column(select) or "not looked at").replace("_", " ")),
         ("Query size", f"{select.query_size} labels a round{per_group}"),
         ("Budget", f"{select.initial_labels} initial labels, then {config.num_rounds} rounds of picks"),
         ("Backbone", model.backbone + (", frozen" if model.freeze == "backbone" else "")),

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from xal_ray.acquire.strategies import uncertainty_column
 from xal_ray.config import Config, load_config
 from xal_ray.errors import RunError
 from xal_ray.layout import RoundLayout, RunLayout
@@ -74,7 +75,7 @@ class Pick:
 
     Attributes:
         saliency: (g, g) float32 in [0, 1].
-        uncertainty: The column that the run's strategy reads (`select.uncertainty`).
+        uncertainty: The column `shown_uncertainty`.
     """
 
     rank: int
@@ -234,6 +235,11 @@ def _split(found: Mapping[str, Any]) -> SplitMetrics:
     )
 
 
+def shown_uncertainty(config: Config) -> str:
+    """The uncertainty that the run's strategy ranks by; for one that looks at none, what is configured."""
+    return uncertainty_column(config.select) or config.select.uncertainty
+
+
 def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_shown: int) -> Picks | None:
     """A folder's selection, with labels and the model's view where there are such; None without one."""
     if not files.selection.is_file():
@@ -243,7 +249,7 @@ def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_
     labels = read_table(files.labels, ["image_id", "label"]).to_pylist() if received else []
     label_of = {row["image_id"]: row["label"] for row in labels}
     head = selection.slice(0, max_shown).to_pylist()
-    columns = [*VIEW_COLUMNS, config.select.uncertainty]
+    columns = [*VIEW_COLUMNS, shown_uncertainty(config)]
     scores = rows_of(files.scores, [row["image_id"] for row in head], columns)
     shown = tuple(
         Pick(
@@ -271,7 +277,7 @@ def _view(
         "error_code": score["error_code"],
         "predicted": None if predicted is None else classes[predicted],
         "probability": None if predicted is None else float(score["probs"][predicted]),
-        "uncertainty": _float(score[config.select.uncertainty]),
+        "uncertainty": _float(score[shown_uncertainty(config)]),
         "misalignment": _float(score["misalignment"]),
         "saliency": _grid(score["saliency"], files),
     }
