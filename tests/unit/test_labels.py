@@ -12,6 +12,7 @@ from PIL import Image
 
 import xal_ray
 from xal_ray.errors import LabelError, RunError
+from xal_ray.labels.answers import Ids, as_class
 from xal_ray.labels.export import export_selection
 from xal_ray.labels.inbox import import_labels
 from xal_ray.labels.oracle import reveal
@@ -143,6 +144,137 @@ def test_a_missing_column_and_a_missing_file_are_explained(pool, labels_csv, tmp
         read_labels(tmp_path / "none.csv", pool, ["a"])
 
 
+def _labels(pool, path, awaited=("a", "b", "c"), **options):
+    """The labels that are read, and what was told."""
+    told: list[str] = []
+    table = read_labels(path, pool, list(awaited), tell=told.append, **options)
+    return {row["image_id"]: row["label"] for row in table.to_pylist()}, told
+
+
+def _refused(pool, path, **options) -> dict:
+    with pytest.raises(LabelError) as caught:
+        _labels(pool, path, **options)
+    assert caught.value.details["next"], "every refusal says what to do next"
+    return {"what": caught.value.what, **caught.value.details}
+
+
+def test_classes_in_another_column_are_found_and_can_be_taken(pool, labels_csv):
+    header = "annotation_id,choice,image_id,label"
+    path = labels_csv("0,cat,a,", "1,dog,b,", "2,not sure,c,", header=header)
+    error = _refused(pool, path)
+    assert error["what"] == "all 3 rows are empty in 'label'"
+    assert error["found"] == "'choice' has classes of this pool"
+    assert error["next"] == "--label-column choice"
+    path = labels_csv("0,cat,a,", "1,dog,b,", header=header)
+    assert _labels(pool, path, label_column="choice")[0] == {"a": "cat", "b": "dog"}
+    error = _refused(pool, labels_csv("a,cat", header="image_id,sentiment"))
+    assert error["what"] == "the labels lack the column 'label'"
+    assert error["next"] == "--label-column sentiment"
+    assert _refused(pool, labels_csv("a,x", header="image_id,lable"))["next"] == "--label-column lable"
+
+
+@pytest.mark.parametrize(
+    "cell", ['{"choices": ["cat"]}', '["cat"]', '[{"choices": ["cat"]}]', '"cat"', '{"choices": "cat"}']
+)
+def test_choices_written_as_json(pool, labels_csv, cell):
+    quoted = '"' + cell.replace('"', '""') + '"'
+    path = labels_csv(f"a,,{quoted}", "b,,", header="image_id,label,choice")
+    assert _refused(pool, path)["next"] == "--label-column choice"
+    assert _labels(pool, path, label_column="choice")[0] == {"a": "cat"}
+    error = _refused(pool, labels_csv('a,"{""choices"": [""cat"", ""dog""]}"'))
+    assert "not one of the pool's classes" in error["what"]
+    assert "one class" in error["next"]
+
+
+def test_a_file_that_nobody_filled_in_says_so_and_an_empty_one_is_refused(pool, labels_csv, tmp_path):
+    assert _labels(pool, labels_csv("a,", "b,")) == ({}, ["all 2 rows are empty in 'label'"])
+    assert _refused(pool, labels_csv())["what"] == "the labels hold no row"
+    (tmp_path / "labels.csv").write_text("")
+    assert _refused(pool, tmp_path / "labels.csv")["found"] == "an empty file"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["a.png", "images/a.png", "C:\\x\\a.tif", "0003_a.png", "/data/upload/1/1a2b3c4d-0003_a.png", "'a"],
+)
+def test_ids_that_come_back_as_files(pool, labels_csv, cell):
+    assert _labels(pool, labels_csv(f"{cell},cat"))[0] == {"a": "cat"}
+    found, told = _labels(pool, labels_csv(f"{cell},cat,1", header="image,label,x"))
+    assert found == {"a": "cat"}
+    assert told == ["columns: read 'image' as image_id"]
+
+
+def test_ids_of_paths_and_ids_that_a_path_does_not_tell():
+    ids = Ids(["x/1.png", "y/1.png", "y/2.png", "z:3"], ["x/1.png"])
+    assert ids.of("y/2.png") == ids.of("2") == ids.of("0000_y_2.png.png") == "y/2.png"
+    assert ids.of("0001_z_3.png") == "z:3"
+    assert ids.of("1.png") is None
+    assert ids.of("4.png") is None
+
+
+def test_a_wrong_id_and_a_wrong_class_are_answered_with_the_right_one(pool, labels_csv):
+    assert Ids(["0012"], ["0012"]).nearest("12") == "0012"
+    assert Ids(["img-77aa"], ["img-77aa"]).nearest("img-77ab") == "img-77aa"
+    assert "to_label/selection.csv" in _refused(pool, labels_csv("zebra,cat"))["next"]
+    for label, meant in (("Cat", "cat"), ("dgo", "dog"), ("CAT", "cat")):
+        assert f"did you mean '{meant}'?" in _refused(pool, labels_csv(f"a,{label}"))["next"]
+    assert "leave the cell empty" in _refused(pool, labels_csv("a,nan"))["next"]
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("1.0", "1"),
+        ("01", "1"),
+        ("TRUE", "true"),
+        ("True", "true"),
+        ("yes", None),
+        ("Cat", None),
+        ("10", None),
+    ],
+)
+def test_numbers_and_truth_values_are_read_as_other_programs_write_them(label, expected):
+    assert as_class(label, ["0", "1", "cat", "T"] if expected != "true" else ["true", "false"]) == expected
+
+
+def test_two_labels_of_an_image_name_both_lines(pool, labels_csv):
+    error = _refused(pool, labels_csv("a,cat", "b,cat", "a,dog"))
+    assert error["where"].endswith("line 4, and line 2")
+    assert _labels(pool, labels_csv("a,cat", "a,cat"))[0] == {"a": "cat"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_what_a_spreadsheet_makes_of_labels(pool, tmp_path, encoding):
+    text = "sep=;\r\nImage_ID;LABEL;reason\r\na;cat;Größe\r\n;;\r\nb;dog;\r\n;;;;\r\n"
+    (tmp_path / "l.csv").write_bytes(text.encode(encoding))
+    assert _labels(pool, tmp_path / "l.csv")[0] == {"a": "cat", "b": "dog"}
+
+
+def test_a_comma_too_many_is_refused(pool, labels_csv):
+    assert "Expected 2 columns, got 3" in _refused(pool, labels_csv("a,cat, of the house"))["found"]
+    assert _labels(pool, labels_csv("a,cat,,"))[0] == {"a": "cat"}
+
+
+def test_a_workbook_is_refused_with_advice(pool, tmp_path):
+    (tmp_path / "labels.xlsx").write_bytes(b"PK\x03\x04")
+    assert "CSV UTF-8" in _refused(pool, tmp_path / "labels.xlsx")["next"]
+
+
+def test_optional_columns_that_are_nearly_there_are_refused(pool, labels_csv):
+    for column, value in (("mask_path", "m.png"), ("box_x", "1")):
+        error = _refused(pool, labels_csv(f"a,cat,{value}", header=f"image_id,label,{column}"))
+        assert f"rename '{column}' to" in error["next"]
+    error = _refused(pool, labels_csv("a,cat,1,1,2", header="image_id,label,box_x0,box_y0,box_x1"))
+    assert error["what"] == "the labels lack the column 'box_y1'"
+
+
+def test_decimal_commas_in_boxes_where_commas_do_not_part_cells(pool, labels_csv):
+    header = "image_id;label;box_x0;box_y0;box_x1;box_y1"
+    table = read_labels(labels_csv("a;cat;0,0;0;8,0;12", header=header), pool, ["a"])
+    plain = read_labels(labels_csv("a,cat,0,0,8,12", header=header.replace(";", ",")), pool, ["a"])
+    assert table.equals(plain)
+
+
 def test_a_box_becomes_coverage_in_the_pools_frame(pool, labels_csv):
     path = labels_csv("a,cat,0,0,8,12", header="image_id,label,box_x0,box_y0,box_x1,box_y1")
     (roi,) = read_labels(path, pool, ["a"])["roi"].to_pylist()
@@ -234,6 +366,16 @@ def test_labels_are_imported_bit_by_bit_and_twice_changes_nothing(waiting_run, l
     rest = import_labels(waiting_run.path, labels_csv("a,cat", "b,dog"))
     assert (rest.num_new, rest.num_missing) == (1, 0)
     assert read_table(waiting_run.initial.labels)["label"].to_pylist() == ["cat", "dog"]
+
+
+def test_a_label_that_was_imported_can_be_replaced_as_the_refusal_says(waiting_run, labels_csv):
+    import_labels(waiting_run.path, labels_csv("a,cat", "b,dog"))
+    with pytest.raises(LabelError, match="already imported with another label") as caught:
+        import_labels(waiting_run.path, labels_csv("a,dog"))
+    assert f"remove {waiting_run.initial.labels} and" in caught.value.details["next"]
+    waiting_run.initial.labels.unlink()
+    assert import_labels(waiting_run.path, labels_csv("a,dog", "b,dog")).num_new == 2
+    assert read_table(waiting_run.initial.labels)["label"].to_pylist() == ["dog", "dog"]
 
 
 def test_a_bad_line_imports_nothing(waiting_run, labels_csv):

@@ -294,12 +294,12 @@ def _warned(folder: Path, text: str, **arguments) -> list[str]:
         (["0", "0.0", "1"], "'0' (1 images) and '0.0' (1 images)"),
         (["1", "True", "no"], "'1' (1 images) and 'True' (1 images)"),
         (["yes", "1.0", "no"], "'1.0' (1 images) and 'yes' (1 images)"),
-        (["nan", "a", "b"], "'nan' (1 images) is a class, although it reads like a missing label"),
-        (["NA", "a", "b"], "'NA' (1 images) is a class"),
-        (["None", "a", "b"], "'None' (1 images) is a class"),
-        (["null", "a", "b"], "'null' (1 images) is a class"),
-        (["N/A", "a", "b"], "'N/A' (1 images) is a class"),
-        (["-", "a", "b"], "'-' (1 images) is a class"),
+        (["nan", "a", "b"], "'nan' (1 images), which reads like a missing label"),
+        (["NA", "a", "b"], "among the classes is 'NA' (1 images)"),
+        (["None", "a", "b"], "among the classes is 'None' (1 images)"),
+        (["null", "a", "b"], "among the classes is 'null' (1 images)"),
+        (["N/A", "a", "b"], "among the classes is 'N/A' (1 images)"),
+        (["-", "a", "b"], "among the classes is '-' (1 images)"),
     ],
 )
 def test_odd_class_names_are_a_warning(tmp_path, labels, said):

@@ -66,13 +66,21 @@ def import_(
             help="CSV: image_id, label, optionally mask or box_x0 .. box_y1 (a filled in selection.csv)."
         ),
     ],
+    label_column: Annotated[
+        str,
+        typer.Option(
+            "--label-column",
+            metavar="COLUMN",
+            help="The column with the classes, e.g. choice of Label Studio.",
+        ),
+    ] = "label",
     debug: DebugOption = False,
 ) -> None:
     """Import labels into the round that waits for them. Importing twice changes nothing."""
     with errors_shown(debug):
         from xal_ray.labels.inbox import import_labels
 
-        received = import_labels(run_folder, file)
+        received = import_labels(run_folder, file, label_column=label_column, tell=Reporter().line)
         typer.echo(
             f"{received.round_title}: {received.num_new} new labels, {received.num_missing} still missing"
         )

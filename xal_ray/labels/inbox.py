@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +31,20 @@ class Received:
     num_missing: int
 
 
-def import_labels(run: Path, file: Path) -> Received:
+def import_labels(
+    run: Path,
+    file: Path,
+    *,
+    label_column: str = "label",
+    tell: Callable[[str], None] = lambda _: None,
+) -> Received:
     """Import labels into the round of a run that waits for them. Importing a file twice changes nothing.
 
     Args:
         run: The run's folder.
         file: The labels (see `labels/table.py`).
+        label_column: The column with the classes.
+        tell: Hears how the file was understood, where that is not plain.
 
     Raises:
         RunError: There is no run here, or another process works on it.
@@ -44,19 +53,27 @@ def import_labels(run: Path, file: Path) -> Received:
     """
     layout = RunLayout(run)
     if not layout.ledger.is_file():
-        raise RunError("there is no run here", expected="a folder with a ledger.jsonl", where=str(run))
+        raise RunError(
+            "there is no run here",
+            expected="a folder with a ledger.jsonl",
+            where=str(run),
+            next_step="give the run's folder first, then the file: xal-ray labels import RUN FILE",
+        )
     with locked(run) as check_lock:
-        return _import(layout, file, check_lock)
+        return _import(layout, file, check_lock, label_column, tell)
 
 
-def _import(layout: RunLayout, file: Path, check_lock: CheckLock) -> Received:
+def _import(
+    layout: RunLayout, file: Path, check_lock: CheckLock, label_column: str, tell: Callable[[str], None]
+) -> Received:
     pool = open_pool(load_config(layout.config).pool_path())
     check_groups(pool.index())  # again, at each import: what is labelled must stay apart from what judges
     ledger = Ledger(layout.ledger, check_lock)
     files = _waiting_round(layout, ledger, file)
     picked = read_table(files.selection)["image_id"].to_pylist()
     known = read_table(files.labels) if files.labels.exists() else RECEIVED_SCHEMA.empty_table()
-    merged = merge(known, read_labels(file, pool, picked))
+    received = read_labels(file, pool, picked, label_column=label_column, tell=tell)
+    merged = merge(known, received, files.labels)
     num_new = merged.num_rows - known.num_rows
     if num_new:
         check_lock()

@@ -39,7 +39,7 @@ def class_warnings(classes: Sequence[str], counts: Mapping[str, int]) -> list[st
         if len(names) > 1
     ]
     return found + [
-        f"{counted(name)} is a class, although it reads like a missing label: if it is one, leave those "
+        f"among the classes is {counted(name)}, which reads like a missing label: if it is one, leave those "
         "cells empty"
         for name in classes
         if name.strip().casefold() in _MISSING

@@ -83,20 +83,24 @@ class Written:
         words: Collection[str],
         besides: Collection[int] = (),
         plain: Callable[[str], str | None] = str,
+        *,
+        share: float = 1.0,
     ) -> list[str]:
-        """The columns that hold some of these words and nothing else.
+        """The columns that hold some of these words, and little else.
 
         Args:
             words: The words.
             besides: Positions of columns that are not asked.
-            plain: What a cell says.
+            plain: What a cell says; None: no word.
+            share: How much of what a column holds, each kind of cell counted once, must be such words.
         """
         others = [at for at, name in enumerate(self.header.names) if name and at not in besides]
         kinds = [{cell for cell in column if cell is not None} for column in self.read(others).columns]
+        held = [sum(plain(cell) in words for cell in cells) for cells in kinds]
         return [
             self.header.names[at]
-            for at, cells in zip(others, kinds, strict=True)
-            if cells and all(plain(cell) in words for cell in cells)
+            for at, cells, count in zip(others, kinds, held, strict=True)
+            if count and count >= share * len(cells)
         ]
 
 
