@@ -1,7 +1,8 @@
 """The ledger: what a run did, append-only and hash-chained. Resuming a run is replaying it.
 
 A record is one line of JSON: `seq, time_utc, event, round, data, prev_hash, hash`, where `hash` covers all
-the others. The line is the unit of atomicity: a line that a crash cut short has no effect and is dropped.
+the others. The line is the unit of atomicity: a line that a crash cut short has no effect. Who holds the
+run's lock cuts it off; who only reads leaves it, since it may be a line that the holder is just writing.
 
 Events: `run_started` (identity, pool, versions), `stage_finished` (seconds), `labels_imported` (file hash),
 `round_committed` (hashes of its files, the selection with what led to it, the labels), `run_finished`.
@@ -9,32 +10,21 @@ Events: `run_started` (identity, pool, versions), `stage_finished` (seconds), `l
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from xal_ray.errors import RunError
 from xal_ray.places import is_remote
-from xal_ray.storage import append_line, digest, disk_errors, make_folder, write_bytes
-from xal_ray.storage.lease import in_use, leased
+from xal_ray.storage import append_line, digest, disk_errors, write_bytes
+from xal_ray.storage.lock import LOCK_NAME, CheckLock, is_lock, locked
+
+__all__ = ["GENESIS", "LOCK_NAME", "CheckLock", "Ledger", "Record", "is_lock", "locked"]
 
 GENESIS = "0" * 64
-LOCK_NAME = ".lock"  # on an object store, what the names of the lease's objects begin with
-_LOCK_POLL_S = 0.05
-
-CheckLock = Callable[[], None]
-
-
-def is_lock(name: str) -> bool:
-    """Whether a file of that name in a run folder belongs to its lock."""
-    return name == LOCK_NAME or name.startswith(f"{LOCK_NAME}-")
 
 
 @dataclass(frozen=True)
@@ -55,15 +45,19 @@ class Ledger:
 
     Args:
         path: `ledger.jsonl`; it need not exist yet.
-        check_lock: What `locked` gave; it raises where the folder is no longer this process's.
+        check_lock: What `locked` gave; it raises where the folder is no longer this process's. None: the
+            ledger is only read, and its file is left as it is.
 
     Raises:
         RunError: A line was changed, removed, or is not a record.
     """
 
-    def __init__(self, path: Path, check_lock: CheckLock = lambda: None) -> None:
+    def __init__(self, path: Path, check_lock: CheckLock | None = None) -> None:
         self.path = path
         self.check_lock = check_lock
+        if check_lock is not None:
+            check_lock()
+            _cut_torn_line(path)
         self.records: list[Record] = _read(path)
 
     def append(self, event: str, *, round_number: int | None = None, **data: Any) -> Record:
@@ -82,7 +76,9 @@ class Ledger:
             "prev_hash": self.records[-1].hash if self.records else GENESIS,
         }
         record = Record(**body, hash=digest(body))
-        self.check_lock()
+        if self.check_lock is not None:
+            self.check_lock()
+        _cut_torn_line(self.path)  # of a write that the disk refused half way
         append_line(self.path, json.dumps(asdict(record), sort_keys=True, allow_nan=False))
         self.records.append(record)
         return record
@@ -103,64 +99,32 @@ class Ledger:
         return known
 
 
-@contextmanager
-def locked(folder: Path, *, what: str = "run", wait_s: float = 0.0) -> Iterator[CheckLock]:
-    """Hold a run folder for this process alone; the lock goes with the process, however it ends.
-
-    On an object store it is a lease (`storage/lease.py`): it goes some seconds after the process.
-
-    Args:
-        folder: It is made where it is not there.
-        what: What a person calls it.
-        wait_s: How long to wait for another process to let it go.
-
-    Yields:
-        What raises RunError where another process has taken the folder over.
-
-    Raises:
-        RunError: Another process works on it, and still does after `wait_s`.
-    """
-    if is_remote(folder):
-        with leased(folder, LOCK_NAME, what=what, wait_s=wait_s) as lease:
-            yield lease.check
-        return
-    make_folder(folder)
-    with disk_errors(folder):
-        stream = (folder / LOCK_NAME).open("w")
-    deadline = time.monotonic() + wait_s
-    with stream:
-        while not _is_taken(stream):
-            if time.monotonic() >= deadline:
-                raise in_use(folder, what)
-            time.sleep(_LOCK_POLL_S)
-        yield lambda: None
-
-
-def _is_taken(stream: IO[str]) -> bool:
-    """Take the lock if nobody else has it."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _read(path: Path) -> list[Record]:
     if not path.exists():
         return []
-    content = path.read_bytes()
-    whole, newline, torn = content.rpartition(b"\n")
-    if torn:
-        # The process died while it wrote this line, so nothing that follows from it has happened.
-        if is_remote(path):
-            write_bytes(path, whole + newline)
-        else:
-            with disk_errors(path):
-                os.truncate(path, len(whole) + len(newline))
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
     records: list[Record] = []
     for number, line in enumerate(whole.splitlines(), start=1):
         records.append(_parse(line, records[-1].hash if records else GENESIS, f"{path}, line {number}"))
     return records
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut off a last line without its end: its writer died, so nothing that follows from it has happened."""
+    if not path.exists():
+        return
+    if is_remote(path):
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):  # a copy of one of a disk: an object is never half there
+            write_bytes(path, whole)
+        return
+    with disk_errors(path), path.open("rb+") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        if end and stream.seek(end - 1) and stream.read(1) == b"\n":
+            return
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
 def _parse(line: bytes, prev_hash: str, where: str) -> Record:

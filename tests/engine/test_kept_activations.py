@@ -19,7 +19,7 @@ from xal_ray.loop import run
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, load_model, save_model
 from xal_ray.pool.activations import ActivationReader, Shapes, part_path, write_part
-from xal_ray.pool.schema import open_pool
+from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.progress import QUIET
 from xal_ray.scorer import Scorer
 from xal_ray.storage import read_table
@@ -105,6 +105,29 @@ def test_what_is_read_is_what_was_written(shape, tmp_path):
     some = found.regions(np.array([2, 0]), (2, 3))
     np.testing.assert_array_equal(some.adjoint, rois.adjoint[[4, 7]])
     np.testing.assert_array_equal(some.fine, fine[[4, 7]])
+
+
+def test_a_part_that_was_made_anew_at_its_path_is_read_anew(tmp_path):
+    shapes = Shapes((2, 1, 1), width=2, grid=(1, 1), frame=(8, 8))
+    references = pa.table({"image_id": ["a"], "part": [0], "row": [0]})
+    reader = ActivationReader(tmp_path / "kept", shapes)
+    for value in (1.0, 2.0):
+        shutil.rmtree(tmp_path / "kept", ignore_errors=True)
+        rois = Regions(np.zeros((1, 1, 1), np.float32), np.zeros((1, *shapes.fine), np.uint8), (8, 8))
+        values = np.full((1, 2), value, np.float32)
+        write_part(part_path(reader.path, 0), shapes, ["a"], values, values, np.array([False]), rois)
+        assert reader.read_embeddings(references)[0, 0] == value
+
+
+def test_the_same_images_by_name_with_other_pixels_have_activations_of_their_own(pool, ray_session):
+    """As where a pool was made anew at its path, and its old activations were left there."""
+    settings = config.Model(backbone="efficientnet_lite0", weights="imagenet", freeze="backbone")
+    here = ray_session.model_copy(update={"num_actors": 0})
+    before = keep_activations(pool, settings, here, QUIET)
+    changed = PoolReader(pool.path, {**pool.card, "content_hash": "of other pixels"})
+    after = keep_activations(changed, settings, here, QUIET)
+    assert before.path != after.path
+    assert before.shapes == after.shapes
 
 
 def test_a_whole_run_picks_the_same_images(tiny_run, pool, tmp_path):

@@ -69,6 +69,21 @@ def test_the_same_batches_in_a_plain_loop_give_the_same_bits(phantom_pool, model
     assert scores.equals(pa.concat_tables(shards))
 
 
+def test_a_warm_actor_takes_up_the_model_that_lies_at_the_path_now(phantom_pool, tmp_path, ray_session):
+    rows = phantom_pool.index().slice(0, 4)
+    spec = ModelSpec(
+        "efficientnet_lite0", phantom_pool.classes, phantom_pool.image_size, phantom_pool.channels
+    )
+    probs = []
+    for seed in (3, 4):
+        save_model(tmp_path / "model", build_network(spec, "imagenet", seed), spec, {})
+        scores = score(
+            phantom_pool, tmp_path / "model", tmp_path / f"{seed}", rows, ray_session, num_actors=1
+        )
+        probs.append(scores["probs"])
+    assert not probs[0].equals(probs[1])
+
+
 def test_the_number_of_actors_changes_no_byte(phantom_pool, model, tmp_path, ray_session):
     rows = phantom_pool.index()
     score(phantom_pool, model, tmp_path / "one", rows, ray_session, num_actors=1)

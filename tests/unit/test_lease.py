@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from xal_ray import storage
 from xal_ray.errors import RunError
 from xal_ray.ledger import LOCK_NAME, Ledger, locked
 from xal_ray.storage import lease
+from xal_ray.storage.lock import locked_place
 
 pytestmark = pytest.mark.slow
 
@@ -130,3 +132,22 @@ def test_a_number_that_is_ours_though_the_store_said_no_is_held(s3_bucket, monke
 
     monkeypatch.setattr(lease, "exclusive_create", answer_lost)
     assert lease._claim(lease._Objects(run, LOCK_NAME), 1, {"owner": "me", "renewed": 0})
+
+
+def test_the_lease_of_a_place_goes_with_its_end_and_whoever_waited_gets_the_next(s3_bucket, quick):
+    place, got = s3_bucket / "pools" / "mri", []
+
+    def wait():
+        with locked_place(place, what="pool", wait_s=60):
+            got.append(objects(place.parent))
+
+    with locked_place(place, what="pool"):
+        assert objects(place.parent) == [".mri.lock-000001"]
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(3 * lease.POLL_S)
+        assert not got
+    waiting.join(30)
+    assert got == [[".mri.lock-000001"]]
+    assert not objects(place.parent)
+    assert not objects(place)

@@ -79,3 +79,19 @@ def test_find_gives_the_first_record_of_an_event_in_a_round(ledger):
     assert ledger.find("round_committed").round == -1
     assert ledger.find("round_committed", 0).data["labels"] == {"c": "cat"}
     assert ledger.find("round_committed", 5) is None
+
+
+def test_who_only_reads_leaves_a_line_that_is_being_written(ledger):
+    whole = ledger.path.read_bytes()
+    ledger.path.write_bytes(whole + b'{"seq": 3, "ev')
+    assert len(Ledger(ledger.path).records) == 3
+    assert ledger.path.read_bytes() == whole + b'{"seq": 3, "ev'
+    assert len(Ledger(ledger.path, lambda: None).records) == 3  # as the lock's holder
+    assert ledger.path.read_bytes() == whole
+
+
+def test_a_line_that_the_disk_refused_half_way_does_not_spoil_the_next(ledger):
+    with ledger.path.open("ab") as stream:
+        stream.write(b'{"seq": 3, "ev')
+    ledger.append("run_finished")
+    assert [record.event for record in Ledger(ledger.path).records][3:] == ["run_finished"]

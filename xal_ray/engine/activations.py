@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from xal_ray.pool.activations import ActivationReader, Shapes, part_path, refuse
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import Reporter
 from xal_ray.storage import digest, write_json
+from xal_ray.storage.lock import locked
 
 SCHEMA_VERSION = 1
 BATCH_SIZE = 32
@@ -54,6 +57,7 @@ def keep_activations(
     network = build_network(spec, model.weights, 0)
     made_of = {
         "schema_version": SCHEMA_VERSION,
+        "pool": pool.identity,
         "backbone_sha256": backbone_sha256(network),
         "image_size": spec.image_size,
         "channels": spec.channels,
@@ -62,10 +66,14 @@ def keep_activations(
         pool.path / "activations" / f"{model.backbone}-{digest(made_of)[:12]}", _shapes(network, spec)
     )
     card = reader.path / "card.json"
-    if not card.exists():
-        save_backbone(reader.backbone, network, spec)
-        _make(pool, spec, reader, resources, reporter, verbose)
-        write_json(card, {**made_of, "backbone": model.backbone, "num_images": pool.card["num_rows"]})
+    if card.exists():
+        return reader
+    say = partial(reporter.line, "another process runs this frozen backbone over the pool: waiting for it")
+    with locked(reader.path, what="kept activations", wait_s=math.inf, on_wait=cache(say)):  # said once
+        if not card.exists():
+            save_backbone(reader.backbone, network, spec)
+            _make(pool, spec, reader, resources, reporter, verbose)
+            write_json(card, {**made_of, "backbone": model.backbone, "num_images": pool.card["num_rows"]})
     return reader
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from xal_ray import config
+from xal_ray.errors import StageError, StorageError
 from xal_ray.images import ImageError
 from xal_ray.images.capped import Capped
 from xal_ray.pool.nearness import likeness
@@ -25,7 +27,7 @@ from xal_ray.pool.schema import (
 )
 from xal_ray.pseudonyms import Pseudonyms
 from xal_ray.roi import pack_coverage
-from xal_ray.storage import sha256_bytes, write_table
+from xal_ray.storage import digest, read_json, sha256_bytes, write_table
 
 # A part's rows wait in these folders until they are merged.
 ROWS, ATTRIBUTES, ORIGINS, REFUSED = "rows", "attributes", "origins", "refused"
@@ -36,6 +38,36 @@ ROW_SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class Binding:
+    """What shows an actor that the pool which grows is still the one that it works for.
+
+    Attributes:
+        path: The plan that the growing pool is bound to.
+        plan: Its digest.
+        call: Of which call it is: what an actor remembers of files that an earlier one read may be old.
+    """
+
+    path: Path
+    plan: str
+    call: str
+
+    def check(self) -> None:
+        """Look again, right before something is written.
+
+        Raises:
+            StageError: Another process makes a pool here now: the one of this actor was killed or cut off.
+        """
+        with suppress(StorageError):
+            if digest(read_json(self.path)) == self.plan:
+                return
+        raise StageError(
+            "the pool that grows here is another process's now",
+            where=str(self.path.parent),
+            next_step="let that process go on; or wait for it, and run the same command again",
+        )
+
+
 class PackShard:
     """Reads manifest rows and writes a part, and what the pool's tables will say of it.
 
@@ -43,10 +75,18 @@ class PackShard:
         settings: Size, channels, limits.
         folder: The growing pool.
         pseudonyms: Needed where headers tell the groups.
+        binding: What is made sure of before a part is written.
     """
 
-    def __init__(self, settings: config.Pool, folder: Path, pseudonyms: Pseudonyms | None = None) -> None:
+    def __init__(
+        self,
+        settings: config.Pool,
+        folder: Path,
+        pseudonyms: Pseudonyms | None = None,
+        binding: Binding | None = None,
+    ) -> None:
         self.settings = settings
+        self.binding = binding
         self.folder = folder
         self.pseudonyms = pseudonyms
         KEPT.forget()  # of a pool that this process read before
@@ -77,6 +117,8 @@ class PackShard:
                 )
         for number, row in enumerate(packed):
             row["part"], row["row"] = part, number
+        if self.binding is not None:
+            self.binding.check()
         write_table(
             self.folder / "parts" / path.name,
             _table(packed, PART_SCHEMA),

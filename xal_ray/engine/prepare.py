@@ -3,27 +3,42 @@
 On a disk the pool grows in a hidden folder beside its place and is renamed into it when it is whole, so that
 there is never half a pool. An object store can't rename: there it grows in its place, and is a pool from the
 moment its card is written, last. Either way a killed prepare goes on from its finished parts.
+
+One process makes a pool. Another one that is told to make the same waits for it; one with other settings is
+refused.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray import config
+from xal_ray.engine.growing import (
+    PLAN,
+    Plan,
+    is_whole,
+    make_plan,
+    open_growing,
+    refuse_other_plan,
+    refuse_strangers,
+)
 from xal_ray.engine.packing import ATTRIBUTES, ORIGINS, REFUSED, ROW_SCHEMA, ROWS, PackShard
 from xal_ray.engine.session import decoding_shape, start
-from xal_ray.engine.shards import cut, run_shards
+from xal_ray.engine.shards import Shard, cut, run_shards
 from xal_ray.engine.shared import sharing
-from xal_ray.errors import InputError, PoolError, SourceError, StorageError
+from xal_ray.errors import InputError, SourceError, StageError, StorageError
 from xal_ray.places import is_remote
-from xal_ray.pool.card import build_card, count_values, open_prepared, plan_of, warnings_of
+from xal_ray.pool.card import build_card, count_values, open_prepared, warnings_of
+from xal_ray.pool.completeness import check_complete, incomplete
 from xal_ray.pool.leakage import check_groups, overlap_between
-from xal_ray.pool.manifest import classes_of, fingerprint
 from xal_ray.pool.reading import CASE_READERS
 from xal_ray.pool.schema import (
     ATTRIBUTE_SCHEMA,
@@ -34,25 +49,22 @@ from xal_ray.pool.schema import (
     PoolReader,
     open_pool,
 )
-from xal_ray.pool.sources import Listing, read_source
 from xal_ray.pool.splits import assign_splits
 from xal_ray.pool.warned import FILE as WARNINGS
 from xal_ray.pool.warned import warned_of_reading, warned_table
 from xal_ray.progress import Reporter
-from xal_ray.pseudonyms import Pseudonyms, load_pseudonyms
+from xal_ray.pseudonyms import load_pseudonyms
 from xal_ray.storage import (
     disk_errors,
-    is_empty,
-    read_json,
+    names_in,
     read_shards,
     read_table,
     remove_tree,
     write_json,
     write_table,
 )
+from xal_ray.storage.lock import CheckLock, locked_place
 
-# What the folder of a growing pool is bound to: a part made under other settings must not be reused.
-_PLAN = "plan.json"
 # A case of a volume becomes about so many images: a part holds so many fewer of them.
 _IMAGES_OF_A_CASE = 64
 
@@ -79,98 +91,110 @@ def prepare(
         PoolError: `out` holds something else.
         StorageError: The disk refused.
     """
-    if (out / "card.json").exists():
-        if is_remote(out) and (out / _PLAN).exists():
-            _clear_away(out)  # a call was killed when all but this was done
+    if is_whole(out):
         return open_prepared(settings, out, pseudonym_key_id=_key_id(settings))
-    if not is_empty(out) and not (is_remote(out) and (out / _PLAN).exists()):
-        raise PoolError(
-            "the pool's folder holds something else",
-            where=str(out),
-            next_step="give another --out (or pool.path), or remove the folder",
-        )
-    listing = read_source(settings)
-    for note in listing.notes:
-        reporter.line(note)
-    manifest = listing.manifest.sort_by("image_id")
-    classes = classes_of(manifest, settings.classes or listing.classes)
-    pseudonyms = load_pseudonyms() if _asks_headers(manifest) else None
-    partial = _open_partial(settings, manifest, out, pseudonyms)
+    refuse_strangers(out)
+    plan = make_plan(settings, reporter.line)
+    say_once = cache(partial(reporter.line, f"another process prepares the pool {out}: waiting for it"))
+
+    def while_others_prepare() -> None:
+        refuse_other_plan(plan, out)
+        say_once()
+
+    with locked_place(out, what="pool", wait_s=math.inf, on_wait=while_others_prepare) as check_lock:
+        if (out / "card.json").exists():
+            if not is_whole(out):
+                _clear_away(out)  # a call was killed when all but this was done
+            return open_prepared(settings, out, pseudonym_key_id=_key_id(settings))
+        refuse_strangers(out)
+        _make(plan, out, resources, reporter, check_lock, verbose=verbose)
+    return open_pool(out)
+
+
+def _make(
+    plan: Plan,
+    out: Path,
+    resources: config.Ray,
+    reporter: Reporter,
+    check_lock: CheckLock,
+    *,
+    verbose: bool,
+) -> None:
+    """Make the pool, while its place is this process's alone."""
+    folder = open_growing(plan, out)
     try:
         start(resources, verbose=verbose)
-        rows_per_part, unit = settings.rows_per_part, "images"
-        if set(manifest["reader"].unique().to_pylist()) <= CASE_READERS:
-            rows_per_part, unit = max(1, rows_per_part // _IMAGES_OF_A_CASE), "files or cases"
-        shards = cut(manifest, partial / ROWS, rows_per_part)
-        with sharing([partial], resources):
+        shards, unit = _shards(plan, folder)
+        with sharing([folder], resources):
             run_shards(
                 "decoding",
                 shards,
                 PackShard,
-                {"settings": settings, "folder": partial, "pseudonyms": pseudonyms},
+                {
+                    "settings": plan.settings,
+                    "folder": folder,
+                    "pseudonyms": plan.pseudonyms,
+                    "binding": plan.binding(out),
+                },
                 decoding_shape(resources),
                 reporter,
                 resources,
                 unit=unit,
             )
-        _finish(settings, listing, classes, pseudonyms, partial, reporter)
+        check_lock()
+        _finish(plan, shards, folder, reporter)
     except StorageError:
         raise  # the finished parts are good: the same command goes on with them
     except InputError:
-        _discard(partial)
+        check_lock()  # what lies there may be another process's by now
+        _discard(folder)
         raise
     if not is_remote(out):
         with disk_errors(out):
             if out.exists():
                 out.rmdir()
-            partial.rename(out)
-    return open_pool(out)
+            folder.rename(out)
 
 
-def _discard(partial: Path) -> None:
+def _shards(plan: Plan, folder: Path) -> tuple[list[Shard], str]:
+    """The parts of the pool, and what a row of their manifests is."""
+    rows_per_part, unit = plan.settings.rows_per_part, "images"
+    if set(plan.manifest["reader"].unique().to_pylist()) <= CASE_READERS:
+        rows_per_part, unit = max(1, rows_per_part // _IMAGES_OF_A_CASE), "files or cases"
+    return cut(plan.manifest, folder / ROWS, rows_per_part), unit
+
+
+def _discard(folder: Path) -> None:
     """Remove the growing pool; an actor that is being ended may still finish a file in it."""
     for _ in range(10):
         with suppress(StorageError):
-            remove_tree(partial, last=_PLAN)
+            remove_tree(folder, last=PLAN)
         time.sleep(0.1)
-        if not partial.exists():
+        if not folder.exists():
             return
 
 
-def _asks_headers(manifest: pa.Table) -> bool:
-    """Whether reading makes group ids of what a file says of its patient."""
-    return bool(manifest["group_id"].null_count)
-
-
-def _finish(
-    settings: config.Pool,
-    listing: Listing,
-    classes: tuple[str, ...],
-    pseudonyms: Pseudonyms | None,
-    partial: Path,
-    reporter: Reporter,
-) -> None:
+def _finish(plan: Plan, shards: Sequence[Shard], folder: Path, reporter: Reporter) -> None:
     """Merge what the parts left, deal the splits, check the whole, and write the card last."""
-    quarantine = read_shards(partial / REFUSED, QUARANTINE_SCHEMA)
-    _check_errors(quarantine, listing.manifest.num_rows, settings.limits)
-    rows = read_shards(partial / ROWS, ROW_SCHEMA).sort_by("image_id")
-    _check_read(rows, classes)
+    settings, listing = plan.settings, plan.listing
+    rows, quarantine = _check_parts(plan, shards, folder)
+    _check_errors(quarantine, plan.manifest.num_rows, settings.limits)
+    _check_read(rows, plan.classes)
     index = assign_splits(rows, settings.splits).cast(INDEX_SCHEMA)
     check_groups(index)
-    attributes = read_shards(partial / ATTRIBUTES, ATTRIBUTE_SCHEMA).sort_by("image_id")
+    attributes = read_shards(folder / ATTRIBUTES, ATTRIBUTE_SCHEMA).sort_by("image_id")
     hidden = index.filter(pc.and_(pc.equal(index["split"], "pool"), pc.is_valid(index["label"])))
-    write_table(partial / "hidden_labels.parquet", hidden.select(LABEL_SCHEMA.names).cast(LABEL_SCHEMA))
-    write_table(partial / "origins.parquet", read_shards(partial / ORIGINS, ORIGIN_SCHEMA))
-    write_table(partial / "attributes.parquet", attributes)
-    write_table(partial / "quarantine.parquet", quarantine)
+    write_table(folder / "hidden_labels.parquet", hidden.select(LABEL_SCHEMA.names).cast(LABEL_SCHEMA))
+    write_table(folder / "origins.parquet", read_shards(folder / ORIGINS, ORIGIN_SCHEMA))
+    write_table(folder / "attributes.parquet", attributes)
+    write_table(folder / "quarantine.parquet", quarantine)
     warned = warned_table([*listing.warned, *warned_of_reading(attributes)])
-    write_table(partial / WARNINGS, warned)
-    write_table(partial / "index.parquet", _without_hidden_labels(index))
-    key_id = None if pseudonyms is None else pseudonyms.key_id
-    card = build_card(settings, index, quarantine, classes, listing, attributes, key_id, warned)
+    write_table(folder / WARNINGS, warned)
+    write_table(folder / "index.parquet", _without_hidden_labels(index))
+    card = build_card(settings, index, quarantine, plan.classes, listing, attributes, plan.key_id, warned)
     card["overlaps"] += _overlaps(settings, index, attributes)
-    write_json(partial / "card.json", card)
-    _clear_away(partial)
+    write_json(folder / "card.json", card)
+    _clear_away(folder)
     for warning in warnings_of(card):
         reporter.line(f"warning: {warning}")
 
@@ -214,7 +238,7 @@ def _clear_away(pool: Path) -> None:
     """Remove what a whole pool needs no longer; the plan goes last, as the sign that there is something."""
     for folder in (ROWS, ATTRIBUTES, ORIGINS, REFUSED):
         remove_tree(pool / folder)
-    (pool / _PLAN).unlink()
+    (pool / PLAN).unlink()
 
 
 def _without_hidden_labels(index: pa.Table) -> pa.Table:
@@ -235,15 +259,22 @@ def _check_errors(quarantine: pa.Table, total: int, limits: config.Limits) -> No
         )
 
 
-def _open_partial(
-    settings: config.Pool, manifest: pa.Table, out: Path, pseudonyms: Pseudonyms | None
-) -> Path:
-    """The folder in which the pool grows; what was begun under another plan is thrown away."""
-    partial = out if is_remote(out) else out.parent / f".{out.name}.partial"
-    rows = fingerprint(manifest)
-    plan = {"settings": plan_of(settings), "manifest": rows, "key": pseudonyms and pseudonyms.key_id}
-    known = (partial / _PLAN).exists() and read_json(partial / _PLAN) == plan
-    if not known:
-        remove_tree(partial, last=_PLAN)
-        write_json(partial / _PLAN, plan)
-    return partial
+def _check_parts(plan: Plan, shards: Sequence[Shard], folder: Path) -> tuple[pa.Table, pa.Table]:
+    """The rows and the quarantine of all parts, held against the manifest."""
+    wanted = {shard.path.name for shard in shards}
+    try:
+        for kind in ("parts", ROWS, ATTRIBUTES, ORIGINS, REFUSED):
+            there = set(names_in(folder / kind, ".parquet"))
+            if there != wanted:
+                raise incomplete(
+                    expected=f"{len(wanted)} parts",
+                    found=f"{len(there & wanted)} of them in {kind}, and {len(there - wanted)} others",
+                    where=str(folder),
+                )
+        quarantine = read_shards(folder / REFUSED, QUARANTINE_SCHEMA)
+        rows = read_shards(folder / ROWS, ROW_SCHEMA).sort_by("image_id")
+        check_complete(plan.manifest, rows, quarantine, where=str(folder))
+    except StageError:
+        _discard(folder)
+        raise
+    return rows, quarantine

@@ -14,11 +14,12 @@ from xal_ray import config
 from xal_ray.engine.session import ready_to_score
 from xal_ray.engine.shards import Pace, Shard, cut, run_shards
 from xal_ray.errors import StageError
+from xal_ray.model.weights import CARD_FILE
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import Reporter
 from xal_ray.scorer import Scorer
-from xal_ray.storage import names_in, present, read_table, write_table
+from xal_ray.storage import names_in, present, read_table, sha256_file, write_table
 
 # What to do about most images without a score, by their reason.
 _CURES = {
@@ -29,9 +30,18 @@ _CURES = {
 
 
 class ScoreShard:
-    """The work of a scoring actor."""
+    """The work of a scoring actor.
 
-    def __init__(self, images: PoolReader | ActivationReader, scorer: Mapping[str, Any]) -> None:
+    Args:
+        images: What it reads.
+        scorer: What its `Scorer` is made with.
+        model_card: A hash of what the model's card says: an actor that has a model by its path takes it up
+            anew where another one lies there now.
+    """
+
+    def __init__(
+        self, images: PoolReader | ActivationReader, scorer: Mapping[str, Any], model_card: str = ""
+    ) -> None:
         self.images = images
         self.scorer = Scorer(**scorer)
 
@@ -109,7 +119,7 @@ def score(
             "scoring",
             shards,
             ScoreShard,
-            {"images": activations or pool, "scorer": scorer},
+            {"images": activations or pool, "scorer": scorer, "model_card": _card_of(model)},
             shape,
             reporter,
             resources,
@@ -119,6 +129,11 @@ def score(
             folder, [shard for shard in shards if shard.path.parent == folder], settings.max_error_fraction
         )
     return pace
+
+
+def _card_of(model: Path) -> str:
+    card = (model if model.is_dir() else model.parent) / CARD_FILE
+    return sha256_file(card) if card.is_file() else ""  # without one the scorer says what is missing
 
 
 def _check(folder: Path, shards: Sequence[Shard], max_error_fraction: float) -> None:

@@ -17,14 +17,13 @@ from xal_ray.engine.shared import remove_marks, sharing
 from xal_ray.errors import InputError, StorageError
 from xal_ray.labels.export import export_selection
 from xal_ray.layout import RoundLayout, RunLayout
-from xal_ray.ledger import LOCK_NAME, locked
+from xal_ray.ledger import locked
 from xal_ray.loop.commit import commit_round
 from xal_ray.loop.labelling import label_images, missing_labels
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
 from xal_ray.loop.selection import draw_initial_set, select_images
 from xal_ray.loop.stages import evaluate_model, score_images, train_model
 from xal_ray.loop.state import Run, open_run
-from xal_ray.places import is_remote
 from xal_ray.progress import Reporter
 from xal_ray.report.page import build_report
 from xal_ray.storage import read_table, remove_tree
@@ -141,14 +140,9 @@ def _await(run: Run, files: RoundLayout) -> Outcome:
 
 
 def _remove_own(layout: RunLayout) -> None:
-    """Remove what this call began, so that a corrected command can use the same folder."""
+    """Remove what this call began, so that a corrected command can use the same folder; the lock stays."""
     if layout.ledger.exists():
         layout.config.unlink()
         layout.ledger.unlink()
         with suppress(StorageError):
             remove_tree(layout.initial.folder)
-    if is_remote(layout.path):
-        return  # the lease is held until this call ends, and no folder is left beside it
-    (layout.path / LOCK_NAME).unlink(missing_ok=True)
-    if layout.path.is_dir() and not any(layout.path.iterdir()):
-        layout.path.rmdir()

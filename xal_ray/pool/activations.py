@@ -1,7 +1,7 @@
 """Activations of a frozen backbone, kept beside the pool: the network runs once, not once a round.
 
 POOL/activations/<key>/
-  card.json            what they are of (backbone, its weights, sizes), and their shapes; written last
+  card.json            what they are of (pool, backbone, its weights, sizes); written last
   backbone/            the weights that made them, for models that keep their last layer only
   parts/00000.arrow    a row for each row of the pool's part, in its order; mapped into memory, never copied
 
@@ -233,14 +233,19 @@ def write_part(
     write_bytes(path, sink.getvalue())
 
 
-@lru_cache(maxsize=PARTS_AT_HAND)
 def _open_part(path: Path) -> pa.RecordBatch:
-    """A part, mapped. Parts never change: those of other weights lie in another folder."""
+    """A part, mapped."""
     try:
-        file = pa.ipc.open_file(pa.memory_map(str(path)))
-        return file.get_batch(0)
+        about = path.stat()
+        return _mapped(path, (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, str(error).split("\n")[0]) from error
+
+
+@lru_cache(maxsize=PARTS_AT_HAND)
+def _mapped(path: Path, file: tuple[int, int, int, int]) -> pa.RecordBatch:
+    """A part, kept by the file that it is: another pool may have lain at its path before."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
 def _matrix(part: pa.RecordBatch, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from xal_ray.acquire.fullsize import Regions, reduce_rois
 from xal_ray.errors import PoolError, StorageError
 from xal_ray.places import is_remote
-from xal_ray.storage import Footer, open_parquet, read_footer, read_json, read_table
+from xal_ray.storage import Footer, digest, open_parquet, read_footer, read_json, read_table
 
 SCHEMA_VERSION = 2
 ROW_GROUP_SIZE = 64
@@ -157,6 +157,11 @@ class PoolReader:
         """A hash of all ids, groups, splits, labels, pixels and ROIs, independent of their order."""
         return str(self.card["content_hash"])
 
+    @property
+    def identity(self) -> str:
+        """A hash of all that the card says: of the content, and of how it lies in parts and rows."""
+        return digest(self.card)
+
     def index(self) -> pa.Table:
         """All rows without pixels, sorted by image_id (`INDEX_SCHEMA`)."""
         return read_table(self.path / "index.parquet")
@@ -239,7 +244,7 @@ class PoolReader:
 
     def _footer(self, path: Path) -> Footer | None:
         """Of a part in an object store: it is opened again for each few rows, and its footer kept between."""
-        return _kept_footer(path, self.content_hash) if is_remote(path) else None
+        return _kept_footer(path, self.identity) if is_remote(path) else None
 
     def _damaged(self, part: int, found: str) -> PoolError:
         return PoolError(
@@ -251,8 +256,8 @@ class PoolReader:
 
 
 @lru_cache(maxsize=FOOTERS_AT_HAND)
-def _kept_footer(path: Path, content_hash: str) -> Footer:
-    """Of a part of the pool with that content: another pool may have lain here before."""
+def _kept_footer(path: Path, identity: str) -> Footer:
+    """Of a part of that pool: another may have lain here before, or the same images in other parts."""
     return read_footer(path)
 
 

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,15 @@ POLL_S = 1.0
 
 
 @contextmanager
-def leased(folder: Path, name: str, *, what: str, wait_s: float) -> Iterator[Lease]:
+def leased(
+    folder: Path,
+    name: str,
+    *,
+    what: str,
+    wait_s: float,
+    on_wait: Callable[[], None] = lambda: None,
+    leave_nothing: bool = False,
+) -> Iterator[Lease]:
     """Hold a folder for this process.
 
     Args:
@@ -40,12 +48,15 @@ def leased(folder: Path, name: str, *, what: str, wait_s: float) -> Iterator[Lea
         what: What a person calls the folder.
         wait_s: How long to wait for a process that lives; one that is dead is waited for in any case, as
             nobody can tell the two apart before.
+        on_wait: Called again and again while it waits for a process that lives; it may raise.
+        leave_nothing: Remove the lease's object at the end; else it stays, marked as let go.
 
     Raises:
         RunError: Another process holds it.
         StorageError: The object store refused.
     """
-    lease = _take(folder, name, what, wait_s)
+    lease = _take(folder, name, what, wait_s, on_wait)
+    lease.leave_nothing = leave_nothing
     lease.begin()
     try:
         yield lease
@@ -68,6 +79,7 @@ class Lease:
         self.number = number
         self.holder = holder
         self.what = what
+        self.leave_nothing = False
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="xal-ray lease", daemon=True)
 
@@ -94,7 +106,11 @@ class Lease:
         self._ended.set()
         self._renewer.join()
         with suppress(StorageError):
-            if self.objects.highest() <= self.number:
+            if self.objects.highest() > self.number:
+                return
+            if self.leave_nothing:
+                self.objects.path(self.number).unlink(missing_ok=True)
+            else:
                 self._put(released=True)
 
     def _renew(self) -> None:
@@ -155,7 +171,7 @@ class _Watch:
         return time.monotonic() - self.since >= LEASE_S
 
 
-def _take(folder: Path, name: str, what: str, wait_s: float) -> Lease:
+def _take(folder: Path, name: str, what: str, wait_s: float, on_wait: Callable[[], None]) -> Lease:
     objects, watch = _Objects(folder, name), _Watch()
     me = {"owner": uuid.uuid4().hex, "host": _host(), "pid": os.getpid(), "renewed": 0, "released": False}
     deadline = time.monotonic() + wait_s
@@ -168,8 +184,10 @@ def _take(folder: Path, name: str, what: str, wait_s: float) -> Lease:
                 if _claim(objects, number + 1, me):
                     return Lease(objects, number + 1, me, what)
                 continue
-            if watch.lives and time.monotonic() >= deadline:
-                raise in_use(folder, what)
+            if watch.lives:
+                if time.monotonic() >= deadline:
+                    raise in_use(folder, what)
+                on_wait()
         time.sleep(POLL_S)
 
 

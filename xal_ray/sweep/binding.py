@@ -9,8 +9,8 @@ from typing import Any
 
 from xal_ray.config import Config, flatten
 from xal_ray.errors import InputError, RunError
-from xal_ray.ledger import LOCK_NAME, is_lock
-from xal_ray.places import is_remote, place
+from xal_ray.ledger import is_lock
+from xal_ray.places import place
 from xal_ray.pool.schema import PoolReader
 from xal_ray.storage import names_in, read_json, sha256_file, write_json
 
@@ -34,10 +34,6 @@ def own_folder(folder: Path) -> Iterator[None]:
     except InputError:
         if is_new and not (folder / "trials").exists():
             (folder / RECORD_NAME).unlink(missing_ok=True)
-            if not is_remote(folder):  # there the lease is held until the sweep ends
-                (folder / LOCK_NAME).unlink(missing_ok=True)
-            if not names_in(folder):
-                folder.rmdir()
         raise
 
 

@@ -1,0 +1,153 @@
+"""A pool while it grows: what it is made with, what its parts are bound to, and who may make it.
+
+One process makes a pool. Another one that is told to make the same waits for it; one with other settings is
+refused. A killed one is succeeded: by its own kind with the parts that it has finished, by others anew.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from xal_ray import config
+from xal_ray.engine.packing import Binding
+from xal_ray.errors import PoolError, StorageError
+from xal_ray.places import is_remote
+from xal_ray.pool.card import plan_of
+from xal_ray.pool.manifest import classes_of, fingerprint
+from xal_ray.pool.sources import Listing, read_source
+from xal_ray.pseudonyms import Pseudonyms, load_pseudonyms
+from xal_ray.storage import digest, is_empty, names_in, read_json, remove_tree, write_json
+from xal_ray.storage.lock import is_lock
+
+# What the folder of a growing pool is bound to: a part made under other settings must not be reused.
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pool is made with, once its source is read.
+
+    Attributes:
+        settings: Source, size, splits and limits.
+        listing: What the source knows.
+        manifest: Its rows, by image_id.
+        classes: The class names.
+        pseudonyms: Where headers tell whose an image is; else None.
+    """
+
+    settings: config.Pool
+    listing: Listing
+    manifest: pa.Table
+    classes: tuple[str, ...]
+    pseudonyms: Pseudonyms | None
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What a growing pool is bound to: its parts are of no use to another plan."""
+        return {
+            "settings": plan_of(self.settings),
+            "manifest": fingerprint(self.manifest),
+            "key": self.key_id,
+            "version": version("xal-ray"),  # another one may read the same files in another way
+        }
+
+    @property
+    def key_id(self) -> str | None:
+        """Which key makes the pseudonyms; None where there are none."""
+        return None if self.pseudonyms is None else self.pseudonyms.key_id
+
+    def binding(self, out: Path) -> Binding:
+        """What an actor makes sure of before it writes a part."""
+        return Binding(growing(out) / PLAN, digest(self.record), uuid.uuid4().hex)
+
+
+def make_plan(settings: config.Pool, say: Callable[[str], None]) -> Plan:
+    """Read a pool's source.
+
+    Args:
+        settings: What the pool is to be.
+        say: Hears what was found and what is missing.
+
+    Raises:
+        SourceError: The source is wrong.
+    """
+    listing = read_source(settings)
+    for note in listing.notes:
+        say(note)
+    manifest = listing.manifest.sort_by("image_id")
+    classes = classes_of(manifest, settings.classes or listing.classes)
+    asks_headers = bool(manifest["group_id"].null_count)
+    return Plan(settings, listing, manifest, classes, load_pseudonyms() if asks_headers else None)
+
+
+def growing(out: Path) -> Path:
+    """The folder in which a pool grows."""
+    return out if is_remote(out) else out.parent / f".{out.name}.partial"
+
+
+def open_growing(plan: Plan, out: Path) -> Path:
+    """The folder in which a pool grows; what was begun under another plan is thrown away."""
+    folder = growing(out)
+    known = (folder / PLAN).exists() and read_json(folder / PLAN) == plan.record
+    if not known:
+        if not is_remote(out):  # there an object that says that something is there goes last
+            (folder / PLAN).unlink(missing_ok=True)
+        remove_tree(folder, last=PLAN)
+        write_json(folder / PLAN, plan.record)
+    return folder
+
+
+def is_whole(out: Path) -> bool:
+    """Whether a pool lies here, with nothing left to do to it."""
+    return (out / "card.json").exists() and not (is_remote(out) and (out / PLAN).exists())
+
+
+def refuse_strangers(out: Path) -> None:
+    """Refuse a place where something else lies.
+
+    Raises:
+        PoolError: It does.
+    """
+    everything = names_in(out)
+    names = [name for name in everything if not is_lock(name)]
+    grows_here = is_remote(out) and (not names or PLAN in names or "card.json" in names)
+    if is_empty(out) or (everything and grows_here):
+        return
+    raise PoolError(
+        "the pool's folder holds something else",
+        found=names[0] if names else "a file",
+        where=str(out),
+        next_step="give another --out (or pool.path), or remove the folder",
+    )
+
+
+def refuse_other_plan(plan: Plan, out: Path) -> None:
+    """Refuse to wait for a pool that would not be the one that is asked for.
+
+    Raises:
+        PoolError: It would not.
+    """
+    try:
+        theirs = read_json(growing(out) / PLAN)
+    except StorageError:
+        return  # they have only just begun, or are done
+    if theirs == plan.record:
+        return
+    settings, other = plan.record["settings"], theirs.get("settings", {})
+    key = next((key for key in settings if other.get(key) != settings[key]), None)
+    what = "with other settings" if key else "from another manifest, or with another key or version"
+    raise PoolError(
+        f"another process prepares this pool, {what}",
+        expected=key and f"pool.{key}: {settings[key]}",
+        found=key and f"pool.{key}: {other.get(key)}",
+        where=str(out),
+        next_step="give another pool.path (or --out); or wait for that process, and use its settings",
+    )
