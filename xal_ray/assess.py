@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.acquire.fullsize import Regions, fine_cells
-from xal_ray.evaluate import alignment_metrics, classification_metrics, group_bootstrap
+from xal_ray.evaluate import alignment_metrics, classification_metrics, group_intervals
+from xal_ray.permutation import alignment_test
 
 
 def assess(
@@ -24,7 +25,7 @@ def assess(
         rows: The split's index rows, labelled.
         classes: The class names.
         image_size: Height and width of the packed images, pixels.
-        seed: Of the shuffled twin and of the resampling.
+        seed: Of the shuffled twin and of the permutations.
 
     Returns:
         JSON-ready metrics, or None where the split holds no scored image.
@@ -50,7 +51,7 @@ def assess(
         **metrics,
         "num_images": rows.num_rows,
         "num_groups": len(set(groups)),
-        "ci95": group_bootstrap(probs, labels, groups, seed=seed),
+        "ci95": group_intervals(probs, labels, groups),
         "per_class": per_class,
         "alignment": _alignment(scored, rows["group_id"], image_size, seed),
     }
@@ -73,7 +74,8 @@ def _alignment(
         (image_size, image_size),
     )
     cams = _matrix(aligned["saliency"], length).reshape(shape)
-    return alignment_metrics(cams, regions, aligned["image_id"].to_pylist(), groups, seed)
+    metrics = alignment_metrics(cams, regions, aligned["image_id"].to_pylist(), groups, seed)
+    return metrics and {**metrics, "test": alignment_test(cams, regions, groups, seed)}
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.float64]:

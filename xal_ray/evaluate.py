@@ -5,7 +5,7 @@ Everything here answers in plain floats that JSON can hold; what is undefined is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,12 +15,12 @@ from scipy.stats import rankdata
 
 from xal_ray.acquire.donors import Donors
 from xal_ray.acquire.fullsize import Regions, measure
+from xal_ray.intervals import Interval, share_interval
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 NUM_ECE_BINS = 15
-INTERVAL_PERCENT = (2.5, 97.5)
 
 ALIGNMENT_MEASURES = ("soft_dice", "hard_dice", "iou", "pointing_game", "energy_in_roi", "lift")
 
@@ -125,67 +125,38 @@ def alignment_metrics(
     }
 
 
-def group_bootstrap(
-    probs: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    group_ids: Sequence[str],
-    *,
-    seed: int,
-    num_resamples: int = 1000,
-) -> dict[str, tuple[float, float] | None]:
-    """95 % percentile intervals of accuracy and balanced accuracy, resampling whole groups.
+def group_intervals(
+    probs: npt.NDArray[Any], labels: npt.NDArray[Any], group_ids: Sequence[str]
+) -> dict[str, Interval | None]:
+    """95 % intervals of accuracy and balanced accuracy over groups.
 
-    Images of one patient are alike, so resampling images would promise too narrow an interval.
+    Images of one patient are alike, so counting images would promise too narrow an interval.
 
     Args:
         probs: (n, c) probabilities, finite; c >= 2.
         labels: (n,) class indices in [0, c).
         group_ids: n groups.
-        seed: Of the resampling.
-        num_resamples: How many.
 
     Returns:
-        `accuracy` and `balanced_accuracy`: (low, high); None with fewer than two groups. In a resample that
-        misses a class, balanced accuracy is the mean recall over the others.
+        `accuracy` and `balanced_accuracy`: (low, high) as `share_interval` has them; None with fewer than two
+        groups, for balanced accuracy also where a class of the labels has fewer.
 
     Raises:
         ValueError: Shapes or class indices that do not fit, or probabilities that are not finite.
-
-    Source:
-        Davison and Hinkley, "Bootstrap Methods and their Application" (1997), section 3.8.
     """
     values, truth = _checked(probs, labels)
     if len(group_ids) != len(truth):
         raise ValueError(f"{len(truth)} labels, but {len(group_ids)} group_ids")
     names, groups = np.unique(np.asarray(group_ids, dtype=np.str_), return_inverse=True)
-    if len(names) < 2:
-        return {"accuracy": None, "balanced_accuracy": None}
-    num_classes = values.shape[1]
-    shape = (len(names), num_classes)
+    shape = (len(names), values.shape[1])
     support = np.zeros(shape)
     hits = np.zeros(shape)
     np.add.at(support, (groups, truth), 1.0)
     np.add.at(hits, (groups, truth), values.argmax(axis=1) == truth)
-
-    drawn = _resampled_sums(np.hstack([hits, support]), num_resamples, seed)
-    drawn_hits, drawn_support = drawn[:, :num_classes], drawn[:, num_classes:]
-    accuracy = drawn_hits.sum(axis=1) / drawn_support.sum(axis=1)
-    balanced = np.nanmean(_ratios(drawn_hits, drawn_support), axis=1)
-    return {"accuracy": percentile_interval(accuracy), "balanced_accuracy": percentile_interval(balanced)}
-
-
-def _resampled_sums(rows: FloatArray, num_resamples: int, seed: int) -> FloatArray:
-    """(num_resamples, columns): sums over as many rows as there are, drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    count = len(rows)
-
-    def sums() -> Iterator[FloatArray]:
-        # One resample at a time: memory stays flat however many groups there are.
-        for _ in range(num_resamples):
-            times = np.bincount(rng.integers(count, size=count), minlength=count)
-            yield times @ rows
-
-    return np.stack(list(sums()))
+    return {
+        "accuracy": share_interval(hits.sum(axis=1, keepdims=True), support.sum(axis=1, keepdims=True)),
+        "balanced_accuracy": share_interval(hits, support),
+    }
 
 
 def curve_area(num_labels: Sequence[int], values: Sequence[float | None]) -> float | None:
@@ -217,12 +188,6 @@ def area_over_rounds(num_labels: Sequence[int], values: Sequence[float | None]) 
     if any(after <= before for before, after in pairwise(num_labels)):
         return None
     return curve_area(num_labels, values)
-
-
-def percentile_interval(values: FloatArray) -> tuple[float, float]:
-    """The middle 95 % of resampled values."""
-    low, high = np.percentile(values, INTERVAL_PERCENT)
-    return float(low), float(high)
 
 
 def _checked(probs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[FloatArray, IntArray]:

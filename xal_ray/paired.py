@@ -8,39 +8,36 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import permutation_test
 
-from xal_ray.evaluate import percentile_interval
+from xal_ray.intervals import t_interval
 
 FloatArray = npt.NDArray[np.float64]
 
 NUM_SIGN_FLIPS = 10_000  # up to 13 pairs have fewer, and are then tested exactly
 
 
-def paired_bootstrap(
-    differences: Sequence[float], seed: int, num_resamples: int = 10_000
+def mean_with_interval(
+    values: Sequence[float], within: tuple[float, float]
 ) -> tuple[float, float | None, float | None]:
-    """The mean of paired differences with a 95 % percentile interval.
+    """A mean over seeds with its 95 % interval: of an arm's values, or of differences between arms.
 
     Args:
-        differences: One for each seed of a run: an arm's value less the other arm's, same seed.
-        seed: Of the resampling.
-        num_resamples: How many.
+        values: One for each seed of a run; differences are an arm's value less the other arm's, same seed.
+        within: The least and the largest value that there can be; the interval ends there.
 
     Returns:
-        (mean, low, high); low and high are None for a single difference.
+        (mean, low, high); low and high are None for a single value.
 
     Raises:
-        ValueError: There are no differences, or they are not finite.
+        ValueError: There are no values, or they are not finite.
 
     Source:
-        Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+        `intervals.t_interval`; normal differences are covered at 95 % from two seeds on.
     """
-    values = _finite(differences)
-    mean = float(values.mean())
-    if len(values) == 1:
+    found = _finite(values)
+    mean, interval = float(found.mean()), t_interval(found)
+    if interval is None:
         return mean, None, None
-    draws = np.random.default_rng(seed).integers(len(values), size=(num_resamples, len(values)))
-    low, high = percentile_interval(values[draws].mean(axis=1))
-    return mean, low, high
+    return mean, max(within[0], interval[0]), min(within[1], interval[1])
 
 
 def sign_flip_test(differences: Sequence[float], seed: int) -> float:
@@ -106,5 +103,5 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _finite(differences: Sequence[float]) -> FloatArray:
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError("differences must be at least one finite number")
+        raise ValueError("values must be at least one finite number")
     return values

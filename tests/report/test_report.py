@@ -21,7 +21,7 @@ from PIL import Image
 from xal_ray.config import build_config
 from xal_ray.errors import RunError
 from xal_ray.pool.schema import INDEX_SCHEMA, PART_SCHEMA, SCHEMA_VERSION, PoolReader, open_pool
-from xal_ray.report import figures, overlay, page, reader
+from xal_ray.report import alignment_section, figures, numbers, overlay, page, reader
 from xal_ray.storage import write_json, write_table
 
 CLASSES = ["clear", "lesion", "<script>alert(1)</script>"]
@@ -183,8 +183,18 @@ def split_metrics(number: int, recipe: Recipe) -> dict[str, Any]:
             }
             for name, groups in zip(CLASSES, counts, strict=True)
         ],
-        "alignment": None if recipe.roi == "none" else {"num_images": NUM_TEST, **TRUE, "shuffled": SHUFFLED},
+        "alignment": None
+        if recipe.roi == "none"
+        else {"num_images": NUM_TEST, **TRUE, "shuffled": SHUFFLED, "test": alignment_test(recipe)},
     }
+
+
+def alignment_test(recipe: Recipe) -> dict[str, Any]:
+    found = {"own": 0.5, "donors": 0.2, "effect": 0.3, "ci95": [0.25, 0.35], "p": 0.0005, "verdict": "shown"}
+    pointing = {"own": 0.31, "donors": 0.3, "effect": 0.01, "ci95": [-0.05, 0.07], "p": 0.42}
+    measures = dict.fromkeys(("soft_dice", "energy_in_roi", "lift"), found)
+    measures["pointing_game"] = pointing | {"verdict": "not shown"}
+    return {"num_images": 24, "num_groups": recipe.num_groups, "smallest_p": 0.001, "measures": measures}
 
 
 def write_round(folder: Path, number: int, ids: list[str] | None, recipe: Recipe, *, committed: bool) -> None:
@@ -343,50 +353,48 @@ def test_a_card_without_a_breakdown_shows_none(tmp_path: Path) -> None:
 def test_small_groups_are_suppressed(finished: str) -> None:
     text = visible_text(finished)
     assert f"{CLASSES[1]} 0.877 {DASH} 0.500 8 11" in text
-    assert f"{CLASSES[2]} <10 groups" in text
-    assert text.count("0.877") == 2  # of three classes
+    assert f"{CLASSES[2]} 0.877 {DASH} 0.500 <10 groups" in text
     assert "val <10 groups" in text
 
 
-def test_split_of_few_groups_shows_no_number_at_all(tmp_path: Path) -> None:
+def test_split_of_few_groups_is_shown_with_a_warning(tmp_path: Path) -> None:
+    """Counts of people are suppressed, metrics are not."""
     text = visible_text(render(tmp_path, Recipe(num_rounds=2, num_groups=9)))
-    assert "No split has 10 groups or more" in text
-    assert "0.400" not in text
-    assert f"area {DASH} " in text
+    assert "Warning: the test split has 9 groups only." in text
+    assert f"0.400 0.30{DASH}0.50 0.500" in text
+    assert "area 0.450" in text
+    assert "val <10 groups" in text
+    assert "Warning: the test" not in visible_text(render(tmp_path / "more", Recipe(num_rounds=1)))
 
 
-def test_alignment_is_held_against_shuffled(finished: str) -> None:
+def test_alignment_is_held_against_other_groups(finished: str) -> None:
     text = visible_text(finished)
-    # 12 groups of 2 images at +-.02: s = .04 sqrt(12 * 12 / 11) / 24 = .00603, and 1.96 s = .0118.
-    assert "soft Dice 0.500 0.488 to 0.512 0.200 better than shuffled" in text
-    assert "pointing game 0.310 0.298 to 0.322 0.300 no better than shuffled" in text
-    assert "on soft Dice, energy in ROI and lift, but no better than shuffled on pointing game." in text
+    assert "soft Dice 0.500 0.200 +0.300 0.250 to 0.350 < .001 shown" in text
+    assert "pointing game 0.310 0.300 +0.010 \N{MINUS SIGN}0.050 to 0.070 = .42 not shown" in text
+    assert "In the last round maps find their own ROI: soft Dice is 0.500 with the true ROI and 0.200" in text
+    assert "a difference of +0.300 [0.250, 0.350] (p < .001, permutations of 12 groups)." in text
+    assert "no better" not in text
 
 
-def test_verdict_says_no_better_where_it_is_not() -> None:
-    low = page.Comparison("soft Dice", 0.30, 0.28, (0.25, 0.35))
-    high = page.Comparison("lift", 0.30, 0.10, (0.25, 0.35))
-    unknown = page.Comparison("energy in ROI", 0.30, 0.10, None)
-    assert "no better than shuffled on any measure" in page.describe_alignment([low, unknown])
-    mixed = page.describe_alignment([low, high])
-    assert "is better than shuffled on lift, but no better than shuffled on soft Dice." in mixed
-    assert page.describe_alignment([]) == ""
+def evidence(verdict: str, p: float | None, low: float, num_groups: int = 12) -> reader.AlignmentTest:
+    found = reader.MeasureResult(0.30, 0.28, 0.02, (low, 0.06), p, verdict)
+    return reader.AlignmentTest(num_groups, 0.17, dict.fromkeys(alignment_section.MEASURES, found))
 
 
-def test_mean_interval_equals_the_textbook_where_groups_are_images() -> None:
-    values = np.random.default_rng(0).normal(size=50)
-    low, high = page.mean_interval(values, np.arange(50)) or (0.0, 0.0)
-    error = values.std(ddof=1) / np.sqrt(50)
-    np.testing.assert_allclose([low, high], [values.mean() - 1.96 * error, values.mean() + 1.96 * error])
-
-
-def test_mean_interval_is_not_fooled_by_copies() -> None:
-    values = np.random.default_rng(0).normal(size=20)
-    once = page.mean_interval(values, np.arange(20))
-    copied = np.append(np.repeat(values, 5), np.nan)
-    groups = np.append(np.repeat(np.arange(20), 5), 99)  # the undefined image's group does not count
-    assert page.mean_interval(copied, groups) == pytest.approx(once)
-    assert page.mean_interval(values, np.zeros(20)) is None
+def test_verdict_says_not_shown_with_the_effect() -> None:
+    describe = alignment_section.describe_alignment
+    words = describe(evidence("not shown", 0.3, -0.02))
+    assert words.startswith(
+        "In the last round it is not shown that maps find their own ROI: soft Dice is 0.300"
+    )
+    assert "+0.020 [\N{MINUS SIGN}0.020, 0.060] (p = .30, permutations of 12 groups)" in words
+    assert "That does not show that they do not" in words
+    few = describe(evidence("cannot be shown", None, -0.5, num_groups=3))
+    assert few.startswith("Whether maps find their own ROI cannot be shown with 3 groups")
+    assert "(the smallest is 0.17)" in few
+    assert "reaches nought all the same" in describe(evidence("shown", 0.04, -0.001))
+    assert "all the same" not in describe(evidence("shown", 0.001, 0.01))
+    assert describe(None) == ""
 
 
 def test_cards_say_what_the_model_said(finished: str) -> None:
@@ -501,15 +509,9 @@ def test_grid_is_upsampled_with_pixel_centres_at_one_half() -> None:
     np.testing.assert_allclose(overlay.resize_plane(ramp, 8)[3], np.clip(positions, 0, 1), atol=1e-6)
 
 
-def test_figures_leave_out_missing_points_and_small_splits(tmp_path: Path) -> None:
+def test_figures_leave_out_missing_points(tmp_path: Path) -> None:
     run = reader.read_run(write_run(tmp_path / "demo", Recipe()), CLASSES, 4)
     assert figures.learning_curve([], 3) is None
-    small = [
-        replace(a_round, splits={"test": replace(a_round.splits["test"], num_groups=9)})
-        for a_round in run.rounds
-    ]
-    assert figures.learning_curve(small, 3) is None
-    assert figures.alignment_curve(small, "test") is None
     drawn = figures.learning_curve(run.rounds, 3)
     assert drawn is not None
     assert drawn == figures.learning_curve(run.rounds, 3)
@@ -518,5 +520,5 @@ def test_figures_leave_out_missing_points_and_small_splits(tmp_path: Path) -> No
 
 
 def test_format_number() -> None:
-    assert page.format_number(None) == DASH
-    assert page.format_number(-0.125, 2) == "\N{MINUS SIGN}0.12"
+    assert numbers.format_number(None) == DASH
+    assert numbers.format_number(-0.125, 2) == "\N{MINUS SIGN}0.12"

@@ -16,13 +16,14 @@ from page_text import visible_text
 from xal_ray.config import Config, build_config
 from xal_ray.layout import RunLayout
 from xal_ray.ledger import Ledger
+from xal_ray.report.numbers import p_words
 from xal_ray.storage import write_json
 from xal_ray.sweep.arms import Arm, Trial, Value
 from xal_ray.sweep.page import canvas, figures
 from xal_ray.sweep.page.parallel_figure import parallel_figure
 from xal_ray.sweep.page.parameters import swept_axes
 from xal_ray.sweep.results.outcome import write_results
-from xal_ray.sweep.results.wording import arm_name, one_line, p_words, without_folders
+from xal_ray.sweep.results.wording import arm_name, one_line, without_folders
 
 CANARY = "Jane-Doe-1957"
 HOSTILE = "<script>alert(1)</script>$x_1$\u2028\n- é𝄞"
@@ -205,14 +206,18 @@ def test_failed_and_stopped_trials_are_listed(tmp_path: Path) -> None:
     assert "3 of 4 arms are not compared" in text
 
 
-def test_few_groups_show_no_metric(tmp_path: Path) -> None:
+def test_few_groups_are_shown_with_a_warning(tmp_path: Path) -> None:
+    """Counts of people are suppressed elsewhere; the figures are what a sweep was run for."""
     html, verdict = write_sweep(tmp_path, weight_arms(), peak_at_half, num_groups=9)
     text = visible_text(html)
-    assert "The validation split has fewer than 10 groups" in text
-    assert "<img" not in html
-    assert verdict.headline not in text
-    assert f"{verdict.comparison.best.estimate.mean:.3f}" not in text
-    assert "8 of 8 18.0 s 60" in text
+    assert "Warning: The validation split has 9 groups (patients) only" in text
+    assert "Warning: The test split has 9 groups (patients) only" in text
+    assert html.count("<img") == 4
+    assert verdict.headline in text
+    assert f"{verdict.comparison.best.estimate.mean:.3f}" in text
+    assert "Warning: The validation" not in visible_text(
+        write_sweep(tmp_path / "more", [BASELINE], lambda _: 0.0, num_groups=10)[0]
+    )
 
 
 def test_one_arm_alone_and_no_finished_trial_still_make_a_page(tmp_path: Path) -> None:

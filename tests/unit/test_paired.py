@@ -2,26 +2,27 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
-from xal_ray.paired import holm, paired_bootstrap, sign_flip_test, smallest_sign_flip_p
-
-
-def test_paired_bootstrap_finds_the_mean_and_its_spread():
-    differences = np.random.default_rng(0).normal(0.02, 0.01, size=40)
-    mean, low, high = paired_bootstrap(differences.tolist(), seed=0)
-    assert mean == pytest.approx(differences.mean())
-    half_width = 1.96 * differences.std() / np.sqrt(40)
-    assert low == pytest.approx(mean - half_width, abs=0.1 * half_width)
-    assert high == pytest.approx(mean + half_width, abs=0.1 * half_width)
-    assert (mean, low, high) == paired_bootstrap(differences.tolist(), seed=0)
-    assert (low, high) != paired_bootstrap(differences.tolist(), seed=1)[1:]
+from xal_ray.paired import holm, mean_with_interval, sign_flip_test, smallest_sign_flip_p
 
 
-def test_paired_bootstrap_of_one_seed_has_no_interval():
-    assert paired_bootstrap([0.25], seed=0) == (0.25, None, None)
+def test_mean_with_interval_is_students():
+    differences = np.random.default_rng(0).normal(0.02, 0.01, size=8)
+    mean, low, high = mean_with_interval(differences.tolist(), (-1.0, 1.0))
+    expected = ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((differences.mean(), expected.low, expected.high))
+
+
+def test_mean_with_interval_ends_where_values_do():
+    assert mean_with_interval([0.7, 0.9], (0.0, 1.0)) == (pytest.approx(0.8), 0.0, 1.0)
+
+
+def test_one_seed_has_no_interval():
+    assert mean_with_interval([0.25], (0.0, 1.0)) == (0.25, None, None)
     for wrong in ([], [0.1, float("nan")]):
         with pytest.raises(ValueError, match="finite"):
-            paired_bootstrap(wrong, seed=0)
+            mean_with_interval(wrong, (0.0, 1.0))
 
 
 def test_sign_flips_equal_a_plain_loop_over_all_of_them():

@@ -277,7 +277,7 @@ def test_one_better_arm(tmp_path: Path) -> None:
     assert arm["p"] == pytest.approx(2 / 2**8)
     assert arm["adjusted_p"] == pytest.approx(2 * 2 / 2**8)
     assert arm["standing"] == "better"
-    assert tree["arms"][2]["standing"] == "within chance"
+    assert tree["arms"][2]["standing"] == "not shown"
     assert tree["best"] == "select.weight=0.5"
     assert tree["warnings"] == ["mind the gap"]
     mean = f"{arm['difference']['mean']:.3f}"
@@ -299,13 +299,15 @@ def test_several_better_and_worse_arms(tmp_path: Path) -> None:
 
 def test_no_arm_is_better(tmp_path: Path) -> None:
     verdict, tree = judge(tmp_path / "a", [(BASELINE, 0.0), (weight(0.1), 0.0), (weight(0.2), -0.02)])
-    assert verdict.headline.startswith("No arm is better than the baseline (select.strategy=random): ")
-    assert "for select.weight=0.1, is within chance (Holm-adjusted p = " in verdict.headline
+    assert verdict.headline.startswith(
+        "No arm is shown to be better than the baseline (select.strategy=random): the largest difference is "
+    )
+    assert "] for select.weight=0.1 (Holm-adjusted p = " in verdict.headline
     assert "1 of 2 is worse" in verdict.headline
     assert tree["best"] == "select.weight=0.1"
 
     verdict, tree = write_sweep(tmp_path / "b", [(BASELINE, 0.0), (weight(0.2), -0.02)])
-    assert "is below zero (p = .008, 8 paired seeds; 1 of 1 is worse)" in verdict.headline
+    assert "for select.weight=0.2 (p = .008, 8 paired seeds; 1 of 1 is worse)" in verdict.headline
     assert tree["best"] == "select.strategy=random"
     assert tree["test"] is None
     assert any("the baseline has the largest mean" in remark for remark in verdict.remarks)
@@ -336,11 +338,11 @@ def test_equal_arms_go_to_the_earlier(tmp_path: Path) -> None:
 def test_too_few_seeds_are_told(tmp_path: Path) -> None:
     gains = [(BASELINE, 0.0), (weight(0.1), 0.05), (weight(0.2), 0.06)]
     verdict, _ = judge(tmp_path / "few", gains, num_seeds=4)
-    assert verdict.headline.startswith("No arm is better")
+    assert verdict.headline.startswith("No arm is shown to be better")
     (remark,) = (remark for remark in verdict.remarks if remark.startswith("Too few seeds"))
     assert "with 4 paired seeds and 2 compared arms" in remark
     assert "(the smallest is 0.25). It takes 7 seeds." in remark
-    assert any("no evidence that it is better" in remark for remark in verdict.remarks)
+    assert any("does not show that it is better" in remark for remark in verdict.remarks)
     enough, _ = judge(tmp_path / "enough", gains, num_seeds=7)
     assert not any(remark.startswith("Too few seeds") for remark in enough.remarks)
     assert enough.headline.startswith("select.weight=0.2 is better")
@@ -349,7 +351,7 @@ def test_too_few_seeds_are_told(tmp_path: Path) -> None:
 def test_single_seed_has_neither_interval_nor_significance(tmp_path: Path) -> None:
     verdict, tree = judge(tmp_path, [(BASELINE, 0.0), (weight(0.1), 0.05)], num_seeds=1)
     assert tree["arms"][1]["difference"]["low"] is None
-    assert tree["arms"][1]["standing"] == "within chance"
+    assert tree["arms"][1]["standing"] == "not shown"
     assert "1 paired seed)" in verdict.headline
 
 

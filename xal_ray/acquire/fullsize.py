@@ -84,24 +84,43 @@ def measure(cams: npt.NDArray[Any], regions: Regions) -> dict[str, FloatArray]:
         `hard_dice` and `iou` (threshold .5) those on the fine grid; `pointing_game` is that of the map's own
         cells.
     """
-    shared, saliency, area = _shares(cams, regions.adjoint, regions.frame)
+    linear = linear_measures(cams, regions.adjoint, regions.frame)
+    hard_dice, iou = _thresholded(cams, regions)
+    cells = mask_to_grid(regions.fine / np.float32(255), (cams.shape[1], cams.shape[2]))
+    values = linear | {
+        "hard_dice": hard_dice,
+        "iou": iou,
+        "pointing_game": alignment.pointing_game(cams, cells),
+    }
+    undefined = np.isnan(linear["soft_dice"])
+    return {name: np.where(undefined, np.nan, values[name]) for name in MEASURES}
+
+
+def linear_measures(
+    cams: npt.NDArray[Any], adjoint: npt.NDArray[np.float32], frame: tuple[int, int]
+) -> dict[str, FloatArray]:
+    """The measures of `measure` that need the adjoints alone: soft Dice, misalignment, energy and lift.
+
+    Args:
+        cams: (n, gh, gw) saliency maps, each min-max normalised; undefined ones are NaN.
+        adjoint: (n, gh, gw), see `Regions`; or (n, k, gh, gw), k ROIs for each map.
+        frame: Height and width of the images, pixels.
+
+    Returns:
+        (n,) or (n, k) each; NaN where a map is undefined or an ROI is empty, lift also where the ROI is the
+        whole image.
+    """
+    shared, saliency, area = _shares(cams, adjoint, frame)
     with np.errstate(invalid="ignore", divide="ignore"):
         soft_dice = 2.0 * shared / (saliency + area)
         energy = shared / saliency
         lift = np.where(area < 1.0 - WHOLE_TOLERANCE, (energy - area) / (1.0 - area), np.nan)
-    hard_dice, iou = _thresholded(cams, regions)
-    cells = mask_to_grid(regions.fine / np.float32(255), (cams.shape[1], cams.shape[2]))
-    values = {
+    return {
         "soft_dice": soft_dice,
         "misalignment": 1.0 - soft_dice,
-        "hard_dice": hard_dice,
-        "iou": iou,
-        "pointing_game": alignment.pointing_game(cams, cells),
         "energy_in_roi": energy,
         "lift": lift,
     }
-    undefined = np.isnan(soft_dice)
-    return {name: np.where(undefined, np.nan, column) for name, column in values.items()}
 
 
 def misalignment(
@@ -117,10 +136,7 @@ def misalignment(
     Returns:
         (n,); NaN where a map is undefined or an ROI is empty.
     """
-    shared, saliency, area = _shares(cams, adjoint, frame)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        missed: FloatArray = 1.0 - 2.0 * shared / (saliency + area)
-    return missed
+    return linear_measures(cams, adjoint, frame)["misalignment"]
 
 
 def fine_cells(cells: int) -> int:
@@ -181,15 +197,20 @@ def _shares(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Means over the pixels of the full-size image: of map times ROI, of the map, and of the ROI."""
     maps = cams.astype(np.float64)
-    area = adjoint.sum(axis=(1, 2), dtype=np.float64)
+    area = adjoint.sum(axis=(-2, -1), dtype=np.float64)
     height, width = frame
     down, right = interpolation(height, maps.shape[1]), interpolation(width, maps.shape[2])
     low, high = _extrema(maps, down, right)
     everywhere = np.outer(down.mean(axis=0), right.mean(axis=0))
-    defined = np.isfinite(maps).all(axis=(1, 2)) & (high > low) & (area > 0.0)
+    sums = (maps * everywhere).sum(axis=(1, 2))
+    finite = np.asarray(np.isfinite(maps).all(axis=(1, 2)))
+    if adjoint.ndim == 4:  # several ROIs for each map
+        maps = maps[:, None]
+        low, high, sums, finite = low[:, None], high[:, None], sums[:, None], finite[:, None]
+    defined = finite & (high > low) & (area > 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        shared = ((maps * adjoint).sum(axis=(1, 2)) - low * area) / (high - low)
-        saliency = ((maps * everywhere).sum(axis=(1, 2)) - low) / (high - low)
+        shared = ((maps * adjoint).sum(axis=(-2, -1)) - low * area) / (high - low)
+        saliency = (sums - low) / (high - low)
     return tuple(np.where(defined, values, np.nan) for values in (shared, saliency, area))  # type: ignore[return-value]
 
 

@@ -20,8 +20,6 @@ from matplotlib.ticker import MaxNLocator
 from xal_ray.report.overlay import COLOUR_MAP
 from xal_ray.report.reader import SPLIT_NAMES, Round, SplitMetrics
 
-MIN_GROUPS = 10  # a figure or cell over fewer groups (patients) is not shown
-
 WIDTH_IN = 10.0
 LEGEND_IN, TITLE_IN, LABELS_IN, TICKS_IN, RIGHT_IN = 0.25, 0.25, 0.45, 0.48, 0.08
 
@@ -96,7 +94,7 @@ def learning_curve(rounds: Sequence[Round], num_classes: int) -> str | None:
     """Balanced accuracy and accuracy, with 95 % intervals over groups, against number of labels.
 
     Returns:
-        A data URI; None where no split has enough groups.
+        A data URI; None where no split was evaluated.
     """
     panels = [
         Panel(
@@ -114,7 +112,7 @@ def alignment_curve(rounds: Sequence[Round], split: str) -> str | None:
     """Four measures of agreement between saliency and ROI, each with its shuffled twin, for one split.
 
     Returns:
-        A data URI; None where no round has an alignment over enough groups.
+        A data URI; None where no round has an alignment.
     """
     titles = {
         "soft_dice": "Soft Dice",
@@ -289,13 +287,11 @@ def _alignment_lines(rounds: Sequence[Round], split: str, key: str) -> list[Line
 
 
 def _shown(rounds: Sequence[Round], split: str) -> list[tuple[int, SplitMetrics]]:
-    """Number of labels and metrics of the rounds in which a split may be shown."""
+    """Number of labels and metrics of the rounds in which a split was evaluated."""
     return [
         (a_round.num_labels, metrics)
         for a_round in rounds
-        if a_round.num_labels is not None
-        and (metrics := a_round.splits.get(split)) is not None
-        and metrics.num_groups >= MIN_GROUPS
+        if a_round.num_labels is not None and (metrics := a_round.splits.get(split)) is not None
     ]
 
 

@@ -1,7 +1,8 @@
 """Builds RUN/report.html: one file without scripts or links, the same bytes for the same run.
 
 The page embeds images of the pool, so it may go only where those may go. Of paths it shows the last part
-alone, and of groups (patients) nothing but counts of ten and more.
+alone. Who is in the pool is told in cells of ten groups (patients) and more; what the model did is told of
+fewer, too, with a warning.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
@@ -22,61 +22,24 @@ from xal_ray.acquire.strategies import uncertainty_column
 from xal_ray.config import Config
 from xal_ray.errors import RunError
 from xal_ray.evaluate import area_over_rounds
+from xal_ray.pool.breakdown import MIN_GROUPS
 from xal_ray.pool.schema import ROI_STATES, SPLITS, PoolReader
 from xal_ray.report import figures, overlay
-from xal_ray.report.figures import MIN_GROUPS
+from xal_ray.report.alignment_section import MEASURES, describe_alignment, tested_rows
+from xal_ray.report.numbers import format_number, p_words, signed
 from xal_ray.report.pool_section import describe_pool
-from xal_ray.report.reader import (
-    Pick,
-    Picks,
-    Round,
-    Run,
-    SplitMetrics,
-    read_alignment_rows,
-    read_run,
-    shown_uncertainty,
-)
+from xal_ray.report.reader import Pick, Picks, Round, Run, read_run, shown_uncertainty
 from xal_ray.storage import write_bytes
 
 REPORT_NAME = "report.html"
 MAX_SHOWN = 24  # picks of a round whose pictures are embedded
 SUPPRESSED = f"<{MIN_GROUPS} groups"
-NORMAL_95 = 1.96  # standard errors on either side of a mean
-
-MEASURES = {
-    "soft_dice": "soft Dice",
-    "pointing_game": "pointing game",
-    "energy_in_roi": "energy in ROI",
-    "lift": "lift",
-}
 ROI_TAGS = {"oracle": "oracle ROI", "none": "no ROI"}
 ROI_WORDS = {
     "oracle": "The expert ROIs of unlabelled images are taken as known: the paper's retrospective setting. "
     "In use, somebody would first have to draw them.",
     "none": "No ROI was used: saliency was compared with nothing, and this page shows no alignment.",
 }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A measure of alignment against its shuffled twin.
-
-    Attributes:
-        name: The measure, as a reader knows it.
-        value: Mean with the true ROIs.
-        shuffled: Mean with shuffled ROIs.
-        interval: 95 % interval of `value` over groups; None for fewer than two groups.
-    """
-
-    name: str
-    value: float
-    shuffled: float
-    interval: tuple[float, float] | None
-
-    @property
-    def better(self) -> bool:
-        """Whether the shuffled mean lies below the whole interval."""
-        return self.interval is not None and self.shuffled < self.interval[0]
 
 
 @dataclass(frozen=True)
@@ -122,24 +85,19 @@ def build_report(run: Path, pool: PoolReader) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["num"] = format_number
+    environment.filters |= {"num": format_number, "signed": signed, "p": p_words}
     html = environment.get_template("template.html.j2").render(_context(found, pool))
     path = run / REPORT_NAME
     write_bytes(path, html.encode("utf-8"))
     return path
 
 
-def format_number(value: float | None, digits: int = 3) -> str:
-    """A number with a fixed count of decimals and a true minus sign; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")  # noqa: RUF001
-
-
 def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
     index = pool.index()
     split = _headline_split(run.committed)
     last = run.committed[-1] if run.committed else None
-    headline = _shown_metrics(last, split) if last else None
-    comparisons = compare_with_shuffled(last, split, index) if last and headline else []
+    headline = last.splits.get(split) if last else None
+    test = headline.alignment.test if headline and headline.alignment else None
     return {
         "run": run,
         "config": run.config,
@@ -164,8 +122,9 @@ def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
         "training_figure": figures.training_history(run.committed),
         "colour_bar": figures.colour_bar(),
         "measures": MEASURES,
-        "comparisons": comparisons,
-        "verdict": describe_alignment(comparisons),
+        "tested": tested_rows(test),
+        "verdict": describe_alignment(test),
+        "few_groups": _few_groups(last),
         "galleries": _galleries(run, pool, index),
         "content_hash": pool.content_hash,
         "shown_uncertainty": shown_uncertainty(run.config),
@@ -198,67 +157,6 @@ def describe_request(config: Config) -> list[tuple[str, str]]:
     ]
 
 
-def compare_with_shuffled(a_round: Round, split: str, index: pa.Table) -> list[Comparison]:
-    """Hold a round's alignment against its shuffled twin, with intervals from the rows that it saved."""
-    alignment = a_round.splits[split].alignment
-    if alignment is None:
-        return []
-    rows = read_alignment_rows(a_round)
-    members = index.filter(pc.equal(index["split"], split)).select(["image_id", "group_id"])
-    rows = rows.join(members, "image_id", join_type="inner").sort_by("image_id")
-    groups = rows["group_id"].to_numpy(zero_copy_only=False)
-    comparisons = []
-    for key, name in MEASURES.items():
-        value, shuffled = alignment.values[key], alignment.shuffled[key]
-        if value is not None and shuffled is not None:
-            column = rows[key].to_numpy(zero_copy_only=False).astype(np.float64)
-            comparisons.append(Comparison(name, value, shuffled, mean_interval(column, groups)))
-    return comparisons
-
-
-def mean_interval(values: npt.NDArray[np.float64], groups: npt.NDArray[Any]) -> tuple[float, float] | None:
-    """A 95 % interval of a mean over images whose groups, not the images, are independent.
-
-    `mean ± 1.96 s`, `s² = G / (G - 1) · Σ_g (Σ_{i in g} (x_i - mean))² / n²`.
-
-    Args:
-        values: (n,); NaN where undefined, and left out.
-        groups: (n,) group ids.
-
-    Returns:
-        (low, high); None for fewer than two groups.
-
-    Source:
-        Liang and Zeger, "Longitudinal data analysis using generalized linear models" (1986): the sandwich
-        variance of a mean, with the usual small-sample factor.
-    """
-    defined = np.isfinite(values)
-    names, members = np.unique(groups[defined], return_inverse=True)
-    num_groups = len(names)
-    if num_groups < 2:
-        return None
-    mean = float(values[defined].mean())
-    sums = np.bincount(members, weights=values[defined] - mean, minlength=num_groups)
-    variance = num_groups / (num_groups - 1) * float(np.square(sums).sum()) / float(defined.sum()) ** 2
-    half_width = NORMAL_95 * float(np.sqrt(variance))
-    return mean - half_width, mean + half_width
-
-
-def describe_alignment(comparisons: Sequence[Comparison]) -> str:
-    """The reading of the comparisons in one or two sentences; empty without any."""
-    if not comparisons:
-        return ""
-    better = [comparison.name for comparison in comparisons if comparison.better]
-    worse = [comparison.name for comparison in comparisons if not comparison.better]
-    if not better:
-        return (
-            "In the last round the alignment is no better than shuffled on any measure: what agreement there "
-            "is comes from where ROIs usually lie, not from looking at this image's."
-        )
-    text = f"In the last round the alignment is better than shuffled on {_listed(better)}"
-    return f"{text}, but no better than shuffled on {_listed(worse)}." if worse else f"{text}."
-
-
 def public_config(config: Config) -> dict[str, Any]:
     """The configuration as plain values, of paths the last part alone: folders can name people and places."""
     tree = config.model_dump(mode="json", exclude={"sweep"})  # of no effect on a run; it may hold an address
@@ -278,14 +176,15 @@ def _headline_split(committed: Sequence[Round]) -> str:
     return "val" if committed and "test" not in committed[-1].splits else "test"
 
 
-def _shown_metrics(a_round: Round, split: str) -> SplitMetrics | None:
-    metrics = a_round.splits.get(split)
-    return metrics if metrics is not None and metrics.num_groups >= MIN_GROUPS else None
+def _few_groups(last: Round | None) -> list[tuple[str, int]]:
+    """Evaluated splits with fewer than `MIN_GROUPS` groups, and how many those are."""
+    found = last.splits if last else {}
+    return [(name, metrics.num_groups) for name, metrics in found.items() if metrics.num_groups < MIN_GROUPS]
 
 
 def _area(committed: Sequence[Round], split: str) -> float | None:
     """Area under balanced accuracy; None where a round lacks it, or two rounds have equally many labels."""
-    metrics = [_shown_metrics(a_round, split) for a_round in committed]
+    metrics = [a_round.splits.get(split) for a_round in committed]
     num_labels = [a_round.num_labels or 0 for a_round in committed]
     return area_over_rounds(num_labels, [found.balanced_accuracy if found else None for found in metrics])
 

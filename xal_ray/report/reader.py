@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from xal_ray.acquire.strategies import uncertainty_column
 from xal_ray.config import Config, load_config
 from xal_ray.errors import RunError
 from xal_ray.layout import RoundLayout, RunLayout
+from xal_ray.permutation import Verdict
 from xal_ray.scores import rows_of
-from xal_ray.storage import read_json, read_shards, read_table
+from xal_ray.storage import read_json, read_table
 
 ALIGNMENT_KEYS = ("soft_dice", "iou", "pointing_game", "energy_in_roi", "lift")
 VIEW_COLUMNS = ("probs", "predicted", "misalignment", "saliency", "error_code")
@@ -45,17 +45,39 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
+class MeasureResult:
+    """What the permutation test says of a measure; see `permutation.alignment_test`."""
+
+    own: float
+    donors: float
+    effect: float
+    ci95: tuple[float, float] | None
+    p: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class AlignmentTest:
+    """The permutation test of a split, by measure."""
+
+    num_groups: int
+    smallest_p: float
+    measures: Mapping[str, MeasureResult]
+
+
+@dataclass(frozen=True)
 class Alignment:
     """Means over the images that have an ROI; both mappings have the keys `ALIGNMENT_KEYS`."""
 
     num_images: int
     values: Mapping[str, float | None]
     shuffled: Mapping[str, float | None]
+    test: AlignmentTest | None
 
 
 @dataclass(frozen=True)
 class SplitMetrics:
-    """What a round's model did on the validation or the test split. `ci95` is a bootstrap over groups."""
+    """What a round's model did on the validation or the test split. `ci95` is over groups."""
 
     num_images: int
     num_groups: int
@@ -177,13 +199,6 @@ def read_run(path: Path, classes: Sequence[str], max_shown: int) -> Run:
     )
 
 
-def read_alignment_rows(a_round: Round) -> pa.Table:
-    """The per-image alignment of a round's holdout: `image_id` and `ALIGNMENT_KEYS`; empty without files."""
-    columns = ["image_id", *ALIGNMENT_KEYS]
-    fields = [pa.field("image_id", pa.string()), *(pa.field(key, pa.float32()) for key in ALIGNMENT_KEYS)]
-    return read_shards(a_round.files.holdout, pa.schema(fields), columns)
-
-
 def _read_round(files: RoundLayout, config: Config, classes: Sequence[str], max_shown: int) -> Round:
     committed = files.committed.is_file()
     model = read_json(files.model_card) if committed or files.model_card.is_file() else {}
@@ -229,10 +244,35 @@ def _split(found: Mapping[str, Any]) -> SplitMetrics:
             num_images=int(alignment["num_images"]),
             values={key: _float(alignment[key]) for key in ALIGNMENT_KEYS},
             shuffled={key: _float(alignment["shuffled"][key]) for key in ALIGNMENT_KEYS},
+            test=_test(alignment["test"]),
         )
         if alignment
         else None,
     )
+
+
+def _test(found: Mapping[str, Any] | None) -> AlignmentTest | None:
+    if found is None:
+        return None
+    return AlignmentTest(
+        num_groups=int(found["num_groups"]),
+        smallest_p=float(found["smallest_p"]),
+        measures={
+            name: MeasureResult(
+                own=float(entry["own"]),
+                donors=float(entry["donors"]),
+                effect=float(entry["effect"]),
+                ci95=_pair(entry["ci95"]),
+                p=_float(entry["p"]),
+                verdict=entry["verdict"],
+            )
+            for name, entry in found["measures"].items()
+        },
+    )
+
+
+def _pair(found: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if found is None else (float(found[0]), float(found[1]))
 
 
 def shown_uncertainty(config: Config) -> str:

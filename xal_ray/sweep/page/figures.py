@@ -26,7 +26,7 @@ from xal_ray.sweep.results.comparison import ArmSummary, Comparison, estimate_me
 MAX_ROWS = 30  # arms in the figure of differences
 OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != BEST_COLOUR)
 MAX_COLOURED = len(PALETTE)  # curves that are told apart by colour
-STANDING_COLOURS = {"better": "#0f766e", "within chance": "#6b7280", "worse": "#a12b2b"}
+STANDING_COLOURS = {"better": "#0f766e", "not shown": "#6b7280", "worse": "#a12b2b"}
 ROW_IN, AXIS_IN, TOP_IN, RIGHT_IN = 0.27, 0.5, 0.1, 0.25
 MAX_TICKS = 12  # numbers of labels that are all written
 CURVE_IN = 3.6
@@ -89,7 +89,7 @@ def curve(arm: ArmSummary, split: str, metric: str) -> list[CurvePoint]:
         values = [a_round.values[f"{split}_{metric}"] for a_round in rounds]
         known = [value for value in values if value is not None]
         if len(known) == len(values):
-            estimate = estimate_mean(known, rounds[0].number, "sweep", "curve", split, arm.label)
+            estimate = estimate_mean(known)
             num_labels = fmean(a_round.num_labels for a_round in rounds)
             points.append((num_labels, estimate.mean, estimate.low, estimate.high))
     return points

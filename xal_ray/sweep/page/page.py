@@ -1,6 +1,6 @@
 """Builds SWEEP/sweep.html: one file without scripts or links, the same bytes for the same trials.
 
-Like a run's report it shows of paths the last part alone, and no metric of a split with few groups.
+Like a run's report it shows of paths the last part alone, and warns of a split with few groups.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import jinja2
 import yaml
 
 from xal_ray.config import Config
-from xal_ray.report.figures import MIN_GROUPS
-from xal_ray.report.page import format_number, public_config
+from xal_ray.pool.breakdown import MIN_GROUPS
+from xal_ray.report.numbers import format_number, p_words
+from xal_ray.report.page import public_config
 from xal_ray.storage import write_bytes
 from xal_ray.sweep.page import figures
 from xal_ray.sweep.page.canvas import short_keys
@@ -27,7 +28,6 @@ from xal_ray.sweep.results.wording import (
     Verdict,
     arm_name,
     last_part,
-    p_words,
     without_folders,
 )
 
@@ -79,18 +79,13 @@ def build_page(folder: Path, base: Config, verdict: Verdict, warnings: Sequence[
 
 def _context(base: Config, verdict: Verdict, warnings: Sequence[str]) -> dict[str, Any]:
     comparison = verdict.comparison
-    few_groups = {split: _has_few_groups(comparison, split) for split in ("val", "test")}
-    shown = not few_groups["val"]
     return {
         "config": base,
         "sweep": base.sweep,
         "verdict": verdict,
         "comparison": comparison,
         "metric": base.sweep.metric.replace("_", " "),
-        "min_groups": MIN_GROUPS,
-        "shown": shown,
-        "test_shown": shown and not few_groups["test"],
-        "arms": _by_mean(comparison) if shown else comparison.arms,
+        "arms": _by_mean(comparison),
         "num_trials": sum(len(arm.readings) for arm in comparison.arms),
         "num_finished": sum(len(arm.finished) for arm in comparison.arms),
         "seed_words": _seed_words(comparison.seeds),
@@ -101,14 +96,14 @@ def _context(base: Config, verdict: Verdict, warnings: Sequence[str]) -> dict[st
             for reading in arm.readings
             if reading.trial.status != "finished"
         ],
-        "warnings": [without_folders(warning) for warning in warnings],
+        "warnings": [*_about_groups(comparison), *(without_folders(warning) for warning in warnings)],
         "max_rows": figures.MAX_ROWS,
         "max_coloured": figures.MAX_COLOURED,
-        "difference_figure": figures.difference_figure(comparison) if shown else None,
-        "parameter_figure": _parameter_figure(base, comparison) if shown else None,
-        "parallel_figure": parallel_figure(comparison) if shown else None,
-        "validation_figure": figures.validation_curves(comparison) if shown else None,
-        "test_figure": figures.curves_on_test(comparison) if shown and not few_groups["test"] else None,
+        "difference_figure": figures.difference_figure(comparison),
+        "parameter_figure": _parameter_figure(base, comparison),
+        "parallel_figure": parallel_figure(comparison),
+        "validation_figure": figures.validation_curves(comparison),
+        "test_figure": figures.curves_on_test(comparison),
         "config_yaml": yaml.safe_dump(_public_tree(base), sort_keys=False, allow_unicode=True),
     }
 
@@ -169,15 +164,23 @@ def _by_mean(comparison: Comparison) -> list[ArmSummary]:
     )
 
 
-def _has_few_groups(comparison: Comparison, split: str) -> bool:
-    counts = [
-        a_round.num_groups[split]
-        for arm in comparison.arms
-        for reading in arm.readings
-        for a_round in reading.rounds
-        if split in a_round.num_groups
-    ]
-    return bool(counts) and min(counts) < MIN_GROUPS
+def _about_groups(comparison: Comparison) -> list[str]:
+    """A warning for each split whose images are of few groups."""
+    sentences = []
+    for split, name in (("val", "validation"), ("test", "test")):
+        counts = [
+            a_round.num_groups[split]
+            for arm in comparison.arms
+            for reading in arm.readings
+            for a_round in reading.rounds
+            if split in a_round.num_groups
+        ]
+        if counts and (least := min(counts)) < MIN_GROUPS:
+            sentences.append(
+                f"The {name} split has {least} {'group' if least == 1 else 'groups'} (patients) only: what "
+                "holds there may not hold for others, however many seeds agree."
+            )
+    return sentences
 
 
 def _seed_words(seeds: Sequence[int]) -> str:

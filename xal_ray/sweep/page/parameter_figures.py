@@ -189,4 +189,4 @@ def _average(arms: Sequence[ArmSummary], axis: Axis, value: Value, combination: 
     if not complete:
         return None
     by_seed = [fmean(arm.objectives[seed] for arm in complete) for seed in complete[0].objectives]
-    return estimate_mean(by_seed, "sweep", "figure", axis.key, str(value), combination)
+    return estimate_mean(by_seed)

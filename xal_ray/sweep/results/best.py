@@ -10,9 +10,10 @@ import yaml
 from xal_ray.config import Config, build_config, read_yaml
 from xal_ray.layout import RunLayout
 from xal_ray.places import place
+from xal_ray.report.numbers import p_words
 from xal_ray.storage import write_bytes
 from xal_ray.sweep.results.comparison import ArmSummary, Comparison
-from xal_ray.sweep.results.wording import arm_name, estimate_words, one_line, p_words
+from xal_ray.sweep.results.wording import arm_name, estimate_words, one_line
 
 BEST_NAME = "best.yaml"
 MAX_NAME = 64  # characters, as `Config.name` allows
@@ -68,7 +69,7 @@ def _header(base: Config, comparison: Comparison, best: ArmSummary) -> str:
             f"{area}: {estimate_words(best.estimate)}, mean of {len(best.objectives)} seeds, 95 % interval"
         )
     if baseline is not None and difference is not None:
-        value = estimate_words(difference.estimate, signed=True)
+        value = estimate_words(difference.estimate, with_sign=True)
         evidence = f"Holm-adjusted {p_words(difference.adjusted_p)}, {len(difference.by_seed)} paired seeds"
         reference = f"the baseline ({arm_name(baseline.arm)})"
         lines.append(f"Difference to {reference}: {value}, {evidence}: {difference.standing}")

@@ -12,14 +12,14 @@ from statistics import fmean
 from typing import Literal
 
 from xal_ray.config import Config
-from xal_ray.paired import holm, paired_bootstrap, sign_flip_test
+from xal_ray.paired import holm, mean_with_interval, sign_flip_test
 from xal_ray.seeds import derive_seed
 from xal_ray.sweep.arms import Arm
 from xal_ray.sweep.results.readings import TrialReading, arm_key
 
 SIGNIFICANCE = 0.05
 
-Standing = Literal["baseline", "better", "worse", "within chance", "not compared"]
+Standing = Literal["baseline", "better", "worse", "not shown", "not compared"]
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Difference:
 
     @property
     def standing(self) -> Standing:
-        """What the difference says: neither the p-value nor the interval alone is believed."""
+        """What the difference says: where p-value and interval disagree, the more careful of them decides."""
         low, high = self.estimate.low, self.estimate.high
         if self.adjusted_p >= SIGNIFICANCE or low is None or high is None:
-            return "within chance"
-        return "better" if low > 0.0 else "worse" if high < 0.0 else "within chance"
+            return "not shown"
+        return "better" if low > 0.0 else "worse" if high < 0.0 else "not shown"
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def compare(base: Config, readings: Sequence[TrialReading]) -> Comparison:
     """
     seeds = tuple(range(base.seed, base.seed + base.sweep.seeds))
     grouped = groupby(readings, key=lambda reading: arm_key(reading.trial.arm))
-    arms = tuple(_summarise(tuple(group), seeds, base.seed) for _, group in grouped)
+    arms = tuple(_summarise(tuple(group), seeds) for _, group in grouped)
     arms = _with_differences(arms, _baseline_of(arms), base.seed)
     baseline = _baseline_of(arms)
     candidates = [arm for arm in arms if arm.is_complete and arm.estimate]
@@ -172,25 +172,28 @@ def compare(base: Config, readings: Sequence[TrialReading]) -> Comparison:
         arms=arms,
         baseline=baseline,
         best=best,
-        test=_read_test(best, baseline, base.seed),
+        test=_read_test(best, baseline),
     )
 
 
-def estimate_mean(values: Sequence[float], *parts: int | str) -> Estimate:
-    """Mean over seeds and its bootstrap interval; `parts` name what it is for (`derive_seed`)."""
-    return Estimate(*paired_bootstrap(values, derive_seed(*parts)))
+def estimate_mean(values: Sequence[float]) -> Estimate:
+    """Mean over seeds of an area or another metric, each in [0, 1], and its interval."""
+    return Estimate(*mean_with_interval(values, (0.0, 1.0)))
 
 
-def _summarise(readings: tuple[TrialReading, ...], seeds: Sequence[int], base_seed: int) -> ArmSummary:
+def estimate_difference(values: Sequence[float]) -> Estimate:
+    """Mean over seeds of the difference of two such, and its interval."""
+    return Estimate(*mean_with_interval(values, (-1.0, 1.0)))
+
+
+def _summarise(readings: tuple[TrialReading, ...], seeds: Sequence[int]) -> ArmSummary:
     arm = readings[0].trial.arm
     objectives = _by_seed(readings, lambda reading: reading.objective)
     return ArmSummary(
         arm=arm,
         readings=readings,
         objectives=objectives,
-        estimate=(
-            estimate_mean(list(objectives.values()), base_seed, "sweep", arm.label) if objectives else None
-        ),
+        estimate=estimate_mean(list(objectives.values())) if objectives else None,
         is_complete=set(seeds) <= set(objectives),
     )
 
@@ -216,23 +219,24 @@ def _difference(arm: ArmSummary, baseline: ArmSummary, base_seed: int) -> Differ
     by_seed = _paired(arm.objectives, baseline.objectives)
     values = list(by_seed.values())
     p = sign_flip_test(values, derive_seed(base_seed, "sweep", arm.label, "sign flips"))
-    estimate = estimate_mean(values, base_seed, "sweep", arm.label, "difference")
-    return Difference(by_seed, estimate, p, adjusted_p=p)
+    return Difference(by_seed, estimate_difference(values), p, adjusted_p=p)
 
 
-def _read_test(best: ArmSummary | None, baseline: ArmSummary | None, base_seed: int) -> OnTest | None:
+def _read_test(best: ArmSummary | None, baseline: ArmSummary | None) -> OnTest | None:
     if best is None or baseline is None or best.arm.is_baseline:
         return None
-    areas = [_by_seed(arm.readings, lambda reading: reading.test_area) for arm in (best, baseline)]
-    pairs = _paired(*areas)
+    chosen, reference = (
+        _by_seed(arm.readings, lambda reading: reading.test_area) for arm in (best, baseline)
+    )
+    pairs = _paired(chosen, reference)
     if not pairs:
         return None
-    values = [[area[seed] for seed in pairs] for area in areas]
-    chosen, reference, difference = (
-        estimate_mean(numbers, base_seed, "sweep", "test", name)
-        for name, numbers in (("chosen", values[0]), ("baseline", values[1]), ("pairs", list(pairs.values())))
+    return OnTest(
+        estimate_mean([chosen[seed] for seed in pairs]),
+        estimate_mean([reference[seed] for seed in pairs]),
+        estimate_difference(list(pairs.values())),
+        len(pairs),
     )
-    return OnTest(chosen, reference, difference, len(pairs))
 
 
 def _baseline_of(arms: Sequence[ArmSummary]) -> ArmSummary | None:

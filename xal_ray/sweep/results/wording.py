@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from xal_ray.config import CONTROL_STRATEGIES
-from xal_ray.paired import smallest_sign_flip_p
-from xal_ray.report.page import format_number
+from xal_ray.paired import holm, smallest_sign_flip_p
+from xal_ray.report.numbers import format_number, p_words, signed
 from xal_ray.sweep.arms import Arm
 from xal_ray.sweep.results.comparison import SIGNIFICANCE, ArmSummary, Comparison, Difference, Estimate
 
+MANY_SEEDS = 64  # from far fewer on the sign-flip test has as many flips as it ever has
 PATH_KEYS = frozenset({"pool.path", "pool.source.path", "model.weights"})
 
 # Folders in a message: whatever a quoted path holds, and in plain text what starts at the root, at home or
@@ -76,20 +77,12 @@ def without_folders(text: str) -> str:
     return _FOLDERS.sub("…/", _QUOTED_FOLDERS.sub(r"\1…/\2\1", one_line(text)))
 
 
-def estimate_words(estimate: Estimate, *, signed: bool = False) -> str:
+def estimate_words(estimate: Estimate, *, with_sign: bool = False) -> str:
     """`0.812 [0.790, 0.834]`, or with a sign for a difference."""
-    sign = "+" if signed and estimate.mean >= 0.0 else ""
-    mean = f"{sign}{format_number(estimate.mean)}"
+    mean = signed(estimate.mean) if with_sign else format_number(estimate.mean)
     if estimate.low is None:
         return mean
     return f"{mean} [{format_number(estimate.low)}, {format_number(estimate.high)}]"
-
-
-def p_words(p: float) -> str:
-    """`p = .41`, with three digits below a tenth; `p < .001`."""
-    if p < 0.001:
-        return "p < .001"
-    return f"p = {p:.{2 if p >= 0.1 else 3}f}".replace("= 0.", "= .")
 
 
 def _headline(comparison: Comparison) -> str:
@@ -100,13 +93,12 @@ def _headline(comparison: Comparison) -> str:
     better, worse = comparison.standing("better"), comparison.standing("worse")
     shown = max(better or compared, key=lambda arm: _difference(arm).estimate.mean)
     evidence = _evidence(_difference(shown), len(compared))
-    value = estimate_words(_difference(shown).estimate, signed=True)
+    value = estimate_words(_difference(shown).estimate, with_sign=True)
     if not better:
-        reading = "is below zero" if shown in worse else "is within chance"
         if worse:
             evidence += f"; {len(worse)} of {len(compared)} {_are(len(worse))} worse"
-        largest = f"the largest difference, {value} for {arm_name(shown.arm)}, {reading} ({evidence})"
-        return f"No arm is better than {reference}: {largest}."
+        largest = f"the largest difference is {value} for {arm_name(shown.arm)} ({evidence})"
+        return f"No arm is shown to be better than {reference}: {largest}."
     text = f"{arm_name(shown.arm)} is better than {reference}: {value} ({evidence})."
     if len(compared) == 1:
         return text
@@ -138,18 +130,31 @@ def _evidence(difference: Difference, num_compared: int) -> str:
 
 def _about_seeds(comparison: Comparison) -> str:
     """Where even full agreement of all seeds could not reach significance."""
-    num_arms, num_pairs = len(comparison.compared), comparison.num_pairs
-    smallest = num_arms * smallest_sign_flip_p(num_pairs)
-    if not num_arms or smallest < SIGNIFICANCE:
+    counts = [len(_difference(arm).by_seed) for arm in comparison.compared]
+    if not counts:
         return ""
-    needed = num_pairs
-    while num_arms * 2.0 ** (1 - needed) >= SIGNIFICANCE:
-        needed += 1
+    smallest = min(holm([smallest_sign_flip_p(count) for count in counts]))
+    if smallest < SIGNIFICANCE:
+        return ""
+    pairs, arms = _counted(max(counts), "paired seed"), _counted(len(counts), "compared arm")
+    needed = _seeds_needed(len(counts))
+    way_out = f"It takes {needed} seeds."
+    if needed is None:
+        most = int(SIGNIFICANCE / smallest_sign_flip_p(MANY_SEEDS))
+        way_out = f"No number of seeds would do: the test is too coarse for more than {most} arms at once."
     return (
-        f"Too few seeds: with {_counted(num_pairs, 'paired seed')} and {_counted(num_arms, 'compared arm')} "
-        f"no p-value below {SIGNIFICANCE:.2f} is possible after the correction, whatever the differences "
-        f"(the smallest is {format_number(min(1.0, smallest), 2)}). It takes {needed} seeds."
+        f"{'Too few seeds' if needed else 'Too many arms'}: with {pairs} and {arms} no p-value below "
+        f"{SIGNIFICANCE:.2f} is possible after the correction, whatever the differences (the smallest is "
+        f"{format_number(smallest, 2)}). {way_out}"
     )
+
+
+def _seeds_needed(num_arms: int) -> int | None:
+    """The least number of paired seeds with which an arm of so many could be significant; None for none."""
+    possible = (
+        count for count in range(2, MANY_SEEDS) if num_arms * smallest_sign_flip_p(count) < SIGNIFICANCE
+    )
+    return next(possible, None)
 
 
 def _about_missing(comparison: Comparison) -> str:
@@ -192,7 +197,7 @@ def _about_choice(comparison: Comparison) -> str:
         return f"best.yaml holds {arm_name(best.arm)}, the only arm that finished all seeds."
     chosen = f"{'the baseline' if best.arm.is_baseline else arm_name(best.arm)} has the largest mean"
     if best.standing not in ("baseline", "better"):
-        chosen += ", which is no evidence that it is better than the baseline"
+        chosen += ", which does not show that it is better than the baseline"
     if best.arm.params.get("select.strategy") in CONTROL_STRATEGIES and not best.arm.is_baseline:
         chosen += "; it is a control, so what it gains does not come from what the others add to it"
     return (
