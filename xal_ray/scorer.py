@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from xal_ray import config
@@ -52,7 +51,6 @@ def score_schema(num_classes: int) -> pa.Schema:
             pa.field("bald", value),  # (H(mean p) - mean H(p)) / ln C over dropout samples, in [0, 1]
             pa.field("logit_gap", value),  # largest minus second largest logit
             *(pa.field(name, value) for name in ALIGNMENT_COLUMNS),
-            pa.field("shuffled_misalignment", value),  # with the ROI of another image of the same shard
             pa.field("roi_area", value),  # fraction of the image
             pa.field("saliency", pa.list_(value)),  # the map's grid, row-major, min-max normalised
             pa.field("roi_adjoint", pa.list_(value)),  # the ROI as `fullsize.Regions` has it, on that grid
@@ -128,8 +126,9 @@ class Scorer:
             pieces = pieces.cut(self.rows_at_once)
         self._resize(self.batch_size)
         scored = [self._score_piece(piece) for piece in pieces]
-        table = pa.concat_tables([score_schema(len(self.spec.classes)).empty_table(), *scored])
-        return self._with_shuffled_rois(table.combine_chunks())
+        return pa.concat_tables(
+            [score_schema(len(self.spec.classes)).empty_table(), *scored]
+        ).combine_chunks()
 
     def without_scores(self, image_ids: list[str], error_code: str) -> pa.Table:
         """Rows for images that are not to be touched: all null, with the reason."""
@@ -143,24 +142,6 @@ class Scorer:
         if self.precision == "bf16" and isinstance(rows, PixelRows):
             self._redo_near_ties(rows, raw)
         return self._to_table(rows, raw)
-
-    def _with_shuffled_rois(self, table: pa.Table) -> pa.Table:
-        """Fill in `shuffled_misalignment`: a control that knows as much of ROIs, and nothing of this image's.
-
-        Where an image is scored alone, it is null: there is no other ROI.
-        """
-        aligned = pc.is_valid(table["misalignment"]).to_numpy()
-        places = np.flatnonzero(aligned)
-        values = np.full(table.num_rows, np.nan)
-        if len(places) > 1:
-            chosen = table.select(["saliency", "roi_adjoint"]).take(pa.array(places))
-            cams, adjoint = (pc.list_flatten(chosen[name]).to_numpy() for name in chosen.column_names)
-            shape = (len(places), round((len(cams) / len(places)) ** 0.5), -1)
-            others = alignment.derangement(len(places), derive_seed("shuffled_roi", len(places)))
-            frame = (self.spec.image_size, self.spec.image_size)
-            values[places] = fullsize.misalignment(cams.reshape(shape), adjoint.reshape(shape)[others], frame)
-        number = table.schema.get_field_index("shuffled_misalignment")
-        return table.set_column(number, table.schema.field(number), _floats(values, aligned))
 
     def _redo_near_ties(self, rows: PixelRows, raw: _Raw) -> None:
         """Rows whose prediction bf16 may have flipped, once more in fp32.
@@ -276,7 +257,6 @@ class Scorer:
             "bald": _floats(raw.bald, finite),
             "logit_gap": _floats(uncertainty.logit_gap(logits), finite),
             **_alignment(cams, rows, has_map, has_roi),
-            "shuffled_misalignment": pa.nulls(len(cams), pa.float32()),  # once the whole shard is there
             "saliency": _lists(cams.reshape(len(cams), -1), has_map),
             "model_id": pa.array([self.model_id] * len(cams), pa.string()),
             "error_code": pa.array(reasons, mask=has_map),

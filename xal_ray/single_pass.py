@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from xal_ray import config
-from xal_ray.acquire.strategies import needed_columns, select
+from xal_ray.acquire.strategies import select
 from xal_ray.acquire.subsample import draw
 from xal_ray.engine.scoring import score
 from xal_ray.engine.shared import sharing
@@ -18,7 +18,7 @@ from xal_ray.layout import selection_table
 from xal_ray.model.weights import load_model
 from xal_ray.pool.schema import SPLITS, PoolReader, open_pool, rows_of_splits
 from xal_ray.progress import Reporter
-from xal_ray.scores import groups_of, score_chunks
+from xal_ray.scores import groups_of, ranked_chunks
 from xal_ray.seeds import derive_seed
 from xal_ray.storage import is_empty, read_json, write_json, write_table
 
@@ -96,12 +96,9 @@ def score_pool(
 
 def _choose(pool: PoolReader, out: Path, settings: config.Config, query_size: int) -> None:
     wish = settings.select.model_copy(update={"query_size": query_size})
-    picks = select(
-        score_chunks(out / "scores", needed_columns(wish)),
-        wish,
-        seed=derive_seed(settings.seed, "single_pass", "select"),
-        groups=groups_of(pool.index()),
-    )
+    seed, groups = derive_seed(settings.seed, "single_pass", "select"), groups_of(pool.index())
+    replay = ranked_chunks(out / "scores", wish, seed=seed, groups=groups, image_size=pool.image_size)
+    picks = select(replay, wish, seed=seed, groups=groups)
     write_table(out / "selection.parquet", selection_table(picks))
 
 

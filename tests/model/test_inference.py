@@ -212,7 +212,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(saved, monkeypatch, err
     halved = scorer(rows)
     assert cramped.sizes == [8, 4, 2, 2, 2, 2]  # once found too large, a size is not tried again
     assert halved["image_id"].equals(whole["image_id"])
-    for name in ("entropy", "misalignment", "shuffled_misalignment", "logit_gap"):
+    for name in ("entropy", "misalignment", "logit_gap"):
         assert halved[name].null_count == whole[name].null_count
         there = whole[name].is_valid().to_numpy()
         values = (table[name].to_numpy(zero_copy_only=False)[there] for table in (halved, whole))

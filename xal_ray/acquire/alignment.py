@@ -148,17 +148,6 @@ def lift(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> FloatArray:
     return _ratio(energy_in_roi(cam, roi) - area, 1.0 - area)
 
 
-def derangement(count: int, seed: int) -> npt.NDArray[np.intp]:
-    """A random permutation in one cycle: for two or more, no element stays in its place.
-
-    For twins of a measure with the ROIs shuffled among images, where none shall keep its own.
-    """
-    cycle = np.random.default_rng(seed).permutation(count)
-    permutation = np.empty(count, dtype=np.intp)
-    permutation[cycle] = np.roll(cycle, 1)
-    return permutation
-
-
 def _pair(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray]:
     """Both in float64; NaN throughout where there is nothing to compare."""
     maps, regions = _maps(cam), _maps(roi)

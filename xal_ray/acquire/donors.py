@@ -12,6 +12,9 @@ import numpy as np
 
 from xal_ray.acquire.distribution import IntArray
 from xal_ray.acquire.draws import digests, uniform
+from xal_ray.acquire.streaming import GroupsOf, Replay, TopRows
+
+MOST_DONORS = 4096  # of a pool, whatever its size
 
 
 class Donors:
@@ -57,3 +60,25 @@ class Donors:
         lent = others > 0
         donors[lent] = self._order[place[lent]]
         return donors
+
+
+def draw_donors(replay: Replay, groups: GroupsOf, *, seed: int) -> Sequence[str]:
+    """Draw the donors of a pool: images with an ROI, uniformly, in one pass and in bounded memory.
+
+    Args:
+        replay: Goes over the pool, with the column `roi_area`.
+        groups: The groups of image_ids.
+        seed: Of the draw.
+
+    Returns:
+        At most `MOST_DONORS` ids, which depend on the set of images alone. At most half of them are of one
+        group, so that its images find donors too.
+    """
+    digest = digests("lends", seed)
+    best = TopRows(MOST_DONORS, seed=seed, cap=MOST_DONORS // 2, groups=groups)
+    for chunk in replay():
+        with_roi = np.flatnonzero(chunk.column("roi_area") > 0.0)
+        if len(with_roi):
+            lenders = chunk.take(with_roi)
+            best.add(lenders, uniform(digest, lenders.image_ids))
+    return best.best().image_ids

@@ -16,7 +16,16 @@ import numpy as np
 
 from xal_ray.acquire.distribution import Distribution, FloatArray, Range, Unchanged
 from xal_ray.acquire.draws import digests, uniform
-from xal_ray.acquire.streaming import ROI_COLUMNS, Candidates, GroupsOf, Replay, TopRows, within_cap
+from xal_ray.acquire.streaming import (
+    NO_DONOR,
+    NO_MAP,
+    ROI_COLUMNS,
+    Candidates,
+    GroupsOf,
+    Replay,
+    TopRows,
+    within_cap,
+)
 from xal_ray.config import ROI_STRATEGIES, Normalise, Select, Strategy
 from xal_ray.errors import InputError
 
@@ -235,7 +244,7 @@ def _weighed(replay: Replay, settings: Select, strategy: Strategy, roi_words: st
 
         def reason(row: int) -> str:
             if np.isnan(misalignment[row]):
-                return _without_roi(words, known[row])
+                return _without_roi(words, chunk, row, known[row])
             return (
                 f"{strategy} {_short(utilities[row])}"
                 f" = {_short(weight)} x {words}{scale} {_short(uncertainty[row])}"
@@ -265,7 +274,7 @@ def _by_roi(
 
         def reason(row: int) -> str:
             if np.isnan(known[row]):
-                return _without_roi(words, uncertainty[row])
+                return _without_roi(words, chunk, row, uncertainty[row])
             return f"{roi_words} {_short(known[row])}"
 
         return Ranking(score.of(chunk)[2], reason, second=uncertainty)
@@ -273,8 +282,12 @@ def _by_roi(
     return rank
 
 
-def _without_roi(words: str, value: float) -> str:
-    return f"no ROI: ranked by {words} alone ({words} {_short(value)})"
+def _without_roi(words: str, chunk: Candidates, row: int, value: float) -> str:
+    lacking = "no ROI"
+    for flag, reason in ((NO_MAP, "no map"), (NO_DONOR, "no ROI of another group")):
+        if flag in chunk.columns and chunk.columns[flag][row]:
+            lacking = reason
+    return f"{lacking}: ranked by {words} alone ({words} {_short(value)})"
 
 
 STRATEGY_FUNCTIONS: Mapping[Strategy, StrategyFunction] = {

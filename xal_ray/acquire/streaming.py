@@ -19,6 +19,8 @@ from xal_ray.acquire.draws import Digest, digests
 GROUPED_BUFFER = 1 << 16  # rows that wait for one look-up of their groups
 
 ROI_COLUMNS = frozenset({"misalignment", "shuffled_misalignment", "roi_area"})
+# Why a row has none of these, beside having no ROI: flags, 1 where it is so.
+NO_MAP, NO_DONOR = "no_map", "no_donor"
 
 GroupsOf = Callable[[list[str]], list[str]]
 
@@ -30,8 +32,8 @@ class Candidates:
     Attributes:
         num_rows: n.
         columns: (n,) float64 by name, in [0, 1]: `entropy`, `margin`, `least_confidence`, `bald`, and
-            `ROI_COLUMNS`, which are NaN where there is no ROI or none that can be compared. Those that the
-            strategy does not use may be absent.
+            `ROI_COLUMNS`, which are NaN where there is no ROI or none that can be compared; `no_map` and
+            `no_donor` say why. Those that the strategy does not use may be absent.
         load_ids: Reads the n ids. Called when an id matters, since ids cost more than all else.
     """
 

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xal_ray.acquire.strategies import Selection, needed_columns, select
+from xal_ray.acquire.strategies import Selection, select
 from xal_ray.acquire.streaming import Candidates, Replay
 from xal_ray.acquire.subsample import draw, expected_overlap
 from xal_ray.config import Select
 from xal_ray.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout, selection_table
 from xal_ray.loop.state import Run
-from xal_ray.scores import groups_of, score_chunks
+from xal_ray.scores import groups_of, ranked_chunks
 from xal_ray.seeds import derive_seed
 from xal_ray.storage import read_table, write_json, write_table
 
@@ -41,7 +41,13 @@ def select_images(run: Run, files: RoundLayout) -> None:
     """Scores to `selection.parquet`."""
     if files.selection.exists():
         return
-    replay = score_chunks(files.scores, needed_columns(run.config.select))
+    replay = ranked_chunks(
+        files.scores,
+        run.config.select,
+        seed=derive_seed(run.config.seed, files.number, "select"),
+        groups=groups_of(run.index),
+        image_size=run.pool.image_size,
+    )
     picks = _select(run, files, replay, run.config.select)
     if run.config.score.runners_up:
         write_table(files.runners_up, pa.table({"image_id": picks.runners_up}, schema=RUNNERS_UP_SCHEMA))
