@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from xal_ray.config import ROI_STRATEGIES, Config
@@ -62,15 +63,20 @@ def check_budget(config: Config, pool: PoolReader) -> None:
         )
 
 
-def check_model(config: Config, pool: PoolReader) -> None:
+def check_model(config: Config, pool: PoolReader, tell: Callable[[str], None] = lambda _: None) -> None:
     """Build the network once, so that weights that can't be had are known before a run has begun.
+
+    Args:
+        config: Names the weights.
+        pool: Has the classes and the size of images.
+        tell: Hears how a file of weights was understood.
 
     Raises:
         ModelError: The weights can't be had, do not fit, or the image size does not suit the backbone.
     """
     spec = ModelSpec(config.model.backbone, pool.classes, pool.image_size, pool.channels)
     weights = "none" if config.train.init == "scratch" else config.model.weights
-    build_network(spec, weights, config.seed)
+    build_network(spec, weights, config.seed, tell)
 
 
 def describe(config: Config, out: Path) -> list[str]:

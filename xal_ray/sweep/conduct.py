@@ -226,7 +226,7 @@ def _build_models(arms: Sequence[ArmPlan], reporter: Reporter, *, verbose: bool)
         if key not in seen:
             seen.add(key)
             pool = open_pool(settings.pool_path())
-            check_model(settings, pool)
+            check_model(settings, pool, reporter.line)
             if settings.model.cache_activations:
                 keep_activations(pool, settings.model, settings.ray, reporter, verbose=verbose)
 
