@@ -29,7 +29,7 @@ from xal_ray.images.masks import Mask
 from xal_ray.images.nifti import KeptVolumes
 from xal_ray.images.opening import open_within
 from xal_ray.images.raster import FORMATS
-from xal_ray.images.scaling import scale_to_8_bit, to_training_size
+from xal_ray.images.scaling import lost_greys, scale_to_8_bit, to_training_size
 
 __all__ = [
     "FORMATS",
@@ -162,8 +162,10 @@ def read_mask(
 
 
 def _slice(volume: nifti_files.Volume, frame: int | None) -> Decoded:
-    pixels = volume.plane_in_8_bits(_only(frame, volume.slices))
-    return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
+    number = _only(frame, volume.slices)
+    pixels = volume.plane_in_8_bits(number)
+    remarks = lost_greys(lambda: volume.plane_values(number), pixels)
+    return Decoded(pixels, (pixels.shape[0], pixels.shape[1]), remarks=remarks)
 
 
 def _inside(volume: nifti_files.Volume, frame: int | None) -> Mask:

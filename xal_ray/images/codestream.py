@@ -10,17 +10,20 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from xal_ray.images.failure import ImageError
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
 _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _SIZ, _COD, _COC, _SOT, _SOD, _EOC = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93, 0xFFD9
+_WHOLE_NUMBERS = 1  # of the two kernels
 _MAX_TILES = 4096
 _MAX_PRECINCTS = 250_000  # a decoder takes some hundred bytes for each
 _MAX_PACKETS = 16_000_000
 _MAX_MARKERS = 100_000
 _J2K = -1  # no process of JPEG's
+_LOSSLESS = (3, 7, 11, 15, 55)  # of JPEG's; the last, JPEG-LS, may lose as much as its scans say
 _NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})  # markers among those of frames that begin none
 _JPEG_LS_FRAME, _JPEG_LS_PARAMETERS = 0xF7, 0xF8
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -32,8 +35,10 @@ class Stated:
 
     Attributes:
         process: JPEG's SOF number (0 baseline, 3 lossless, 55 JPEG-LS); -1 for JPEG 2000.
-        colours: "ybr" or "rgb" where markers or names of components settle it, else None.
+        colours: "ybr" or "rgb" where markers or names of components settle it, else None. Of JPEG 2000: "rgb"
+            where a transform is undone in decoding.
         signed: Values may be negative (JPEG 2000).
+        exact: Coded without loss, as far as the headers tell.
         halvings: How often a decoder may leave out the finest waves, and so halve both sides (JPEG 2000).
     """
 
@@ -44,6 +49,7 @@ class Stated:
     process: int
     colours: str | None = None
     signed: bool = False
+    exact: bool = False
     halvings: int = 0
 
 
@@ -76,10 +82,12 @@ def read_j2k(data: bytes) -> tuple[Stated, bytes]:
     tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
     if tiles > _MAX_TILES:
         raise ImageError("header_mismatch", "the JPEG 2000 codestream has more tiles than any image")
-    levels = _check_coding(stream, width, height, components)
-    halvings = levels if (x0, y0) == (0, 0) else 0  # else the halves do not begin where the image does
+    coding = _check_coding(stream, width, height, components)
+    halvings = coding.levels if (x0, y0) == (0, 0) else 0  # else the halves do not begin where the image does
     bits, signed = (depth[0] & 0x7F) + 1, depth[0] >= 0x80
-    return Stated(height, width, components, bits, _J2K, signed=signed, halvings=halvings), stream
+    colours = "rgb" if coding.transformed else None
+    stated = Stated(height, width, components, bits, _J2K, colours, signed, coding.exact, halvings)
+    return stated, stream
 
 
 def read_jpeg(data: bytes) -> Stated:
@@ -104,7 +112,8 @@ def read_jpeg(data: bytes) -> Stated:
             process = 55 if marker == _JPEG_LS_FRAME else marker - 0xC0
             if not 0 < components <= 4 or end - start < 6 + 3 * components or min(height, width) < 1:
                 break
-            return Stated(height, width, components, bits, process, _colours(jfif, adobe, names))
+            exact = process in _LOSSLESS
+            return Stated(height, width, components, bits, process, _colours(jfif, adobe, names), exact=exact)
     raise ImageError("unreadable", "the JPEG codestream gives no size")
 
 
@@ -203,19 +212,33 @@ def _unwrap_jp2(data: bytes) -> bytes:
     raise ImageError("unreadable", "the JP2 file holds no codestream")
 
 
-def _check_coding(stream: bytes, width: int, height: int, components: int) -> int:
-    """Bound precincts and layers: each takes a decoder hundreds of bytes, and a precinct could be a pixel.
+class _Coding(NamedTuple):
+    """How a JPEG 2000 image is coded: the least that holds for all its parts.
 
-    Returns:
-        The fewest levels of waves that any part of the image has.
+    Attributes:
+        levels: The fewest levels of waves.
+        transformed: Components are colours that were mixed, and that decoding separates.
+        exact: With waves of whole numbers.
     """
+
+    levels: int
+    transformed: bool
+    exact: bool
+
+
+def _check_coding(stream: bytes, width: int, height: int, components: int) -> _Coding:
+    """Bound precincts and layers: each takes a decoder hundreds of bytes, and a precinct could be a pixel."""
     layers, fewest = 1, 32
+    transforms, kernels = set[int](), set[int]()
     for marker, start, end in _j2k_segments(stream):
         if marker == _COD:
             custom, levels, sizes = stream[start] & 1, stream[start + 5], stream[start + 10 : end]
             (layers,) = struct.unpack_from(">H", stream, start + 2)
+            transforms.add(stream[start + 4])
+            kernels.add(stream[start + 9])
         elif marker == _COC:  # one byte names the component: there are four at most
             custom, levels, sizes = stream[start + 1] & 1, stream[start + 2], stream[start + 7 : end]
+            kernels.add(stream[start + 6])
         else:
             continue
         if levels > 32:
@@ -224,7 +247,9 @@ def _check_coding(stream: bytes, width: int, height: int, components: int) -> in
         precincts = _num_precincts(width, height, levels, sizes if custom else b"\xff" * (levels + 1))
         if precincts * components > _MAX_PRECINCTS or precincts * components * layers > _MAX_PACKETS:
             raise ImageError("header_mismatch", "the JPEG 2000 codestream has more packets than any image")
-    return fewest
+    if len(transforms) > 1:
+        raise ImageError("unsupported_format", "tiles of the JPEG 2000 codestream differ in their colours")
+    return _Coding(fewest, any(transforms), kernels == {_WHOLE_NUMBERS})
 
 
 def _num_precincts(width: int, height: int, levels: int, sizes: bytes) -> int:

@@ -45,9 +45,11 @@ class Decoded:
         box: Left, top, right and bottom of the frame in units of `pixels`: where a side is no multiple of the
             scale, the outermost pixels reach over its edge. None: the frame is all of `pixels`.
         header: Of a DICOM file.
+        remarks: What decoding noticed: words of `pool.remarks.REMARKS`.
     """
 
     pixels: Pixels
     frame: tuple[int, int]
     box: Box | None = None
     header: Header | None = None
+    remarks: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ Of the header nothing leaves but a `Header`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,12 +16,14 @@ import numpy.typing as npt
 
 from xal_ray.config import Dicom, Limits
 from xal_ray.images.decoded import Box, Decoded, Pixels
+from xal_ray.images.dicom_bits import counted_bits
 from xal_ray.images.dicom_elements import (
     EXPLICIT_BIG,
+    Elements,
     numbers_of,
     text_of,
 )
-from xal_ray.images.dicom_frames import JPEG_BASELINE, JPEG_EXTENDED, read_frame
+from xal_ray.images.dicom_frames import JPEG_BASELINE, JPEG_EXTENDED, Frame, Shape, read_frame
 from xal_ray.images.dicom_grey import Grey, Window
 from xal_ray.images.dicom_header import (
     MOST_OF_FRACTION,
@@ -29,8 +32,9 @@ from xal_ray.images.dicom_header import (
     offset_table,
     open_pixels,
 )
-from xal_ray.images.dicom_values import grey_of, may_be_mixed, through_palette
+from xal_ray.images.dicom_values import grey_of, may_be_mixed, padding_of, through_palette
 from xal_ray.images.masks import Mask, cut_plane, palette_values
+from xal_ray.images.scaling import lost_greys
 
 
 def decode(
@@ -49,22 +53,37 @@ def decode(
     with its neighbours, nor where the range of all values decides what is white.
     """
     elements, shape, index = open_pixels(stream, num_bytes, limits, frame)
-    values = elements.kept
+    values, little = elements.kept, elements.syntax != EXPLICIT_BIG
     if not may_be_mixed(values, dicom):
         at_least = None
-    offsets = offset_table(values)
-    stored, meaning, halvings = read_frame(elements, shape, index, offsets, limits, at_least)
-    little = elements.syntax != EXPLICIT_BIG
-    if meaning == "PALETTE COLOR":
+    decoded, shape = _decoded(elements, shape, index, limits, at_least)
+    padding = padding_of(values, shape, little) if shape.samples == 1 else None
+    stored, has_foreign = _counted(decoded, padding)
+    if decoded.meaning == "PALETTE COLOR":
         pixels = through_palette(stored, values, little, shape)
     elif shape.samples == 3:
-        pixels = _colours_in_8_bits(stored, shape.stored if stored.dtype.itemsize > 1 else 8)
+        pixels = _colours_in_8_bits(stored, shape.stored if shape.allocated > 8 else 8)
     else:
         pixels = grey_of(values, shape, little, dicom, is_float=stored.dtype.kind == "f").in_8_bits(stored)
+    remarks = (*(("high_bits",) if has_foreign else ()), *lost_greys(lambda: stored, pixels))
     frame_size = (shape.rows, shape.columns)
-    if halvings:
-        return Decoded(*_on_the_frame(pixels, frame_size, halvings), header_of(values))
-    return Decoded(pixels, frame_size, header=header_of(values))
+    if decoded.halvings:
+        return Decoded(*_on_the_frame(pixels, frame_size, decoded.halvings), header_of(values), remarks)
+    return Decoded(pixels, frame_size, header=header_of(values), remarks=remarks)
+
+
+def _decoded(
+    elements: Elements, shape: Shape, frame: int, limits: Limits, at_least: int | None = None
+) -> tuple[Frame, Shape]:
+    """A frame, and the shape with the bits and the sign that its codestream settled."""
+    decoded = read_frame(elements, shape, frame, offset_table(elements.kept), limits, at_least)
+    return decoded, replace(shape, stored=decoded.bits, signed=decoded.signed)
+
+
+def _counted(decoded: Frame, padding: tuple[int, int] | None = None) -> tuple[npt.NDArray[Any], bool]:
+    return counted_bits(
+        decoded.values, decoded.bits, signed=decoded.signed, exact=decoded.exact, padding=padding
+    )
 
 
 def _on_the_frame(
@@ -92,7 +111,8 @@ def decode_inside(stream: BinaryIO, num_bytes: int, limits: Limits, *, frame: in
     """
     elements, shape, index = open_pixels(stream, num_bytes, limits, frame)
     values, little = elements.kept, elements.syntax != EXPLICIT_BIG
-    stored, meaning, _ = read_frame(elements, shape, index, offset_table(values), limits)
+    decoded, shape = _decoded(elements, shape, index, limits)
+    (stored, _), meaning = _counted(decoded), decoded.meaning
     if text_of(values.get(SEGMENTATION)).upper() == "FRACTIONAL":
         (most,) = numbers_of(values.get(MOST_OF_FRACTION), little=little)[:1] or (255,)
         return Mask(stored >= max(most, 1) / 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from PIL import Image, features
 from xal_ray.config import Limits
 from xal_ray.errors import SourceError
 from xal_ray.images.codestream import Stated, read_j2k, read_jpeg, read_rle
+from xal_ray.images.dicom_bits import is_twos_complement
 from xal_ray.images.dicom_elements import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -102,13 +103,19 @@ class Frame(NamedTuple):
     """A decoded frame.
 
     Attributes:
-        values: As stored, (rows, columns) or (rows, columns, 3).
+        values: As decoded, (rows, columns) or (rows, columns, 3); bits above `bits` may be anything.
         meaning: The photometric interpretation now: YBR has become RGB.
+        bits: Of a sample that count.
+        signed: The highest of these is a sign.
+        exact: Decoded without loss, so that bits above were put there.
         halvings: How often both sides were halved, and rounded up.
     """
 
     values: npt.NDArray[Any]
     meaning: str
+    bits: int
+    signed: bool
+    exact: bool = True
     halvings: int = 0
 
 
@@ -140,7 +147,7 @@ def read_frame(
         return _j2k(
             _encapsulated(elements.file, shape, frame, offsets, limits), elements.syntax, shape, at_least
         )
-    return Frame(*_every_pixel(elements, elements.pixels, shape, frame, offsets, limits))
+    return _every_pixel(elements, elements.pixels, shape, frame, offsets, limits)
 
 
 def _every_pixel(
@@ -150,44 +157,80 @@ def _every_pixel(
     frame: int,
     offsets: tuple[bytes, bytes] | None,
     limits: Limits,
-) -> tuple[npt.NDArray[Any], str]:
+) -> Frame:
     if elements.syntax in NATIVE:
-        return _native(elements, pixels, shape, frame)
+        return Frame(*_native(elements, pixels, shape, frame), shape.stored, shape.signed)
     if pixels.length is not None or pixels.tag != PIXEL_DATA:
         raise ImageError("unreadable", "the pixels are not compressed as the file says")
     if elements.syntax not in NAMES:
         raise ImageError("unsupported_transfer_syntax", "no package decodes this kind of compression")
     data = _encapsulated(elements.file, shape, frame, offsets, limits)
     if elements.syntax == RLE:
-        return _rle(data, shape)
+        return Frame(*_rle(data, shape), shape.stored, shape.signed)
     if elements.syntax in J2K + HTJ2K:
-        frame_of_all = _j2k(data, elements.syntax, shape, None)
-        return frame_of_all.values, frame_of_all.meaning
+        return _j2k(data, elements.syntax, shape, None)
     stated = read_jpeg(data)
     _check_stated(stated, shape)
     if (stated.process == 55) != (elements.syntax in JPEG_LS):
         raise ImageError("header_mismatch", "the pixels are not compressed as the file says")
+    if elements.syntax in (JPEG_BASELINE, JPEG_EXTENDED) and stated.process <= 2 and stated.bits == 8:
+        return Frame(*_jpeg(data, stated, shape), 8, signed=False, exact=False)
+    bits, exact = bits_of(stated, shape), stated.exact and elements.syntax != JPEG_LS[1]
+    # The codestream knows no sign: it is asked for the bits, and the sign is the header's.
+    plain = replace(shape, signed=False, stored=stated.bits)
     if elements.syntax in (JPEG_BASELINE, JPEG_EXTENDED):
-        if stated.process <= 2 and stated.bits == 8:
-            return _jpeg(data, stated, shape)
-        return through_pydicom(JPEG_EXTENDED, data, shape)
+        return Frame(*through_pydicom(JPEG_EXTENDED, data, plain), bits, shape.signed, exact)
     if elements.syntax in JPEG_LOSSLESS:
         from xal_ray.images import dicom_lossless  # it calls back, in a child
 
-        return dicom_lossless.decode(data, elements.syntax, shape, limits)
-    return through_pydicom(elements.syntax, data, shape)
+        return Frame(*dicom_lossless.decode(data, elements.syntax, plain, limits), bits, shape.signed, exact)
+    return Frame(*through_pydicom(elements.syntax, data, plain), bits, shape.signed, exact)
+
+
+def bits_of(stated: Stated, shape: Shape) -> int:
+    """How many bits of a compressed sample count.
+
+    The codestream says how many it holds. Where these are all that a sample takes, it holds them because
+    they are there, and the header says which of them count; else it knows better.
+    """
+    return min(shape.stored, stated.bits) if stated.bits == shape.allocated else stated.bits
 
 
 def _j2k(data: bytes, syntax: str, shape: Shape, at_least: int | None) -> Frame:
-    """JPEG 2000: its waves are coded from coarse to fine, and the finest, if left out, cost nothing."""
+    """JPEG 2000: its waves are coded from coarse to fine, and the finest, if left out, cost nothing.
+
+    The codestream says whether its values have a sign and its colours were transformed; the header may err.
+    """
     stated, data = read_j2k(data)
     _check_stated(stated, shape)
+    bits = bits_of(stated, shape)
     is_plain = shape.samples == 1 and not (stated.signed or shape.signed) and 1 < stated.bits <= 16
-    if at_least is not None and is_plain and features.check("jpg_2000"):
+    # Bits that do not count must be cleared before anything is averaged.
+    if at_least is not None and is_plain and bits == stated.bits and features.check("jpg_2000"):
         halvings = _most_halvings(stated, at_least)
         if halvings:
-            return Frame(_halved(data, stated, halvings), shape.photometric, halvings)
-    return Frame(*through_pydicom(syntax, data, shape))
+            values = _halved(data, stated, halvings)
+            return Frame(values, shape.photometric, bits, False, stated.exact, halvings)
+    meant = replace(
+        shape, signed=stated.signed, stored=stated.bits, photometric=_colours_of_j2k(stated, shape)
+    )
+    values, meaning = through_pydicom(syntax, data, meant)
+    signed = stated.signed or (shape.signed and is_twos_complement(values, stated.bits))
+    return Frame(values, meaning, bits, signed, stated.exact)
+
+
+def _colours_of_j2k(stated: Stated, shape: Shape) -> str:
+    """The photometric interpretation of what a JPEG 2000 decoder gives."""
+    if shape.samples == 1:
+        return shape.photometric
+    if stated.colours == "rgb":
+        return "RGB"
+    if shape.photometric in ("YBR_ICT", "YBR_RCT"):
+        raise ImageError(
+            "header_mismatch",
+            "the header says that colours are transformed, the codestream does not",
+        )
+    return shape.photometric
 
 
 def _most_halvings(stated: Stated, at_least: int) -> int:
@@ -252,7 +295,9 @@ def _native(
         kind = "f4" if pixels.tag == FLOAT_PIXELS else "f8"
         values = np.frombuffer(data, dtype=f"{'>' if big else '<'}{kind}")
         return values.reshape(shape.rows, shape.columns), shape.photometric
-    return through_pydicom(EXPLICIT_BIG if big else EXPLICIT_LITTLE, data, shape)
+    # As they are, with the bits above those that count: a padding value may need them.
+    whole = replace(shape, stored=shape.allocated)
+    return through_pydicom(EXPLICIT_BIG if big else EXPLICIT_LITTLE, data, whole)
 
 
 def _rle(data: bytes, shape: Shape) -> tuple[npt.NDArray[Any], str]:
@@ -263,7 +308,8 @@ def _rle(data: bytes, shape: Shape) -> tuple[npt.NDArray[Any], str]:
     for number, plane in enumerate(planes):
         sample, byte = divmod(number, num_bytes)
         values[sample, :, num_bytes - 1 - byte] = np.frombuffer(plane, dtype=np.uint8)
-    return through_pydicom(EXPLICIT_LITTLE, values.tobytes(), shape, planar=True)
+    whole = replace(shape, stored=shape.allocated)
+    return through_pydicom(EXPLICIT_LITTLE, values.tobytes(), whole, planar=True)
 
 
 def _jpeg(data: bytes, stated: Stated, shape: Shape) -> tuple[npt.NDArray[Any], str]:

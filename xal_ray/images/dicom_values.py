@@ -32,6 +32,8 @@ from xal_ray.images.dicom_header import (
 )
 from xal_ray.images.failure import ImageError
 
+_ANYTHING, _TABLES_RANGE = (0.0, math.inf), (0.0, 65535.0)  # inputs: of real numbers, and out of a table
+
 
 def may_be_mixed(values: Dataset, dicom: Dicom) -> bool:
     """Whether a mean of stored values means what they do, and becomes the grey that it is among all."""
@@ -44,28 +46,39 @@ def may_be_mixed(values: Dataset, dicom: Dicom) -> bool:
 
 
 def grey_of(values: Dataset, shape: Shape, little: bool, dicom: Dicom, *, is_float: bool) -> Grey:
-    """What the header, or the configuration, says of turning stored values into grey."""
+    """What the header, or the configuration, says of turning stored values into grey.
+
+    A slope of 0 stands for none: else every value would be the intercept. So GDCM reads it, too.
+    """
     places = _places(values)
-    slope, intercept = _decimal(places, SLOPE), _decimal(places, INTERCEPT)
-    modality = _table(places, MODALITY_LUT, little, signed=shape.signed)
+    slope, intercept = _decimal(places, SLOPE) or 1.0, _decimal(places, INTERCEPT) or 0.0
+    stored = _ANYTHING if is_float else _range_of(shape)
+    modality = _table(places, MODALITY_LUT, little, stored)
     voi: Table | Window | None = None
     if isinstance(dicom.window, tuple):
         voi = Window(*dicom.window, "LINEAR_EXACT")
     elif dicom.window == "header":
-        signed = shape.signed or (intercept or 0) < 0
-        voi = _table(places, VOI_LUT, little, signed=signed) or _window(places)
-    padding = None
-    if not is_float and (low := numbers_of(values.get(PADDING), little=little, signed=shape.signed)):
-        limit = numbers_of(values.get(PADDING_LIMIT), little=little, signed=shape.signed) or low
-        padding = (float(min(low[0], limit[0])), float(max(low[0], limit[0])))
-    return Grey(
-        1.0 if slope is None else slope,
-        intercept or 0.0,
-        modality,
-        voi,
-        shape.photometric == "MONOCHROME1",
-        padding,
-    )
+        ends = sorted(slope * end + intercept for end in stored)
+        inputs = _TABLES_RANGE if modality is not None else (ends[0], ends[1])
+        voi = _table(places, VOI_LUT, little, inputs) or _window(places)
+    padding = None if is_float else padding_of(values, shape, little)
+    inverted = shape.photometric == "MONOCHROME1"
+    return Grey(slope, intercept, modality, voi, inverted, padding and (float(padding[0]), float(padding[1])))
+
+
+def padding_of(values: Dataset, shape: Shape, little: bool) -> tuple[int, int] | None:
+    """The least and the largest stored value that is no part of the image."""
+    low = numbers_of(values.get(PADDING), little=little, signed=shape.signed)
+    if not low:
+        return None
+    limit = numbers_of(values.get(PADDING_LIMIT), little=little, signed=shape.signed) or low
+    return min(low[0], limit[0]), max(low[0], limit[0])
+
+
+def _range_of(shape: Shape) -> tuple[float, float]:
+    """The least and the largest value that can be stored."""
+    bits = shape.stored
+    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if shape.signed else (0.0, 2.0**bits - 1)
 
 
 def _places(values: Dataset) -> list[Dataset]:
@@ -114,41 +127,71 @@ def _window(places: list[Dataset]) -> Window | None:
     return Window(center, width, function)
 
 
-def _table(places: list[Dataset], tag: int, little: bool, *, signed: bool) -> Table | None:
-    """The first look-up table of a sequence."""
+def _table(places: list[Dataset], tag: int, little: bool, inputs: tuple[float, float]) -> Table | None:
+    """The first look-up table of a sequence, for inputs of a range."""
     for values in places:
         for item in _items(values, tag):
             descriptor = numbers_of(item.get(LUT_DESCRIPTOR), little=little)
             data = item.get(LUT_DATA)
             if len(descriptor) == 3 and isinstance(data, bytes):
-                return _table_of(descriptor, data, little, signed=signed)
+                return _table_of(descriptor, data, little, inputs)
     return None
 
 
-def _table_of(descriptor: tuple[int, ...], data: bytes, little: bool, *, signed: bool) -> Table:
-    count, first, bits = descriptor[0] or 1 << 16, descriptor[1], descriptor[2]
-    if not 1 <= bits <= 16:
-        raise ImageError("unsupported_format", "a look-up table must have entries of 1 to 16 bits")
-    if len(data) in (count, count + count % 2) and bits <= 8:
+def _table_of(descriptor: tuple[int, ...], data: bytes, little: bool, inputs: tuple[float, float]) -> Table:
+    """A table of the entries that are there: what its descriptor says of them is often wrong.
+
+    Args:
+        descriptor: How many entries (0: 65,536), which input is the first one's, and how many bits they have.
+        data: Entries of 16 bits, or of 8.
+        little: The order of bytes; those of 8 bits lie two in a word.
+        inputs: The least and the largest input that there can be.
+    """
+    count, bits = descriptor[0] or 1 << 16, descriptor[2]
+    packed = len(data) in (count, count + count % 2)
+    if packed and (bits <= 8 or len(data) < 2 * count):
+        if not little:
+            data = np.frombuffer(data[: len(data) // 2 * 2], dtype=">u2").astype("<u2").tobytes()
         entries = np.frombuffer(data, dtype=np.uint8)[:count].astype(np.uint16)
     elif len(data) >= 2 * count:
         entries = np.frombuffer(data, dtype="<u2" if little else ">u2")[:count].astype(np.uint16)
     else:
         raise ImageError("unreadable", "a look-up table is shorter than it says")
-    return Table(entries, first - (1 << 16) if signed and first >= 1 << 15 else first, bits)
+    largest = int(entries.max(initial=0))
+    return Table(entries, _first_input(descriptor[1], count, inputs), _depth(bits, largest))
+
+
+def _first_input(word: int, count: int, inputs: tuple[float, float]) -> int:
+    """Whose entry comes first: from 32,768 on it may be a negative number, as inputs may be."""
+    if word < 1 << 15:
+        return word
+    readings = (word - (1 << 16), word) if inputs[0] < 0 else (word, word - (1 << 16))
+    met = (first for first in readings if first <= inputs[1] and first + count - 1 >= inputs[0])
+    return next(met, readings[0])
+
+
+def _depth(stated: int, largest: int) -> int:
+    """The bits of a table's entries.
+
+    Many writers give the width in which entries are stored (16, or 8 for entries of 16) in place of the bits
+    that they use. So where the number is 16, or the entries need more, these tell; never less than 8.
+    """
+    if 1 <= stated < 16 and largest < 1 << stated:
+        return stated
+    return max(8, largest.bit_length())
 
 
 def through_palette(stored: npt.NDArray[Any], values: Dataset, little: bool, shape: Shape) -> Pixels:
     """Colours of a palette; grey where all of them are."""
-    planes: list[Pixels] = []
+    tables: list[Table] = []
     for descriptor_tag, data_tag in PALETTE:
         descriptor, data = numbers_of(values.get(descriptor_tag), little=little), values.get(data_tag)
         if len(descriptor) != 3 or not isinstance(data, bytes):
             raise ImageError("unsupported_format", "the palette is missing, or written in segments")
-        table = _table_of(descriptor, data, little, signed=shape.signed)
-        # Some writers keep 8 bits in words and say 16, or the other way round: the entries tell.
-        bits = table.bits if table.entries.max(initial=0) < 1 << table.bits else 16
-        planes.append(Grey(voi=Table(table.entries, table.first, bits)).in_8_bits(stored))
+        tables.append(_table_of(descriptor, data, little, _range_of(shape)))
+    # One depth for all three: of its own, a colour that is never bright would become so.
+    bits = max(table.bits for table in tables)
+    planes = [Grey(voi=Table(table.entries, table.first, bits)).in_8_bits(stored) for table in tables]
     if all(np.array_equal(planes[0], plane) for plane in planes[1:]):
         return planes[0]
     return np.stack(planes, axis=2)

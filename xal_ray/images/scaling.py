@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 from xal_ray.images.decoded import Box, Pixels
 
 _STRIP_PIXELS = 1 << 18  # at a time: a few megabytes of float64, whatever the image
+_FEW_GREYS = 32
+_SAMPLED_PIXELS = 4096
 
 
 def scale_to_8_bit(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
@@ -61,6 +64,29 @@ def finite_range(values: npt.NDArray[Any]) -> tuple[float, float]:
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
     return (low, high) if low <= high else (0.0, 0.0)
+
+
+def lost_greys(stored: Callable[[], npt.NDArray[Any]], pixels: Pixels) -> tuple[str, ...]:
+    """What a scaling to 8 bits has left of a picture, where that is little.
+
+    Args:
+        stored: Gives the values before; it is only asked where few greys are left.
+        pixels: The values after.
+
+    Returns:
+        `one_grey`: different values became one grey. `few_greys`: fewer than 32 are left of more.
+    """
+    step = max(1, pixels.size // _SAMPLED_PIXELS)
+    if len(np.unique(pixels.reshape(-1)[::step])) >= _FEW_GREYS:
+        return ()
+    num_greys = len(np.unique(pixels))
+    values = stored()
+    low, high = finite_range(values)
+    if num_greys >= _FEW_GREYS or low == high:
+        return ()
+    if num_greys == 1:
+        return ("one_grey",)
+    return ("few_greys",) if len(np.unique(values)) > num_greys else ()
 
 
 def to_training_size(image: Pixels, size: int, channels: int, box: Box | None = None) -> Pixels:

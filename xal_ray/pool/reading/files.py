@@ -46,7 +46,7 @@ def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
             {**_told(row, image.header), **({"roi_state": region.state} if region.state else {})},
             _identified(row, image.header),
             image.header is not None and image.header.burned_in,
-            region.remarks,
+            (*image.remarks, *region.remarks),
         )
     ]
 
@@ -69,7 +69,8 @@ def _channels(row: dict[str, Any], pool: Pool) -> Decoded:
     planes = [_decode(row, place(uri), pool) for uri in row["channel_uris"]]
     if any(plane.pixels.shape != planes[0].pixels.shape or plane.pixels.ndim != 2 for plane in planes):
         raise ImageError("frame_mismatch", "the files of its channels are not grey images of one size")
-    return Decoded(np.stack([plane.pixels for plane in planes], axis=2), planes[0].frame)
+    remarks = tuple(dict.fromkeys(remark for plane in planes for remark in plane.remarks))
+    return Decoded(np.stack([plane.pixels for plane in planes], axis=2), planes[0].frame, remarks=remarks)
 
 
 def _told(row: dict[str, Any], header: Header | None) -> dict[str, Any]:
