@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -344,7 +344,7 @@ class Sweep(Section):
 class Config(Section):
     """A whole run.
 
-    `identity()` is what a run's results depend on beside the pool's content.
+    `identity()` is what its results depend on beside the pool's content.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -402,12 +402,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _imagenet_needs_a_start(self) -> Config:
-        if self.train.init == "scratch" and self.model.freeze == "backbone":
-            raise ValueError(
-                "model.freeze=backbone with train.init=scratch would keep random features for ever; "
-                "set train.init=pretrained and model.weights"
-            )
+    def _frozen_features_are_learned_ones(self) -> Config:
+        for is_random, key, cure in (
+            (self.train.init == "scratch", "train.init=scratch", "train.init=pretrained and model.weights"),
+            (self.model.weights == "none", "model.weights=none", "model.weights=imagenet, or a file's path"),
+        ):
+            if self.model.freeze == "backbone" and is_random:
+                raise ValueError(
+                    f"model.freeze=backbone with {key} would keep random features for ever; set {cure}, or "
+                    "model.freeze=none"
+                )
         return self
 
     @model_validator(mode="after")
@@ -442,8 +446,44 @@ class Config(Section):
         return self.pool.path or Path("pools") / self.name
 
     def identity(self) -> dict[str, Any]:
-        """What a run's results depend on, beside the pool's content: all but names, places and resources."""
-        return self.model_dump(mode="json", exclude={"name", "pool", "ray", "sweep"})
+        """What a run's results depend on, beside the pool's content.
+
+        Without the keys of `NO_RESULT`, and without those that have no effect beside the others, so that a
+        run that was begun may go on with others of them. docs/architecture.md says why, key by key.
+        """
+        tree = self.model_dump(mode="json")
+        for key in [*NO_RESULT, *(key for key in HAS_EFFECT if not self.has_effect(key))]:
+            *parents, leaf = key.split(".")
+            node = tree
+            for parent in parents:
+                node = node[parent]
+            del node[leaf]
+        return tree
+
+    def has_effect(self, key: str) -> bool:
+        """Whether a key changes results, as the others are set."""
+        parts = key.split(".")
+        if any(".".join(parts[:length]) in NO_RESULT for length in range(1, len(parts) + 1)):
+            return False
+        return key not in HAS_EFFECT or HAS_EFFECT[key](self)
+
+
+# What changes no result: names, places and resources; a limit that stops a run; how long a run goes on.
+NO_RESULT = ("name", "num_rounds", "pool", "ray", "sweep", "score.max_error_fraction")
+# What changes results only beside some values of other keys.
+HAS_EFFECT: Mapping[str, Callable[[Config], bool]] = {
+    "model.weights": lambda settings: settings.train.init != "scratch",
+    "score.tie_sigmas": lambda settings: (
+        settings.score.precision != "fp32"
+        and settings.score.saliency == "gradcam"
+        and not settings.model.cache_activations
+    ),
+    "score.mc_dropout": lambda settings: settings.score.mc_samples > 0,
+    "score.runners_up": lambda settings: settings.score.subsample < 1.0,
+    "select.weight": lambda settings: settings.select.strategy in WEIGHTED_STRATEGIES,
+    "select.normalise": lambda settings: settings.select.strategy in ROI_STRATEGIES,
+    "select.uncertainty": lambda settings: settings.select.strategy in ROI_STRATEGIES,
+}
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:

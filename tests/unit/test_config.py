@@ -138,7 +138,16 @@ def test_a_set_without_key_or_value_is_refused(text):
         ({"name": "x", "roi": {"source": "none"}}, "select.strategy=dual needs regions of interest"),
         ({"name": "x", "pool": {"splits": {"val": 0.5, "test": 0.5}}}, "below 1"),
         (
-            {"name": "x", "train": {"init": "scratch"}, "model": {"freeze": "backbone"}},
+            {
+                "name": "x",
+                "train": {"init": "scratch"},
+                "model": {"freeze": "backbone", "weights": "imagenet"},
+            },
+            "train.init=scratch would keep random features",
+        ),
+        ({"name": "x", "model": {"freeze": "backbone"}}, "model.freeze=backbone with model.weights=none"),
+        (
+            {"name": "x", "train": {"init": "previous"}, "model": {"freeze": "backbone", "weights": "none"}},
             "random features",
         ),
     ],
@@ -164,7 +173,6 @@ def test_identity_ignores_names_places_and_resources_and_nothing_else():
         "select.weight=0.1",
         "train.max_steps=3",
         "score.batch_size=8",
-        "num_rounds=2",
     ):
         assert build_config({"name": "a"}, [override]).identity() != base.identity(), override
 

@@ -43,7 +43,8 @@ def bind(settings: Config, pool: PoolReader, folder: Path) -> None:
     Raises:
         RunError: It does.
     """
-    identity = settings.identity()
+    # A run may go on for longer; a sweep compares curves of one length.
+    identity = settings.identity() | {"num_rounds": settings.num_rounds}
     del identity["seed"]
     weights = place(settings.model.weights)
     if settings.model.weights not in ("none", "imagenet") and weights.is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xal_ray import config
-from xal_ray.config import ROI_STRATEGIES, WEIGHTED_STRATEGIES, Config, build_config, flatten, set_key
+from xal_ray.config import HAS_EFFECT, Config, build_config, flatten, set_key
 from xal_ray.errors import ConfigError
 from xal_ray.places import place
 from xal_ray.storage import digest
@@ -75,7 +75,7 @@ def plan_arm(base: Config, params: Mapping[str, Value], *, is_baseline: bool = F
         ConfigError: The configuration refuses it; the arm is named.
     """
     first = _with_params(base, params)
-    kept = {key: _value_at(first, key) for key in params if _has_effect(key, first)}
+    kept = {key: _value_at(first, key) for key in params if key not in HAS_EFFECT or first.has_effect(key)}
     chosen = _with_params(base, kept) if kept != dict(params) else first
     arm = Arm(kept or {"select.strategy": chosen.select.strategy}, is_baseline)
     slug = _slug(base, chosen)
@@ -138,15 +138,6 @@ def _value_at(settings: Config, key: str) -> Value:
     return node
 
 
-def _has_effect(key: str, settings: Config) -> bool:
-    strategy = settings.select.strategy
-    if key == "select.weight":
-        return strategy in WEIGHTED_STRATEGIES
-    if key in ("select.normalise", "select.uncertainty"):
-        return strategy in ROI_STRATEGIES
-    return True
-
-
 def _with_cache(base: Config, settings: Config, params: Mapping[str, Value]) -> Config:
     """`model.cache_activations` where `sweep.cache` may decide, and results allow it."""
     is_decided = "cache_activations" in base.model.model_fields_set or "model.cache_activations" in params
@@ -176,7 +167,7 @@ def _effect_of(plan: ArmPlan) -> str:
 
 def _effect(settings: Config) -> dict[str, Any]:
     """What trials of an arm depend on beside their seed, the data, and what all arms share."""
-    identity = settings.identity()
+    identity = settings.identity() | {"num_rounds": settings.num_rounds}
     del identity["seed"]
     return {"config": identity, "packed": {"pool": _pool_settings(settings.pool)}}
 

@@ -22,6 +22,7 @@ _NOT_SWEPT = {
     "name": "it is a name; set it once",
     "seed": "give --seeds: every arm runs with the same seeds",
     "ray": "resources change no result",
+    "score.max_error_fraction": "a limit changes no result",
     "sweep": "a sweep does not sweep itself",
     "labels": "a sweep takes its labels from the oracle",
     "pool.path": "arms are compared on the same data",
