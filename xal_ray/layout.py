@@ -5,7 +5,8 @@ runs/<name>/
   initial/            selection.parquet, labels.parquet, COMMITTED
   rounds/000/         model.safetensors, model.json, scores/, holdout/, metrics.json,
                       selection.parquet, labels.parquet, COMMITTED,
-                      runners_up.parquet and subsample.json where only a part is scored
+                      runners_up.parquet and subsample.json where only a part is scored,
+                      shortfall.json where fewer were chosen than were asked for
   rounds/000/to_label selection.csv and the picked images, for a run that exports
 """
 
@@ -102,6 +103,11 @@ class RoundLayout:
     def subsample(self) -> Path:
         """What scoring a part of the pool did to the picks; with `score.subsample` below 1."""
         return self.folder / "subsample.json"
+
+    @property
+    def shortfall(self) -> Path:
+        """How many were asked for and chosen, and why not all; where fewer were chosen."""
+        return self.folder / "shortfall.json"
 
     @property
     def labels(self) -> Path:

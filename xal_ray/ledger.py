@@ -90,6 +90,18 @@ class Ledger:
                 return record
         return None
 
+    def commit(self, round_number: int) -> Record | None:
+        """The last commit of a round: one that only trained is committed again once it has chosen."""
+        for record in reversed(self.records):
+            if record.event == "round_committed" and record.round == round_number:
+                return record
+        return None
+
+    def has_chosen(self, round_number: int) -> bool:
+        """Whether a round is committed with a selection, be it an empty one."""
+        record = self.commit(round_number)
+        return record is not None and "selection.parquet" in record.data["files"]
+
     def labels(self) -> dict[str, str]:
         """The label state: image_id to label, folded over the committed rounds."""
         known: dict[str, str] = {}

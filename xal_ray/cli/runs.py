@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ from xal_ray.cli.options import (
 )
 from xal_ray.cli.shown import echo, errors_shown
 from xal_ray.cluster.wish import Target, Wish
-from xal_ray.config import build_config, load_config, read_yaml
+from xal_ray.config import load_config, read_yaml
 from xal_ray.progress import Reporter
 
 
@@ -193,8 +193,27 @@ def score(
     query_size: Annotated[
         int, typer.Option("--query-size", min=0, help="Also choose so many images: OUT/selection.parquet.")
     ] = 0,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            parser=a_place,
+            metavar="RUN",
+            help="The run whose labelled and picked images are not chosen again. Default: the model's.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--exclude",
+            parser=a_place,
+            metavar="FILE",
+            help="Further images that are not chosen: a CSV or Parquet file with image_id, or an id a line.",
+        ),
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="A run's YAML, for the sections named below.")
+        Path | None,
+        typer.Option("--config", help="A run's YAML, whose sections replace those of the model's run."),
     ] = None,
     overrides: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
@@ -208,36 +227,34 @@ def score(
 ) -> None:
     """Score a pool once with a trained model. A command that was stopped goes on when it is given again.
 
-    Of the keys, only those of score, roi, ray and, with --query-size, select and seed count.
+    With --query-size, what the model's run has labelled or picked is not chosen again. Keys of score, roi,
+    select, seed and ray count; all but the last are the run's where nothing else is said.
 
     Example: xal-ray score --model runs/a/rounds/004 --pool pools/b --out scored --query-size 500
     """
     with errors_shown(debug):
-        from xal_ray.single_pass import score_pool
+        from xal_ray.labels.left_out import run_of_model
+        from xal_ray.single_pass import describe_pass, score_pool, settings_of_pass
 
-        tree = {"name": "score"} if config is None else read_yaml(config)
-        settings = build_config(tree, overrides or [], where=str(config or "the command line"))
-        splits = split or ["pool"]
-        plan = [
-            f"score      {', '.join(splits)} of {pool}, with {model}, into {out}",
-            f"choose     {query_size}",
-        ]
+        run = run or run_of_model(model)
+        tree = {} if config is None else read_yaml(config)
+        settings = settings_of_pass(run, tree, overrides or [], where=str(config or "the command line"))
+        splits, lists = tuple(split or ["pool"]), tuple(exclude or [])
+        asked: dict[str, Any] = {"splits": splits, "query_size": query_size, "run": run, "exclude": lists}
+        plan = describe_pass(model, pool, out, settings, **asked) if dry_run else None
         target = Target(cluster, address, down, keep_on_failure, detach)
         if target.is_given:
             options = [word for name in splits for word in ("--split", name)]
             options += ["--query-size", str(query_size), *for_job(verbose, debug)]
-            wish = Wish("score", settings, out, model, pool, tuple(options))
-            on_cluster(wish, target, plan if dry_run else None)
+            on_cluster(Wish("score", settings, out, model, pool, tuple(options), run, lists), target, plan)
             return
-        if dry_run:
+        if plan is not None:
             echo(plan)
             return
-        count = score_pool(
-            model, pool, out, settings, Reporter(), splits=splits, query_size=query_size, verbose=verbose
-        )
-        typer.echo(f"scored {count} images: {out / 'scores'}")
+        outcome = score_pool(model, pool, out, settings, Reporter(), **asked, verbose=verbose)
+        typer.echo(f"scored {outcome.num_scored} images: {out / 'scores'}")
         if query_size:
-            typer.echo(f"chose {query_size} of them: {out / 'selection.parquet'}")
+            typer.echo(f"chose {outcome.num_chosen} of them: {out / 'selection.parquet'}")
 
 
 @app.command()

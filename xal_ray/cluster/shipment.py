@@ -5,6 +5,8 @@ A folder of the shape
     work/config.yaml     the current folder of the job and of its workers
     work/weights/NAME    where model.weights is a file of this machine
     work/model/          where `score --model` is one
+    work/run/            of that model's run: what it has labelled and picked, which is not chosen again
+    work/exclude/        where `score --exclude` names files of this machine
     work/xal_ray-VERSION.dist-info   what package is this? machines need not have it installed
 No credentials: machines of a cluster have a role, or an environment of their own.
 """
@@ -17,7 +19,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +29,7 @@ import yaml
 import xal_ray
 from xal_ray.cluster.wish import Wish
 from xal_ray.errors import ConfigError
+from xal_ray.labels.left_out import files_of_run
 from xal_ray.places import is_remote
 from xal_ray.storage import read_json
 
@@ -69,6 +72,7 @@ def packed(wish: Wish) -> Iterator[Shipment]:
         text = yaml.safe_dump(tree, sort_keys=False)
         (work / CONFIG_NAME).write_text(text, encoding="utf-8")
         model = None if wish.model is None else _pack_model(wish.model, work)
+        wish = replace(wish, run=_pack_run(wish.run, work), exclude=_pack_lists(wish.exclude, work))
         entrypoint = shlex.join(wish.command_line(CONFIG_NAME, model))
         yield Shipment(
             entrypoint,
@@ -156,3 +160,27 @@ def _pack_model(model: Path, work: Path) -> str:
     for name in wanted:
         shutil.copy(folder / name, work / "model" / name)
     return "model" if model.is_dir() else f"model/{model.name}"
+
+
+def _pack_run(run: Path | None, work: Path) -> Path | None:
+    """Pack what says which images a run of this machine has labelled or picked."""
+    if run is None or not is_here(run):
+        return run
+    for path in files_of_run(run):
+        target = work / "run" / path.relative_to(run)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return Path("run")
+
+
+def _pack_lists(lists: tuple[Path, ...], work: Path) -> tuple[Path, ...]:
+    """Pack lists of images that are files of this machine."""
+    packed = []
+    for number, path in enumerate(lists):
+        if is_here(path):
+            target = Path("exclude") / f"{number}-{path.name}"
+            (work / target.parent).mkdir(exist_ok=True)
+            shutil.copy(path, work / target)
+            path = target
+        packed.append(path)
+    return tuple(packed)

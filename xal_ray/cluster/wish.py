@@ -34,6 +34,9 @@ class Wish:
         model: Of `score`: the model's folder or file.
         pool: Of `score`: the packed pool.
         options: Further words of the job's command line.
+        run: Of `score`: the run whose images are not chosen again.
+        exclude: Of `score`: lists of further images that are not chosen.
+        options: Further words of the job's command line.
     """
 
     command: Command
@@ -42,6 +45,8 @@ class Wish:
     model: Path | None = None
     pool: Path | None = None
     options: tuple[str, ...] = ()
+    run: Path | None = None
+    exclude: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,6 +58,8 @@ class Wish:
         words = ["python", "-m", "xal_ray.cli", self.command]
         if self.command == "score":
             words += ["--config", config, "--model", str(model), "--pool", str(self.pool)]
+            words += ["--run", str(self.run)] if self.run is not None else []
+            words += [word for path in self.exclude for word in ("--exclude", str(path))]
         else:
             words.append(config)
         return [*words, "--out", str(self.out), *self.options]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import safetensors.torch
 import torch
 
@@ -83,11 +84,13 @@ def fit_and_save(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     labels = request.train["label"].to_numpy()
+    # A class without an example has no weight in training, and none in the loss that says when to stop.
+    val = request.val.filter(pc.is_in(request.val["label"], value_set=pa.array(np.unique(labels))))
     history = fit(
         network.to(device),
         request.spec,
         images,
-        load_images(request, request.val) if request.val.num_rows else None,
+        load_images(request, val) if val.num_rows else None,
         request.settings,
         seed=derive_seed(request.seed, request.round_number, "train"),
         device=device,

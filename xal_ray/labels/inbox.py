@@ -98,7 +98,7 @@ def _waiting_round(layout: RunLayout, ledger: Ledger, file: Path) -> RoundLayout
             where=str(layout.path),
             next_step="`xal-ray run` a configuration with labels.source=export until it says that it waits",
         )
-    waiting = [files for files in exported if ledger.find("round_committed", files.number) is None]
+    waiting = [files for files in exported if not ledger.has_chosen(files.number)]
     if waiting:
         return waiting[0]
     content = sha256_file(file) if file.is_file() else None

@@ -13,6 +13,11 @@ from xal_ray.pool.schema import PoolReader
 from xal_ray.storage import read_table
 
 
+def known_images(pool: PoolReader) -> pa.Array:
+    """The ids of the images whose label is known; what the labels are is not read."""
+    return read_table(pool.path / "hidden_labels.parquet", ["image_id"])["image_id"].combine_chunks()
+
+
 def reveal(pool: PoolReader, image_ids: Sequence[str]) -> pa.Table:
     """Reveal the labels of the named images, and of no others.
 

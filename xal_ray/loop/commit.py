@@ -38,6 +38,7 @@ def _hashes(files: RoundLayout) -> dict[str, str]:
         files.selection,
         files.runners_up,
         files.subsample,
+        files.shortfall,
         files.labels,
     ]
     there = present(kept)

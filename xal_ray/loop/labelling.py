@@ -2,29 +2,78 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pyarrow as pa
 
+from xal_ray.config import Config
 from xal_ray.errors import LabelError
-from xal_ray.labels.oracle import reveal
-from xal_ray.layout import INITIAL, RoundLayout
+from xal_ray.labels.oracle import known_images, reveal
+from xal_ray.layout import RoundLayout
 from xal_ray.loop.state import Run
+from xal_ray.pool.schema import PoolReader
+from xal_ray.progress import QUIET, Reporter
 from xal_ray.storage import read_table, write_table
+
+LEAST_LABELS = 2  # for each training worker
+
+
+def answerable_images(config: Config, pool: PoolReader, reporter: Reporter = QUIET) -> pa.Array | None:
+    """The images that can be labelled: of a pool that knows some labels, those are all that an oracle can.
+
+    Args:
+        config: Its key `labels.source`.
+        pool: The pool.
+        reporter: Hears how many can't be.
+
+    Returns:
+        Their ids; None where each image can be labelled.
+
+    Raises:
+        LabelError: The oracle knows no label at all.
+    """
+    if config.labels.source != "oracle":
+        return None
+    known, num_pool = known_images(pool), pool.card["counts"].get("pool", 0)
+    if len(known) == num_pool:
+        return None
+    if not len(known):
+        raise LabelError(
+            "no label of the pool's images is known, so there is no oracle to ask",
+            expected="labels in the pool's source, which are hidden until an image is chosen",
+            found=f"{num_pool} images without",
+            where=f"{pool.path}, labels.source",
+            next_step="label them yourself: labels.source=export (another --out, where a run has begun)",
+        )
+    reporter.line(
+        f"{num_pool} images in the pool; the labels of {num_pool - len(known)} are not known to the oracle, "
+        f"so {len(known)} can be chosen"
+    )
+    return known
+
+
+def check_initial_set(run: Run, files: RoundLayout) -> None:
+    """Refuse an initial set that is too small to train on, before anybody labels it.
+
+    Raises:
+        LabelError: It is.
+    """
+    count = len(run.labels()) + read_table(files.selection).num_rows
+    least = LEAST_LABELS * max(run.config.train.num_workers, 1)
+    if count < least:
+        raise LabelError(
+            "there are too few labels to begin with",
+            expected=f"at least {LEAST_LABELS} for each training worker, {least} in all",
+            found=str(count),
+            where="select.initial_labels, train.num_workers",
+            next_step="raise select.initial_labels, or give labelled images as rows with split 'labeled'",
+        )
 
 
 def label_images(run: Run, files: RoundLayout) -> bool:
     """Picks to `labels.parquet`; False while a reader still has some of them."""
-    picked = read_table(files.selection)["image_id"].to_pylist()
     if run.config.labels.source == "oracle" and not files.labels.exists():
-        labels = reveal(run.pool, picked)
-        check_classes(run, files, labels)
-        write_table(files.labels, labels)
-    if missing_labels(files):
-        return False
-    if run.config.labels.source == "export":
-        check_classes(run, files, read_table(files.labels))
-    return True
+        picked = read_table(files.selection)["image_id"].to_pylist()
+        write_table(files.labels, reveal(run.pool, picked))
+    return not missing_labels(files)
 
 
 def missing_labels(files: RoundLayout) -> list[str]:
@@ -32,23 +81,3 @@ def missing_labels(files: RoundLayout) -> list[str]:
     picked: list[str] = read_table(files.selection)["image_id"].to_pylist()
     received = set(read_table(files.labels)["image_id"].to_pylist()) if files.labels.exists() else set()
     return [image_id for image_id in picked if image_id not in received]
-
-
-def check_classes(run: Run, files: RoundLayout, received: pa.Table) -> None:
-    """Refuse an initial set in which a class has no example: the model could never predict it.
-
-    Raises:
-        LabelError: A class has none.
-    """
-    if files.number != INITIAL:
-        return
-    known = Counter(run.labels().values()) + Counter(received["label"].to_pylist())
-    absent = [name for name in run.pool.classes if not known[name]]
-    if absent:
-        raise LabelError(
-            f"class '{absent[0]}' has no example in the initial set",
-            expected="at least one of each class: " + ", ".join(run.pool.classes),
-            found=", ".join(f"{name} {known[name]}" for name in run.pool.classes),
-            where="select.initial_labels, seed",
-            next_step="raise select.initial_labels, or give examples as rows with split 'labeled'",
-        )

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from xal_ray.config import ROI_STRATEGIES, Config
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xal_ray.config import Config, Select
 from xal_ray.engine.prepare import prepare
 from xal_ray.errors import ConfigError
+from xal_ray.layout import INITIAL, RoundLayout
+from xal_ray.loop.labelling import answerable_images
+from xal_ray.loop.selection import everyone
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network
 from xal_ray.pool.activations import refuse_remote
 from xal_ray.pool.card import open_prepared
-from xal_ray.pool.schema import PoolReader
+from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
+from xal_ray.seeds import derive_seed
+from xal_ray.selecting import check_strategy, pick, shortfall
 
 
 def open_or_prepare(config: Config, reporter: Reporter, *, verbose: bool = False) -> PoolReader:
@@ -36,30 +44,30 @@ def check_budget(config: Config, pool: PoolReader) -> None:
     """
     if config.model.cache_activations:
         refuse_remote(pool.path)
+    check_strategy(config, pool)
     counts = pool.card["counts"]
-    left = counts.get("pool", 0)
+    answerable = answerable_images(config, pool)
+    left = counts.get("pool", 0) if answerable is None else len(answerable)
     chosen = config.select
-    needed = chosen.initial_labels + config.num_rounds * chosen.query_size
-    if needed > left:
+    before_last = chosen.initial_labels + (config.num_rounds - 1) * chosen.query_size
+    if before_last >= left:  # else the last query takes what is left
+        asked = before_last + chosen.query_size
+        fitting = (left - chosen.initial_labels - 1) // chosen.query_size + 1
         raise ConfigError(
             "the run asks for more labels than the pool has unlabelled images",
             expected=f"initial_labels + num_rounds x query_size of at most {left}",
-            found=f"{chosen.initial_labels} + {config.num_rounds} x {chosen.query_size} = {needed}",
+            found=f"{chosen.initial_labels} + {config.num_rounds} x {chosen.query_size} = {asked}",
             where="select.query_size, select.initial_labels, num_rounds",
-            next_step="lower one of them",
+            next_step=f"set num_rounds={fitting}: its last query takes what is left"
+            if fitting > 0
+            else f"set select.initial_labels below {left}",
         )
     if chosen.initial_labels == 0 and not counts.get("labeled", 0):
         raise ConfigError(
             "there is nothing to begin with",
             expected="rows with split 'labeled' in the manifest, or select.initial_labels above 0",
             where="select.initial_labels",
-        )
-    if config.select.strategy in ROI_STRATEGIES and not pool.card["roi"].get("present"):
-        raise ConfigError(
-            f"select.strategy={config.select.strategy} needs regions of interest, and the pool has none",
-            expected="masks or boxes in the pool's source",
-            where=str(pool.path),
-            next_step="set roi.source=none, and select.strategy to one that needs no ROI (margin, say)",
+            next_step="set select.initial_labels, or give labelled images as rows with split 'labeled'",
         )
 
 
@@ -79,6 +87,43 @@ def check_model(config: Config, pool: PoolReader, tell: Callable[[str], None] = 
     build_network(spec, weights, config.seed, tell)
 
 
+def describe_shortfalls(config: Config, pool: PoolReader) -> list[str]:
+    """Where fewer labels than were asked for are to be had: how many in all, and a line for each such round.
+
+    The initial set is that of the run. What later rounds choose is not known before; where the cap takes all
+    that a group may give, it does not matter, and otherwise a random draw stands for it.
+    """
+    rows, answerable = rows_of_splits(pool.index(), "pool"), answerable_images(config, pool)
+    if answerable is not None:
+        rows = rows.filter(pc.is_in(rows["image_id"], answerable))
+    lines, chosen, is_sure = [], [], True
+    for number in range(INITIAL, config.num_rounds):
+        size = config.select.initial_labels if number == INITIAL else config.select.query_size
+        if not size or not rows.num_rows:
+            chosen.append(0)
+            continue
+        wanted = Select(strategy="random", query_size=size, max_per_group=config.select.max_per_group)
+        seed = derive_seed(config.seed, number, "select")
+        picks = pick(everyone(rows), wanted, rows.num_rows, seed=seed, index=rows).image_ids
+        found = shortfall(wanted, len(picks), rows.num_rows)
+        about = "" if is_sure else "about "
+        if found:
+            title = RoundLayout(pool.path, number).title
+            lines.append(
+                f"           {title}: {about}{found['chosen']} of {found['asked']}: {found['reason']}"
+            )
+        is_sure = is_sure and (number == INITIAL or bool(found) or config.select.strategy == "random")
+        chosen.append(len(picks))
+        rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(picks, pa.string()))))
+    if not lines:
+        return []
+    total = " + ".join(map(str, chosen))
+    return [
+        f"           of these {'' if is_sure else 'about '}{total} = {sum(chosen)} are to be had:",
+        *lines,
+    ]
+
+
 def describe(config: Config, out: Path) -> list[str]:
     """The resolved plan in words: what a run would do, without doing any of it.
 
@@ -87,11 +132,17 @@ def describe(config: Config, out: Path) -> list[str]:
     """
     path = config.pool_path()
     chosen, rounds = config.select, config.num_rounds
+    asked = [chosen.initial_labels, *[chosen.query_size] * rounds]
+    labels_lines = [
+        f"labels     {chosen.initial_labels} + {rounds} x {chosen.query_size} = {sum(asked)}, "
+        f"from {config.labels.source}"
+    ]
     if (path / "card.json").exists():
         pool = open_prepared(config.pool, path)
         check_budget(config, pool)
         counts = ", ".join(f"{name} {count}" for name, count in sorted(pool.card["counts"].items()))
         pool_line = f"{path}: {counts}; classes {', '.join(pool.classes)}"
+        labels_lines += describe_shortfalls(config, pool)
     else:
         pool_line = f"{path}: not there yet; prepared first from a {config.pool.source.resolved_kind()}"
     trainer = "in this process" if config.train.num_workers == 0 else f"{config.train.num_workers} workers"
@@ -99,8 +150,7 @@ def describe(config: Config, out: Path) -> list[str]:
     return [
         f"run        {out}{' (there is one: it goes on)' if (out / 'ledger.jsonl').exists() else ''}",
         f"pool       {pool_line}",
-        f"labels     {chosen.initial_labels} + {rounds} x {chosen.query_size} = "
-        f"{chosen.initial_labels + rounds * chosen.query_size}, from {config.labels.source}",
+        *labels_lines,
         f"rounds     {rounds}, and a last one that only trains and evaluates",
         f"select     {chosen.strategy}, weight {chosen.weight:g}, normalise {chosen.normalise}; "
         f"ROI: {config.roi.source}",

@@ -19,7 +19,7 @@ from xal_ray.labels.export import export_selection
 from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.ledger import locked
 from xal_ray.loop.commit import commit_round
-from xal_ray.loop.labelling import label_images, missing_labels
+from xal_ray.loop.labelling import answerable_images, check_initial_set, label_images, missing_labels
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
 from xal_ray.loop.selection import draw_initial_set, select_images
 from xal_ray.loop.stages import evaluate_model, score_images, train_model
@@ -80,7 +80,8 @@ def run(
         try:
             if is_new:
                 check_model(config, pool, reporter.line)
-            opened = open_run(config, pool, layout, reporter, verbose, check_lock)
+            answerable = answerable_images(config, pool, reporter)
+            opened = open_run(config, pool, layout, reporter, verbose, check_lock, answerable)
             remove_marks(layout.path)
             with sharing([pool.path, layout.path], config.ray):
                 return _run_rounds(opened, on_round, with_report=with_report)
@@ -91,9 +92,9 @@ def run(
 
 
 def _run_rounds(run: Run, on_round: OnRound, *, with_report: bool) -> Outcome:
-    if run.ledger.find("run_finished"):
-        for number in range(run.config.num_rounds + 1):
-            on_round(run.layout.round(number))
+    if run.is_finished():
+        for files in run.layout.rounds():
+            on_round(files)
         return Outcome("already_finished", run.layout.report)
     if not run.is_committed(run.layout.initial) and not start_round(run, run.layout.initial):
         return _await(run, run.layout.initial)
@@ -102,6 +103,9 @@ def _run_rounds(run: Run, on_round: OnRound, *, with_report: bool) -> Outcome:
         if not run.is_committed(files) and not run_round(run, files):
             return _await(run, files)
         on_round(files)
+        if run.found_none_left(files):
+            run.reporter.line(f"{files.title}: no candidate is left: the run ends here")
+            break
     if with_report:
         build_report(run.layout.path, run.pool)
     run.ledger.append("run_finished")
@@ -111,6 +115,7 @@ def _run_rounds(run: Run, on_round: OnRound, *, with_report: bool) -> Outcome:
 def start_round(run: Run, files: RoundLayout) -> bool:
     """Draw and label the initial set; False while it waits for labels."""
     draw_initial_set(run, files)
+    check_initial_set(run, files)
     if not label_images(run, files):
         return False
     commit_round(run, files)
@@ -125,7 +130,7 @@ def run_round(run: Run, files: RoundLayout) -> bool:
     train_model(run, files)
     score_images(run, files)
     evaluate_model(run, files)
-    if files.number < run.config.num_rounds:
+    if run.asks(files):
         select_images(run, files)
         if not label_images(run, files):
             return False

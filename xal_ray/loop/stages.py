@@ -26,6 +26,11 @@ def train_model(run: Run, files: RoundLayout) -> None:
     val = rows_of_splits(run.index, "val")
     val_labels = dict(zip(val["image_id"].to_pylist(), val["label"].to_pylist(), strict=True))
     run.reporter.line(f"{files.title}: training on {len(labels)} labels")
+    absent = run.absent_classes()
+    if absent:
+        run.reporter.line(
+            f"{files.title}: no label yet of {', '.join(absent)}: trained without, so it can't be predicted"
+        )
     request = TrainRequest(
         pool=run.pool,
         train=run.with_class_index(labels),
@@ -44,10 +49,10 @@ def train_model(run: Run, files: RoundLayout) -> None:
 
 def score_images(run: Run, files: RoundLayout) -> None:
     """Unlabelled rows to `scores/`, validation and test rows to `holdout/`: one pass over both."""
-    if files.metrics.exists():
+    if _is_evaluated(run, files):
         return
     requests = {files.holdout: rows_of_splits(run.index, "val", "test")}
-    if files.number < run.config.num_rounds:
+    if run.asks(files):
         requests[files.scores] = rows_to_score(run, files)
     with run.stage("score", files) as record:
         pace = score(
@@ -67,7 +72,7 @@ def score_images(run: Run, files: RoundLayout) -> None:
 
 def evaluate_model(run: Run, files: RoundLayout) -> None:
     """Holdout scores to `metrics.json`."""
-    if files.metrics.exists():
+    if _is_evaluated(run, files):
         return
     schema = score_schema(len(run.pool.classes))
     card = read_json(files.model_card)
@@ -92,8 +97,20 @@ def evaluate_model(run: Run, files: RoundLayout) -> None:
         },
         "splits": splits,
     }
+    absent = run.absent_classes()
+    if absent:
+        metrics["absent_classes"] = absent  # the model was trained without them
     write_json(files.metrics, metrics)
     run.reporter.line(f"{files.title}: {_in_words(splits)}")
+
+
+def _is_evaluated(run: Run, files: RoundLayout) -> bool:
+    """Whether `metrics.json` is there, of a round that chooses also with what it says of those scores."""
+    if not files.metrics.exists():
+        return False
+    return (
+        not run.asks(files) or files.selection.exists() or read_json(files.metrics)["scoring"]["num_scored"]
+    )
 
 
 def _in_words(splits: dict[str, Any]) -> str:

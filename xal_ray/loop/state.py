@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
@@ -18,7 +19,7 @@ import yaml
 from xal_ray.config import Config, build_config, flatten, read_yaml
 from xal_ray.engine.activations import keep_activations
 from xal_ray.errors import ConfigError, RunError
-from xal_ray.layout import RoundLayout, RunLayout
+from xal_ray.layout import INITIAL, RoundLayout, RunLayout
 from xal_ray.ledger import CheckLock, Ledger, is_lock
 from xal_ray.places import place
 from xal_ray.pool.activations import ActivationReader
@@ -31,7 +32,12 @@ _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "grad
 
 @dataclass(frozen=True)
 class Run:
-    """An open run."""
+    """An open run.
+
+    Attributes:
+        config: Its configuration. `num_rounds` is not below the number of rounds that have chosen.
+        answerable: Ids of the images that can be labelled at all; None: all.
+    """
 
     config: Config
     pool: PoolReader
@@ -39,6 +45,7 @@ class Run:
     ledger: Ledger
     reporter: Reporter
     verbose: bool
+    answerable: pa.Array | None = None
 
     @property
     def run_id(self) -> str:
@@ -65,11 +72,41 @@ class Run:
         known = dict(zip(given["image_id"].to_pylist(), given["label"].to_pylist(), strict=True))
         return known | self.ledger.labels()
 
+    def candidates(self) -> npt.NDArray[np.bool_]:
+        """(n,) which rows of the index may be chosen: of the pool split, not labelled yet, answerable."""
+        image_ids = self.index["image_id"]
+        labelled = pc.is_in(image_ids, pa.array(list(self.ledger.labels()), pa.string()))
+        open_rows = pc.and_(pc.equal(self.index["split"], "pool"), pc.invert(labelled))
+        if self.answerable is not None:
+            open_rows = pc.and_(open_rows, pc.is_in(image_ids, self.answerable))
+        found: npt.NDArray[np.bool_] = open_rows.to_numpy()
+        return found
+
     def unlabelled(self) -> pa.Table:
-        """Index rows of the pool split that have no label yet."""
-        rows = rows_of_splits(self.index, "pool")
-        labelled = pa.array(list(self.ledger.labels()), pa.string())
-        return rows.filter(pc.invert(pc.is_in(rows["image_id"], labelled)))
+        """Index rows of the candidates."""
+        return self.index.filter(pa.array(self.candidates()))
+
+    def absent_classes(self) -> list[str]:
+        """The classes that no label names yet."""
+        present = set(self.labels().values())
+        return [name for name in self.pool.classes if name not in present]
+
+    def asks(self, files: RoundLayout) -> bool:
+        """Whether a round chooses; the one after the last query only trains and evaluates."""
+        return files.number < self.config.num_rounds
+
+    def found_none_left(self, files: RoundLayout) -> bool:
+        """Whether a committed round had nothing left to choose from: it is the last."""
+        record = self.ledger.commit(files.number)
+        chosen = self.ledger.has_chosen(files.number) and record is not None
+        return chosen and not (record.data["selected"].get("images") if record else None)
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        if self.ledger.records[-1].event != "run_finished":
+            return False
+        last = max(record.round or 0 for record in self.ledger.records if record.event == "round_committed")
+        return last >= self.config.num_rounds or self.found_none_left(self.layout.round(last))
 
     def with_class_index(self, labels: dict[str, str]) -> pa.Table:
         """References and class indices of labelled rows, sorted by image_id: what training reads."""
@@ -79,8 +116,11 @@ class Run:
         return rows.select(["image_id", "part", "row"]).append_column("label", pa.array(indices, pa.int64()))
 
     def is_committed(self, files: RoundLayout) -> bool:
-        """Whether a round is over. A crash between the ledger's line and the marker is mended here."""
-        record = self.ledger.find("round_committed", files.number)
+        """Whether a round is over. A crash between the ledger's line and the marker is mended here.
+
+        A round that only trained is open again where `num_rounds` was raised since.
+        """
+        record = self.ledger.commit(files.number)
         if record is None:
             if files.committed.exists():
                 raise RunError(
@@ -88,6 +128,9 @@ class Run:
                     where=str(files.committed),
                     next_step="restore ledger.jsonl from a backup, or start a new run with another --out",
                 )
+            return False
+        if files.number != INITIAL and self.asks(files) and not self.ledger.has_chosen(files.number):
+            files.committed.unlink(missing_ok=True)
             return False
         if not files.committed.exists():
             write_bytes(files.committed, record.hash.encode() + b"\n")
@@ -110,16 +153,27 @@ def open_run(
     reporter: Reporter,
     verbose: bool,
     check_lock: CheckLock = lambda: None,
+    answerable: pa.Array | None = None,
 ) -> Run:
     """Begin a run in a new folder, or take up the one that is there.
+
+    Args:
+        config: As it was given; what is no part of a run's identity may differ from what the run began with.
+        pool: The pool.
+        layout: The run's folder.
+        reporter: Hears about progress.
+        verbose: Let Ray speak.
+        check_lock: What `locked` gave.
+        answerable: Ids of the images that can be labelled at all; None: all.
 
     Raises:
         RunError: The folder belongs to another configuration or holds something else.
     """
     ledger = Ledger(layout.ledger, check_lock)
     run_id = identify(config, pool)
+    config = _not_below_what_was_asked(config, layout, ledger)
+    resolved = _as_yaml(config)
     if not ledger.records:
-        resolved = _as_yaml(config)
         _refuse_strangers(layout, resolved)
         write_bytes(layout.config, resolved)
         ledger.append(
@@ -132,7 +186,21 @@ def open_run(
     elif ledger.records[0].data["run_id"] != run_id:
         raise _other_config(config, pool, layout, ledger)
     remove_leftovers(layout.path)
-    return Run(config, pool, layout, ledger, reporter, verbose)
+    run = Run(config, pool, layout, ledger, reporter, verbose, answerable)
+    if not run.is_finished() and layout.config.read_bytes() != resolved:
+        write_bytes(layout.config, resolved)
+    return run
+
+
+def _not_below_what_was_asked(config: Config, layout: RunLayout, ledger: Ledger) -> Config:
+    """With as many rounds as have asked for labels, where `num_rounds` was lowered: they were paid for."""
+    asked = [
+        files.number
+        for files in layout.rounds()
+        if ledger.has_chosen(files.number) or files.selection.exists()
+    ]
+    least = max(asked, default=-1) + 1
+    return config.model_copy(update={"num_rounds": max(config.num_rounds, least)})
 
 
 def identify(config: Config, pool: PoolReader) -> str:
@@ -185,10 +253,10 @@ def _refuse_strangers(layout: RunLayout, resolved: bytes) -> None:
 def _other_config(config: Config, pool: PoolReader, layout: RunLayout, ledger: Ledger) -> RunError:
     before = flatten(build_config(read_yaml(layout.config), where=str(layout.config)).identity())
     now = flatten(config.identity())
-    differing = [key for key in now if before.get(key) != now[key]]
+    differing = [key for key in [*now, *before] if before.get(key) != now.get(key)]
     if differing:
         key = differing[0]
-        expected, found = f"{key}: {before.get(key)}", f"{key}: {now[key]}"
+        expected, found = f"{key}: {before.get(key)}", f"{key}: {now.get(key)}"
     else:
         expected = f"a pool with content hash {ledger.records[0].data['pool_hash'][:12]}"
         found = f"one with {pool.content_hash[:12]}"

@@ -61,6 +61,7 @@ class Gallery:
     num_picks: int
     is_open: bool
     effect: Mapping[str, Any] | None
+    shortfall: Mapping[str, Any] | None
 
 
 def build_report(run: Path, pool: PoolReader) -> Path:
@@ -217,6 +218,7 @@ def _galleries(run: Run, pool: PoolReader, index: pa.Table) -> list[Gallery]:
             picks.num_picks,
             is_open=number == len(chosen),
             effect=picks.effect,
+            shortfall=picks.shortfall,
         )
         for number, (title, status, picks) in enumerate(chosen, start=1)
     ]

@@ -119,17 +119,22 @@ class Picks:
 
     Attributes:
         effect: What scoring a part of the pool did to it (`subsample.json`); None where all was scored.
+        shortfall: Why it is shorter than was asked for (`shortfall.json`); None where it is not.
     """
 
     shown: tuple[Pick, ...]
     num_picks: int
     num_labelled: int
     effect: Mapping[str, Any] | None = None
+    shortfall: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Round:
-    """A round's folder. `model` and `metrics` are empty, and `splits` too, while they are not written yet."""
+    """A round's folder. `model` and `metrics` are empty, and `splits` too, while they are not written yet.
+
+    `absent_classes` are those that the round's model was trained without.
+    """
 
     index: int
     files: RoundLayout
@@ -139,6 +144,7 @@ class Round:
     scoring: Mapping[str, int]
     splits: Mapping[str, SplitMetrics]
     picks: Picks | None
+    absent_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ class Run:
     def state(self) -> State:
         """Where the run stands. A committed round that selects nothing closes the run."""
         last = self.rounds[-1] if self.rounds else None
-        if last is not None and last.committed and last.picks is None:
+        if last is not None and last.committed and (last.picks is None or not last.picks.num_picks):
             return "finished"
         picks = last.picks if last is not None else self.initial
         waiting = picks is not None and picks.num_labelled < picks.num_picks
@@ -215,6 +221,7 @@ def _read_round(files: RoundLayout, config: Config, classes: Sequence[str], max_
             scoring=dict(metrics.get("scoring") or {}),
             splits={name: _split(found[name]) for name in SPLIT_NAMES if found.get(name) is not None},
             picks=picks,
+            absent_classes=tuple(metrics.get("absent_classes") or ()),
         )
 
 
@@ -303,7 +310,8 @@ def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_
         for row in head
     )
     effect = read_json(files.subsample) if files.subsample.is_file() else None
-    return Picks(shown, selection.num_rows, num_labelled=len(labels), effect=effect)
+    shortfall = read_json(files.shortfall) if files.shortfall.is_file() else None
+    return Picks(shown, selection.num_rows, num_labelled=len(labels), effect=effect, shortfall=shortfall)
 
 
 def _view(

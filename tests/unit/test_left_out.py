@@ -1,0 +1,94 @@
+"""What a single pass does not choose again."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from xal_ray.errors import LabelError, RunError
+from xal_ray.labels.left_out import left_out, read_ids, run_of_model
+from xal_ray.layout import SELECTION_SCHEMA, RunLayout
+from xal_ray.ledger import Ledger
+from xal_ray.storage import write_table
+
+
+class Pool:
+    """As much of a pool as is needed."""
+
+    content_hash = "c0ffee"
+
+    def index(self):
+        splits = ["pool"] * 6 + ["val", "test", "labeled"]
+        return pa.table({"image_id": list("abcdefvtl"), "split": splits})
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that has labels of b and v, and waits for one of d."""
+    layout = RunLayout(tmp_path / "run")
+    ledger = Ledger(layout.ledger)
+    layout.path.mkdir()
+    ledger.append("run_started", pool_hash="c0ffee")
+    ledger.append("round_committed", round_number=-1, labels={"b": "cat"}, files={}, selected={})
+    pick = {"image_id": "d", "rank": 0, "utility": 1.0, "reason": "so"}
+    write_table(layout.round(0).selection, pa.Table.from_pylist([pick], schema=SELECTION_SCHEMA))
+    return layout.path
+
+
+def test_what_a_run_has_labelled_or_picked_is_left_out_and_counted(run):
+    found = left_out(Pool(), run)
+    assert found.image_ids.to_pylist() == ["b", "d"]
+    assert found.in_words(6) == (
+        f"6 images in the pool, 2 labelled or picked in {run} left out: 4 to choose from"
+    )
+
+
+def test_a_run_on_another_pool_is_said_to_be_one(run):
+    other = Pool()
+    other.content_hash = "decaf"
+    assert "that run was on another pool" in left_out(other, run).in_words(6)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ids.txt", "a\n\nc \n"),
+        ("ids.csv", "rank,image_id\n0,a\n1,c\n"),
+        ("selection.csv", "\ufeffimage_id,label\n'a,x\nc,\n"),
+        ("windows.csv", "image_id\r\na\r\nc\r\n"),
+    ],
+)
+def test_lists_of_any_form_add_to_it(run, tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text, newline="", encoding="utf-8")
+    assert read_ids(path).to_pylist() == ["a", "c"]
+    assert left_out(Pool(), run, (path,)).image_ids.to_pylist() == ["a", "b", "c", "d"]
+
+
+def test_a_selection_is_a_list_too(tmp_path):
+    pq.write_table(pa.table({"image_id": ["c", "l"], "rank": [0, 1]}), tmp_path / "selection.parquet")
+    assert left_out(Pool(), None, (tmp_path / "selection.parquet",)).image_ids.to_pylist() == ["c"]
+
+
+def test_a_list_of_another_pool_is_refused_and_one_without_ids_is_not(tmp_path):
+    (tmp_path / "other.txt").write_text("x\ny\n")
+    with pytest.raises(LabelError, match="no image of a list is in the pool"):
+        left_out(Pool(), None, (tmp_path / "other.txt",))
+    (tmp_path / "none.csv").write_text("image_id\n")
+    assert len(left_out(Pool(), None, (tmp_path / "none.csv",)).image_ids) == 0
+
+
+@pytest.mark.parametrize("text", [b"id,name\n1,2\n", b"\xff\xfe\x00"])
+def test_a_list_that_can_not_be_read_is_refused(tmp_path, text):
+    (tmp_path / "list.csv").write_bytes(text)
+    with pytest.raises(LabelError, match="a list of images"):
+        read_ids(tmp_path / "list.csv")
+
+
+def test_a_run_is_found_from_its_model_and_nothing_else_is(run, tmp_path):
+    model = run / "rounds" / "000"
+    assert run_of_model(model) == run_of_model(model / "model.safetensors") == run
+    assert run_of_model(tmp_path / "model") is None
+    (run / "ledger.jsonl").unlink()
+    assert run_of_model(model) is None
+    with pytest.raises(RunError, match="no run here"):
+        left_out(Pool(), run)

@@ -1,0 +1,231 @@
+"""The select stage: from scores to the images that are labelled next, in a run's round and in a single pass.
+
+What is refused here is refused for both, and what is said of the picks is said of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xal_ray import config
+from xal_ray.acquire.strategies import Selection, select
+from xal_ray.acquire.streaming import Replay
+from xal_ray.acquire.subsample import draw, expected_overlap
+from xal_ray.config import ROI_STRATEGIES
+from xal_ray.errors import ConfigError
+from xal_ray.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout, selection_table
+from xal_ray.pool.schema import PoolReader
+from xal_ray.progress import Reporter
+from xal_ray.scores import groups_of, ranked_chunks, score_chunks
+from xal_ray.storage import write_json, write_table
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the scores.
+
+    Attributes:
+        title: How a person calls it: a round, or the pass.
+        index: The pool's index.
+        image_size: Height and width of the packed images, pixels.
+        candidates: (n,) which rows of the index may be chosen.
+        scored: (n,) which rows of the index the shards hold, in the index's order; candidates among them.
+        runners_up: Ids that are scored whatever the sample.
+        select: Strategy, numbers, cap.
+        score: Its keys `subsample` and `runners_up`.
+        seed: Of strategies that draw.
+    """
+
+    title: str
+    index: pa.Table
+    image_size: int
+    candidates: BoolArray
+    scored: BoolArray
+    runners_up: pa.Array
+    select: config.Select
+    score: config.Score
+    seed: int
+
+
+def check_strategy(settings: config.Config, pool: PoolReader) -> None:
+    """Refuse a strategy that can't rank this pool, before anything is scored.
+
+    Raises:
+        ConfigError: It needs regions of interest, and the pool has none.
+    """
+    strategy = settings.select.strategy
+    if strategy in ROI_STRATEGIES and not pool.card["roi"].get("present"):
+        raise ConfigError(
+            f"select.strategy={strategy} needs regions of interest, and the pool has none",
+            expected="masks or boxes in the pool's source",
+            where=str(pool.path),
+            next_step="set roi.source=none, and select.strategy to one that needs no ROI (margin, say)",
+        )
+
+
+def rows_to_score(
+    candidates: BoolArray, score: config.Score, *, at_least: int, seed: int, besides: BoolArray | None = None
+) -> BoolArray:
+    """Which candidates are scored: all, or, with `score.subsample` below 1, a seeded draw and some besides.
+
+    Args:
+        candidates: (n,) which rows of the index may be chosen.
+        score: Its key `subsample`.
+        at_least: How many are drawn in any case, as far as there are candidates.
+        seed: Of the draw.
+        besides: (n,) rows that are scored whatever the draw, where they are candidates.
+    """
+    if score.subsample == 1.0:
+        return candidates
+    drawn = draw(candidates, score.subsample, at_least=at_least, seed=seed)
+    return drawn if besides is None else drawn | (candidates & besides)
+
+
+def choose(question: Question, files: RoundLayout, reporter: Reporter) -> int:
+    """Scores to `selection.parquet`, and to the files beside it that say how it came about.
+
+    The last query takes what is left. Where fewer are chosen than were asked for, `shortfall.json` and a
+    line say why.
+
+    Args:
+        question: What is asked.
+        files: Where the shards are, and where the files go.
+        reporter: Hears of what a person should know of the picks.
+
+    Returns:
+        The number of picks.
+
+    Raises:
+        StorageError: A shard can't be read, or the disk refused.
+        ValueError: A column that is absent or not finite.
+    """
+    wanted = question.select
+    kept: BoolArray | None = question.candidates[question.scored]
+    if kept is not None and kept.all():
+        kept = None
+    num_candidates = _count(score_chunks(files.scores, (), kept), enough=wanted.query_size)
+    if not num_candidates:
+        write_table(files.selection, SELECTION_SCHEMA.empty_table())
+        return 0
+    replay = ranked_chunks(
+        files.scores,
+        wanted,
+        seed=question.seed,
+        groups=groups_of(question.index),
+        image_size=question.image_size,
+        kept=kept,
+    )
+    picks = pick(
+        replay,
+        wanted,
+        num_candidates,
+        seed=question.seed,
+        index=question.index,
+        num_runners_up=question.score.runners_up,
+    )
+    if question.score.runners_up:
+        write_table(files.runners_up, pa.table({"image_id": picks.runners_up}, schema=RUNNERS_UP_SCHEMA))
+    if question.score.subsample < 1.0:
+        _note_effect(question, files, picks, reporter)
+    note_shortfall(question.title, files, wanted, len(picks.image_ids), num_candidates, reporter)
+    write_table(files.selection, selection_table(picks))
+    return len(picks.image_ids)
+
+
+def pick(
+    replay: Replay,
+    wanted: config.Select,
+    num_candidates: int,
+    *,
+    seed: int,
+    index: pa.Table,
+    num_runners_up: int = 0,
+) -> Selection:
+    """Choose as many as are asked for, or all where there are fewer, within the cap.
+
+    Args:
+        replay: Goes over the candidates.
+        wanted: Strategy, number, cap.
+        num_candidates: How many there are, or what is not below `query_size`; at least 1.
+        seed: Of strategies that draw.
+        index: The pool's index, for the groups.
+        num_runners_up: How many to name beside the picks.
+    """
+    fitting = wanted.model_copy(update={"query_size": min(wanted.query_size, num_candidates)})
+    return select(replay, fitting, seed=seed, groups=groups_of(index), num_runners_up=num_runners_up)
+
+
+def note_shortfall(
+    title: str,
+    files: RoundLayout,
+    wanted: config.Select,
+    num_picks: int,
+    num_candidates: int,
+    reporter: Reporter,
+) -> None:
+    """Say in a line and in `shortfall.json` why fewer images were chosen than were asked for."""
+    found = shortfall(wanted, num_picks, num_candidates)
+    if found:
+        write_json(files.shortfall, found)
+        reporter.line(f"{title}: {found['chosen']} of {found['asked']}: {found['reason']}")
+
+
+def shortfall(wanted: config.Select, num_picks: int, num_candidates: int) -> dict[str, Any]:
+    """How many were asked for and chosen, and the reason in words; empty where it is as many."""
+    if num_picks >= wanted.query_size:
+        return {}
+    if num_picks < num_candidates and wanted.max_per_group:
+        reason = f"the cap of {wanted.max_per_group} per group (select.max_per_group) binds"
+    else:
+        reason = "no more candidates are left"
+    return {"asked": wanted.query_size, "chosen": num_picks, "reason": reason}
+
+
+def _count(replay: Replay, *, enough: int) -> int:
+    """How many candidates have a score; a number of at least `enough` need not be exact."""
+    total = 0
+    for chunk in replay():
+        total += chunk.num_rows
+        if total >= enough:
+            break
+    return total
+
+
+def _note_effect(question: Question, files: RoundLayout, picks: Selection, reporter: Reporter) -> None:
+    """What scoring a part of the pool did to the picks, to `subsample.json` and to people."""
+    known = set(question.runners_up.to_pylist())
+    drawn = np.array([image_id not in known for image_id in picks.image_ids], dtype=bool)
+    num_pool, num_scored = int(question.candidates.sum()), int(question.scored.sum())
+    num_known = int((is_in(question.index["image_id"], question.runners_up) & question.scored).sum())
+    overlap = expected_overlap(drawn, num_pool=num_pool, num_scored=num_scored, num_runners_up=num_known)
+    effect: Mapping[str, Any] = {
+        "fraction": question.score.subsample,
+        "num_unlabelled": num_pool,
+        "num_scored": num_scored,
+        "num_picks": len(drawn),
+        "num_picked_runners_up": int((~drawn).sum()),
+        "expected_overlap": round(overlap, 4),
+    }
+    write_json(files.subsample, dict(effect))
+    reporter.line(
+        f"{question.title}: {num_scored} of {num_pool} images scored; {effect['num_picked_runners_up']} of "
+        f"{len(drawn)} picks were runners-up; expected overlap with a full pass "
+        f"{effect['expected_overlap']:.0%}"
+    )
+
+
+def is_in(column: pa.ChunkedArray, names: pa.Array | pa.ChunkedArray) -> BoolArray:
+    """(n,) which values of a column are among some names."""
+    if isinstance(names, pa.ChunkedArray):
+        names = names.combine_chunks()
+    found: BoolArray = pc.is_in(column, value_set=names).to_numpy()
+    return found
