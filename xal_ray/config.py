@@ -435,8 +435,6 @@ class Config(Section):
                     f"model.cache_activations needs {key}={expected}, found {found}; set it, or "
                     "model.cache_activations=false"
                 )
-        if self.model.weights == "none":
-            return "model.cache_activations needs model.weights: random features differ from round to round"
         if self.score.precision == "bf16":
             return "kept activations are fp32; set score.precision=auto or fp32"
         return None

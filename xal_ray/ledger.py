@@ -100,7 +100,9 @@ class Ledger:
     def has_chosen(self, round_number: int) -> bool:
         """Whether a round is committed with a selection, be it an empty one."""
         record = self.commit(round_number)
-        return record is not None and "selection.parquet" in record.data["files"]
+        if record is None:
+            return False
+        return bool(record.data["labels"]) or "selection.parquet" in record.data["files"]
 
     def labels(self) -> dict[str, str]:
         """The label state: image_id to label, folded over the committed rounds."""

@@ -377,7 +377,6 @@ def test_frozen_backbones_are_cached():
     "change",
     [
         {"model.freeze": "none"},
-        {"model.weights": "none"},
         {"train.augment": "flip"},
         {"train.num_workers": 1},
         {"score.saliency": "layercam"},
