@@ -205,7 +205,7 @@ def test_a_run_in_use_is_refused(finished):
     [
         ("select.query_size=1000", ConfigError, "12 + 2 x 1000 = 2012"),
         ("select.initial_labels=0", ConfigError, "nothing to begin with"),
-        ("select.initial_labels=1", LabelError, "too few labels to begin with"),
+        ("select.initial_labels=1", LabelError, "has no example in the initial set"),
         ("pool.path=nowhere", ConfigError, "no source"),
         ("model.weights=nowhere.pth", ModelError, "nowhere.pth"),
     ],

@@ -59,8 +59,10 @@ def check_initial_set(run: Run, files: RoundLayout) -> None:
     count = len(run.labels()) + read_table(files.selection).num_rows
     least = LEAST_LABELS * max(run.config.train.num_workers, 1)
     if count < least:
+        lacks_class = count < len(run.pool.classes)
         raise LabelError(
-            "there are too few labels to begin with",
+            "there are too few labels to begin with"
+            + (": a class has no example in the initial set" if lacks_class else ""),
             expected=f"at least {LEAST_LABELS} for each training worker, {least} in all",
             found=str(count),
             where="select.initial_labels, train.num_workers",

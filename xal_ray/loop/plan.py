@@ -36,8 +36,14 @@ def open_or_prepare(config: Config, reporter: Reporter, *, verbose: bool = False
     return prepare(config.pool, path, config.ray, reporter, verbose=verbose)
 
 
-def check_budget(config: Config, pool: PoolReader) -> None:
+def check_budget(config: Config, pool: PoolReader, *, whole_queries: bool = False) -> None:
     """Refuse a run that would ask for more labels than the pool has images, before anything is trained.
+
+    Args:
+        config: The run.
+        pool: The pool.
+        whole_queries: Refuse also a last query that would take what is left: runs that are compared would
+            end with the same labels.
 
     Raises:
         ConfigError: It would; or there is no labelled image to begin with; or a needed ROI is nowhere.
@@ -49,18 +55,18 @@ def check_budget(config: Config, pool: PoolReader) -> None:
     answerable = answerable_images(config, pool)
     left = counts.get("pool", 0) if answerable is None else len(answerable)
     chosen = config.select
-    before_last = chosen.initial_labels + (config.num_rounds - 1) * chosen.query_size
-    if before_last >= left:  # else the last query takes what is left
-        asked = before_last + chosen.query_size
-        fitting = (left - chosen.initial_labels - 1) // chosen.query_size + 1
+    asked = chosen.initial_labels + config.num_rounds * chosen.query_size
+    needed = asked if whole_queries else asked - chosen.query_size + 1  # the last query takes what is left
+    if needed > left:
+        fitting = config.num_rounds - -(-(needed - left) // chosen.query_size)
         raise ConfigError(
             "the run asks for more labels than the pool has unlabelled images",
             expected=f"initial_labels + num_rounds x query_size of at most {left}",
             found=f"{chosen.initial_labels} + {config.num_rounds} x {chosen.query_size} = {asked}",
             where="select.query_size, select.initial_labels, num_rounds",
-            next_step=f"set num_rounds={fitting}: its last query takes what is left"
+            next_step=f"set num_rounds={fitting}"
             if fitting > 0
-            else f"set select.initial_labels below {left}",
+            else "lower select.query_size or select.initial_labels (another --out, where a run has begun)",
         )
     if chosen.initial_labels == 0 and not counts.get("labeled", 0):
         raise ConfigError(

@@ -208,7 +208,7 @@ def _open_pools(
         if path not in pools:
             pools[path] = open_or_prepare(each.config, reporter, verbose=verbose)
             _check_validation(pools[path])
-        check_budget(each.config, pools[path])
+        check_budget(each.config, pools[path], whole_queries=True)
     bind(settings, pools.get(settings.pool_path()) or next(iter(pools.values())), folder)
 
 
