@@ -157,6 +157,7 @@ def test_what_judges_or_is_labelled_is_scored_and_never_chosen(finished, phantom
 def test_a_folder_in_use_or_of_something_else_is_refused(finished, phantom_pool, tmp_path):
     with locked(tmp_path / "out"), pytest.raises(RunError, match="another process is working on this pass"):
         choose(finished, phantom_pool, tmp_path / "out", 3)
+    (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out" / "thesis.txt").write_text("dear")
     with pytest.raises(RunError, match="something else"):
         choose(finished, phantom_pool, tmp_path / "out", 3)

@@ -42,7 +42,8 @@ def asked(folder, candidates, size, cap=0, groups=None):
     select = Select(strategy="entropy", query_size=size, max_per_group=cap)
     wanted = np.isin(IDS, candidates)
     heard = Heard()
-    question = Question("round 3", index, wanted, everyone, pa.array([], pa.string()), select, Score(), 1)
+    nobody = pa.array([], pa.string())
+    question = Question("round 3", index, 64, wanted, everyone, nobody, select, Score(), seed=1)
     count = choose(question, files, heard)
     picks = read_table(files.selection)["image_id"].to_pylist()
     assert len(picks) == count
