@@ -527,10 +527,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
             next_step="give the path of a YAML file; configs/quickstart.yaml is a commented one",
         ) from error
     except yaml.YAMLError as error:
-        raise ConfigError("the configuration is not valid YAML", found=str(error), where=str(path)) from error
+        raise ConfigError(
+            "the configuration is not valid YAML",
+            found=str(error),
+            where=str(path),
+            next_step="correct the line: indent with spaces, and quote values with a colon or a sign in front",
+        ) from error
     if not isinstance(tree, dict):
         raise ConfigError(
-            "the configuration is not a mapping", expected="`key: value` lines", where=str(path)
+            "the configuration is not a mapping",
+            expected="`key: value` lines",
+            where=str(path),
+            next_step="give the YAML file of a run; configs/quickstart.yaml is a commented one",
         )
     return tree
 

@@ -178,16 +178,28 @@ def test_weights_of_no_backbone_say_so(tmp_path: Path, state: State) -> None:
     assert "conv1.weight (64 x 1 x 7 x 7 for 64 x 3 x 7 x 7)" in str(error.details["found"])
 
 
+class Callback:
+    """What a training framework keeps beside the weights."""
+
+
 def test_a_whole_model_is_refused_and_the_advice_can_be_followed(tmp_path: Path, state: State) -> None:
     model = torchvision.models.resnet18(num_classes=2)
     model.load_state_dict(state)
-    error = refused(tmp_path / "w.pth", model)
-    assert "a pickled torchvision.models.resnet.ResNet" in str(error.details["found"])
-    advice = str(error.details["next"])
-    assert advice.startswith("only if you trust the file")
-    code = advice.partition('python -c "')[2].partition('"')[0]
-    exec(code.replace("weights.pth", str(tmp_path / "again.pth")), {})
-    check_backbone(build_network(SPEC, str(tmp_path / "again.pth"), 0), state)
+    for content in (model, {"model": model, "epoch": 3}, {"state_dict": state, "callback": Callback()}):
+        error = refused(tmp_path / "w.pth", content)
+        assert "a pickled " in str(error.details["found"])
+        advice = str(error.details["next"])
+        assert advice.startswith("only if you trust the file")
+        code = advice.partition('python -c "')[2].partition('"')[0]
+        exec(code.replace("weights.pth", str(tmp_path / "again.pth")), {})
+        check_backbone(build_network(SPEC, str(tmp_path / "again.pth"), 0), state)
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path, state: State) -> None:
+    (tmp_path / "w.bin").write_bytes(safetensors.torch.save(state))
+    torch.save(state, tmp_path / "w.safetensors")
+    for name in ("w.bin", "w.safetensors"):
+        check_backbone(build_network(SPEC, str(tmp_path / name), 0), state)
 
 
 def test_files_without_weights_and_folders_are_refused(tmp_path: Path) -> None:

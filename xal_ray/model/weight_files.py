@@ -32,9 +32,13 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
             next_step=f"give a file in it, of a trained round --set model.weights={path}/model.safetensors",
         )
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as stream:
+            head = stream.read(9)
+        if head[8:] == b"{":  # safetensors, whatever the file is called: a length, then JSON
             return dict(safetensors.torch.load(path.read_bytes()))
-        source = io.BytesIO(path.read_bytes()) if is_remote(path) else path
+        # torch goes by the name, too, where that ends in .safetensors.
+        by_name = is_remote(path) or path.suffix == ".safetensors"
+        source = io.BytesIO(path.read_bytes()) if by_name else path
         with torch.serialization.safe_globals([Namespace]):  # a bag of options: it runs nothing
             content = torch.load(source, map_location="cpu", weights_only=True)
     except StorageError:
@@ -58,9 +62,9 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
         kind = kinds[0] if kinds else "object"
         found = f"a pickled {kind}: a whole model, or more than weights; its code is not run"
         whole = f"torch.load({str(path)!r}, weights_only=False)"
-        weights = "m.get('state_dict', m.get('model', m)) if isinstance(m, dict) else m.state_dict()"
+        inner = "m.get('state_dict', m.get('model', m)) if isinstance(m, dict) else m"
         next_step = "only if you trust the file, since its code then runs: " + _rewrite(
-            f"(lambda m: {weights})({whole})"
+            f"(lambda m: m.state_dict() if hasattr(m, 'state_dict') else m)((lambda m: {inner})({whole}))"
         )
     return ModelError(
         "a weights file can't be read",
