@@ -3,10 +3,10 @@
 import itertools
 import struct
 
+import image_files as make
 import numpy as np
 import pytest
 
-from tests import image_files as make
 from xal_ray.config import Dicom, Limits
 from xal_ray.images import ImageError, decode_image, decode_mask
 from xal_ray.images.dicom_bits import counted_bits, is_twos_complement

@@ -2,12 +2,12 @@
 
 import io
 
+import image_files as make
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tests import image_files as make
 from xal_ray.config import Limits, Nifti, Pool
 from xal_ray.images import ImageError, read_mask
 from xal_ray.images.masks import cut_plane

@@ -154,6 +154,61 @@ def test_headers_that_are_refused(tmp_path, change, code, packed):
     assert caught.value.code == code
 
 
+_SFORM, _QFORM = {"sform_code": 1}, {"sform_code": 0, "qform_code": 1}
+_NO_MATRIX = {f"srow_{axis}": [0, 0, 0, 0] for axis in "xyz"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _QFORM,
+        {**_QFORM, "pixdim": [0, 2, 3, 4, 1, 1, 1, 1]},
+        {**_QFORM, "pixdim": [np.nan, 2, 3, 4, 1, 1, 1, 1]},
+        {**_QFORM, "pixdim": [1, -2, 3, -4, 1, 1, 1, 1]},
+        {**_QFORM, "pixdim": [1, 2, 0, np.nan, 1, 1, 1, 1]},
+        {**_QFORM, "sform_code": 77},
+        {"sform_code": 1, "qform_code": 1, **_NO_MATRIX},
+        {"sform_code": 1, "qform_code": 1, "srow_y": [0, np.nan, 0, 0]},
+        {"sform_code": 1, "qform_code": 1, "srow_y": [0, 0, 0, 0]},
+        {**_SFORM, "qform_code": 1, "quatern_b": np.nan},
+        {**_SFORM, "qform_code": -3, "pixdim": [0, -1, 0, 0, 1, 1, 1, 1]},
+        {**_SFORM, "dim": [4, 7, 6, 5, 0, 0, 0, 0]},
+        {**_SFORM, "dim": [5, 7, 6, 5, 0, 1, 9, 0]},
+        {**_SFORM, "extents": 0, "regular": b"x", "glmax": -1, "bitpix": 8},
+        {**_SFORM, "scl_slope": 0, "scl_inter": np.nan},
+        {**_SFORM, "scl_slope": np.nan, "scl_inter": 3},
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_headers_that_are_mended(tmp_path, change, packed, capfd, caplog):
+    path = _save(tmp_path, make.nifti(BODY, packed=packed, **change))
+    for number in range(5):
+        np.testing.assert_array_equal(
+            open_volume(path, LIMITS, Nifti()).plane_values(number), SHOWN["axial"][number]
+        )
+    assert (capfd.readouterr(), caplog.records) == (("", ""), [])
+
+
+@pytest.mark.parametrize("length", [1.0000005, 1.01, 3.0])
+def test_a_quaternion_that_is_too_long_is_shortened(tmp_path, length):
+    turned = {**_QFORM, "quatern_b": 0.0, "quatern_c": 0.0, "quatern_d": length}  # half a turn about the top
+    ours = open_volume(_save(tmp_path, make.nifti(BODY, **turned)), LIMITS, Nifti()).plane_values(1)
+    np.testing.assert_array_equal(ours, SHOWN["axial"][1][::-1, ::-1])
+
+
+def test_a_matrix_counts_before_a_quaternion_and_sizes_alone_where_there_is_neither(tmp_path):
+    both = {"sform_code": 1, "qform_code": 1, "quatern_d": 1.0}
+    ours = open_volume(_save(tmp_path, make.nifti(BODY, **both)), LIMITS, Nifti()).plane_values(1)
+    np.testing.assert_array_equal(ours, SHOWN["axial"][1])
+    nibabel = pytest.importorskip("nibabel")
+    neither = {"sform_code": 0, "qform_code": 0, "pixdim": [0, -1, 1, 1, 1, 1, 1, 1]}
+    path = _save(tmp_path, make.nifti(BODY, **neither))
+    # As nibabel.load, after it has mended the sizes.
+    assert nibabel.aff2axcodes(nibabel.load(path).affine) == ("L", "A", "S")
+    ours = open_volume(path, LIMITS, Nifti()).plane_values(1)
+    np.testing.assert_array_equal(ours, SHOWN["axial"][1][:, ::-1])
+
+
 def test_a_volume_of_one_time_is_a_volume(tmp_path):
     path = _save(tmp_path, make.nifti(BODY[..., None]))
     np.testing.assert_array_equal(open_volume(path, LIMITS, Nifti()).plane_values(2), SHOWN["axial"][2])

@@ -6,8 +6,10 @@ compressed file of a few kilobytes may hold gigabytes.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,7 @@ from xal_ray.images.masks import Cut, find_cut
 from xal_ray.images.opening import open_within
 from xal_ray.images.scaling import finite_range, scale_to_8_bit
 
+_NOBODY = logging.Logger("nobody", level=logging.CRITICAL + 1)  # what is mended is not talked about
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = {348: "Nifti1Header", 540: "Nifti2Header"}
 _MAGIC = {348: (344, (b"n+1\0", b"ni1\0")), 540: (4, (b"n+2\0", b"ni2\0"))}
@@ -170,11 +173,12 @@ def read_volume(stream: BinaryIO, num_bytes: int, limits: Limits, nifti: Nifti) 
     stream.seek(0)
     content: Any = gzip.GzipFile(fileobj=stream) if compressed else stream
     header = _read_header(content)
+    offset, header_size = _checked_offset(header), int(header["sizeof_hdr"])
+    _mend(header)
     shape = _checked_shape(header, limits)
     directions = _directions(header)
     _check_slices(shape, directions, limits, nifti)
     dtype = _checked_dtype(header)
-    offset, header_size = _checked_offset(header), int(header["sizeof_hdr"])
     promised = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if not compressed and promised > num_bytes:
         raise ImageError("truncated", "the file ends before its voxels do")
@@ -220,9 +224,25 @@ def _read_header(content: Any) -> Any:
     return kind.from_fileobj(io.BytesIO(head), check=False)
 
 
+def _mend(header: Any) -> None:
+    """Put right what the standard, or its reference code, reads as something else.
+
+    nibabel sets a qfac of 0 to 1, signs of voxel sizes to plus, a voxel size of 0 to 1, and codes that mean
+    nothing to 0. Beside that, as `nifti1_io.c` does, a size that is no number is 1, and a quaternion that is
+    longer than 1 is shortened.
+    """
+    sizes, quaternion = header["pixdim"], np.array([header[f"quatern_{axis}"] for axis in "bcd"], dtype=float)
+    sizes[1:4][~np.isfinite(sizes[1:4])] = 1
+    if (length := float(np.sqrt(quaternion @ quaternion))) > 1:  # false where it is no number
+        for axis, number in zip("bcd", quaternion / length * (1 - 1e-7), strict=True):
+            header[f"quatern_{axis}"] = number
+    header.check_fix(_NOBODY, error_level=1000)
+
+
 def _checked_shape(header: Any, limits: Limits) -> tuple[int, int, int]:
-    """Width, height and depth as stored, if they are within limits."""
+    """Width, height and depth as stored, if they are within limits; a size of 0 beyond the second is 1."""
     dims = [int(number) for number in header["dim"]]
+    dims[3:] = [1 if side == 0 else side for side in dims[3:]]
     if not 1 <= dims[0] <= 7 or any(side < 1 for side in dims[1 : dims[0] + 1]):
         raise ImageError("unreadable", "the header gives no size")
     sides = dims[1 : dims[0] + 1]
@@ -243,14 +263,17 @@ def _directions(header: Any) -> npt.NDArray[np.float64]:
     """Of each stored axis: which of the body's axes it runs along, and 1, or -1 for against it."""
     import nibabel
 
-    unclear = ImageError("unreadable", "the header does not say how the volume lies in the body")
-    affine = np.asarray(header.get_best_affine())
-    if not np.isfinite(affine).all():
-        raise unclear
-    directions: npt.NDArray[np.float64] = nibabel.orientations.io_orientation(affine)
-    if np.isnan(directions).any():
-        raise unclear
-    return directions
+    # The matrix counts before the quaternion, and either where the other is missing or makes no sense.
+    told = [("sform_code", header.get_sform), ("qform_code", header.get_qform)]
+    coded = [affine_of for code, affine_of in told if header[code] != 0] or [header.get_base_affine]
+    for affine_of in coded:
+        with contextlib.suppress(nibabel.spatialimages.HeaderDataError, ValueError):
+            affine = np.asarray(affine_of())
+            if np.isfinite(affine).all():
+                directions: npt.NDArray[np.float64] = nibabel.orientations.io_orientation(affine)
+                if not np.isnan(directions).any():
+                    return directions
+    raise ImageError("unreadable", "the header does not say how the volume lies in the body")
 
 
 def _check_slices(
