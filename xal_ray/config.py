@@ -531,7 +531,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "the configuration is not valid YAML",
             found=str(error),
             where=str(path),
-            next_step="correct the line: indent with spaces, and quote values with a colon or a sign in front",
+            next_step="correct the line: indent with spaces, quote values with a colon or a sign in front",
         ) from error
     if not isinstance(tree, dict):
         raise ConfigError(
