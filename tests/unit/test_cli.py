@@ -66,6 +66,11 @@ def test_a_run_that_is_not_there_has_no_report_and_takes_no_labels(tmp_path):
     ("arguments", "message"),
     [
         (("prepare", "nowhere.csv", "--out", "pool"), "nowhere.csv"),
+        (("prepare", "nowhere", "--out", "pool", "--kind", "brast"), "did you mean --kind brats?"),
+        (
+            ("prepare", "nowhere", "--out", "pool", "--set", "pool.iamge_size=8"),
+            "where:    --set pool.iamge_size=8",
+        ),
         (("score", "--model", "nowhere", "--pool", "nowhere", "--out", "scores"), "no packed pool"),
     ],
 )

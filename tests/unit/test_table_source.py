@@ -326,6 +326,7 @@ def test_class_names_that_are_just_alike_are_none(tmp_path, labels):
         (["P-007", "P7", "p 07"], "2 group ids differ"),
         (["7.0", "7", "x"], "1 group ids differ"),
         (["g", "g", "g"], "all 4 images are of one group"),
+        (["nan", "x", "nan"], "3 images are of the group 'nan' (the first: row 2)"),
     ],
 )
 def test_odd_groups_are_a_warning_that_quotes_no_id(tmp_path, groups, said):
@@ -341,6 +342,22 @@ def test_every_image_a_group_of_its_own_is_a_note(tmp_path):
     text = "image,group_id,label\n1.png,g,a\n2.png,h,b\n"
     assert _notes(tmp_path, text)[0].startswith("every image is a group of its own")
     assert _notes(tmp_path, text, group_by="image")[0:] == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("validation", "'val'"),
+        ("Test", "'test'"),
+        ("TESTING", "'test'"),
+        ("train", "'labeled' where"),
+        ("1", "'pool'"),
+    ],
+)
+def test_other_words_for_splits_are_answered_with_ours(tmp_path, word, said):
+    message = _error(tmp_path, f"image,group_id,label,split\n1.png,g,a,{word}\n")
+    assert f"'{word}' in row 2" in message
+    assert said in message
 
 
 def test_a_label_that_is_a_class_but_for_its_spelling_is_answered_with_the_class(tmp_path):

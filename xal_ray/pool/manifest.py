@@ -177,7 +177,11 @@ def _check_words(
 ) -> None:
     """Check splits, ROI states and labels against the words that are legal."""
     legal: dict[str, tuple[Sequence[str], str]] = {
-        "split": (SPLITS, "empty the cell, which leaves the dealing to xal-ray"),
+        "split": (
+            SPLITS,
+            "what a model learns from is 'labeled' where its labels are known from the start, else 'pool'; "
+            "an empty cell leaves the dealing to xal-ray",
+        ),
         "roi_state": (ROI_STATES, "correct the source"),
     }
     if classes is not None:
@@ -188,6 +192,8 @@ def _check_words(
         if position is not None:
             word = table[column][position].as_py()
             same = [legal_word for legal_word in words if name_key(legal_word) == name_key(word)]
+            if column == "split":  # validation, testing
+                same = same or [known_word for known_word in words if word.casefold().startswith(known_word)]
             near = same or difflib.get_close_matches(word, words, n=1)
             raise SourceError(
                 f"a {column} is not known",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -42,8 +43,13 @@ def class_warnings(classes: Sequence[str], counts: Mapping[str, int]) -> list[st
         f"among the classes is {counted(name)}, which reads like a missing label: if it is one, leave those "
         "cells empty"
         for name in classes
-        if name.strip().casefold() in _MISSING
+        if reads_like_nothing(name)
     ]
+
+
+def reads_like_nothing(name: str) -> bool:
+    """Whether a name is what programs write for a missing one: `nan`, `NA`, `None`, `-`."""
+    return name.strip().casefold() in _MISSING
 
 
 def group_warnings(groups: pa.ChunkedArray, numbers: Sequence[int]) -> list[str]:
@@ -61,19 +67,26 @@ def group_warnings(groups: pa.ChunkedArray, numbers: Sequence[int]) -> list[str]
             "out to judge a model. Give each patient an id of its own; or, only if no two images show the "
             "same patient, pool.group_by=image"
         ]
+    counts = Counter(groups.to_pylist())
+    found = [
+        f"{counts[group]} images are of the group '{group}' (the first: row {number}), which reads like a "
+        "missing id: they count as one patient. Give each its patient's id, or leave these rows out"
+        for group, number in rows.items()
+        if reads_like_nothing(group)
+    ]
     first: dict[str, int] = {}
     pairs = [
         (kept, number)
         for group, number in sorted(rows.items(), key=lambda entry: entry[1])
         if (kept := first.setdefault(_group_key(group), number)) != number
     ]
-    if not pairs:
-        return []
-    return [
-        f"{len(pairs)} group ids differ from another one only in case, spaces or zeros in front (the first: "
-        f"rows {pairs[0][0]} and {pairs[0][1]}): they are groups of their own, which may stand on two sides "
-        "of the splits. If they are one patient, write the id alike"
-    ]
+    if pairs:
+        found.append(
+            f"{len(pairs)} group ids differ from another one only in case, spaces or zeros in front (the "
+            f"first: rows {pairs[0][0]} and {pairs[0][1]}): they are groups of their own, which may stand on two "
+            "sides of the splits. If they are one patient, write the id alike"
+        )
+    return found
 
 
 def is_group_an_image(groups: pa.ChunkedArray) -> bool:
