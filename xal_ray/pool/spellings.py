@@ -81,10 +81,11 @@ def group_warnings(groups: pa.ChunkedArray, numbers: Sequence[int]) -> list[str]
         if (kept := first.setdefault(_group_key(group), number)) != number
     ]
     if pairs:
+        rows_of_pair = "rows {} and {}".format(*pairs[0])
         found.append(
             f"{len(pairs)} group ids differ from another one only in case, spaces or zeros in front (the "
-            f"first: rows {pairs[0][0]} and {pairs[0][1]}): they are groups of their own, which may stand on two "
-            "sides of the splits. If they are one patient, write the id alike"
+            f"first: {rows_of_pair}): they are groups of their own, which may stand on two sides of the "
+            "splits. If they are one patient, write the id alike"
         )
     return found
 
