@@ -262,12 +262,13 @@ def _checked_shape(header: Any, limits: Limits) -> tuple[int, int, int]:
 def _directions(header: Any) -> npt.NDArray[np.float64]:
     """Of each stored axis: which of the body's axes it runs along, and 1, or -1 for against it."""
     import nibabel
+    from nibabel.spatialimages import HeaderDataError
 
     # The matrix counts before the quaternion, and either where the other is missing or makes no sense.
     told = [("sform_code", header.get_sform), ("qform_code", header.get_qform)]
     coded = [affine_of for code, affine_of in told if header[code] != 0] or [header.get_base_affine]
     for affine_of in coded:
-        with contextlib.suppress(nibabel.spatialimages.HeaderDataError, ValueError):
+        with contextlib.suppress(HeaderDataError, ValueError):
             affine = np.asarray(affine_of())
             if np.isfinite(affine).all():
                 directions: npt.NDArray[np.float64] = nibabel.orientations.io_orientation(affine)
