@@ -47,6 +47,10 @@ class XalRayError(Exception):
         lines += [f"  {name + ':':<10}{text}" for name, text in self.details.items() if text]
         super().__init__("\n".join(lines))
 
+    def with_next_step(self, text: str) -> XalRayError:
+        """The same error with another advice."""
+        return _rebuild(type(self), self.what, {**self.details, "next": text})
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross process borders (Ray); the default would lose the keyword arguments.
         return _rebuild, (type(self), self.what, self.details)

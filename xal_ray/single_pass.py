@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from xal_ray import config
+from xal_ray.advice import followable
 from xal_ray.engine.scoring import score
 from xal_ray.engine.shared import sharing
 from xal_ray.errors import ConfigError, InputError, ModelError, PoolError, RunError
@@ -108,8 +109,10 @@ def score_pool(
     known = left_out(pool, run or run_of_model(model), exclude)
     index = pool.index()
     rows, candidates = _rows(index, settings, splits, query_size, known)
-    with locked(out, what="pass"):
-        is_new = not (out / RECORD_NAME).exists()
+    record = out / RECORD_NAME
+    elsewhere = "give another --out"
+    with locked(out, what="pass"), followable(settings, lambda: elsewhere if record.exists() else ""):
+        is_new = not record.exists()
         try:
             _bind(out, _record(card, pool, settings, splits, query_size, known))
             files = RoundLayout(out, 0)

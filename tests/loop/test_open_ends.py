@@ -10,7 +10,7 @@ import pytest
 from run_outputs import outputs
 
 from xal_ray.config import build_config
-from xal_ray.errors import LabelError, RunError
+from xal_ray.errors import LabelError, RunError, StageError
 from xal_ray.labels.inbox import import_labels
 from xal_ray.layout import RunLayout
 from xal_ray.ledger import Ledger
@@ -215,3 +215,13 @@ def test_what_has_no_effect_may_change_and_what_has_one_may_not(alone, tmp_path)
                 QUIET,
             )
         assert bound.partition("=")[0] in str(caught.value)
+
+
+def test_advice_to_change_what_a_begun_run_is_bound_to_says_where_to(alone, tmp_path):
+    diverging = build_config(
+        alone, ["train.learning_rate=1e30", "model.freeze=backbone", "train.augment=none"]
+    )
+    with pytest.raises(StageError, match="diverged") as caught:
+        run(diverging, tmp_path / "run", QUIET)
+    assert caught.value.details["next"].startswith("lower train.learning_rate")
+    assert "--out" in caught.value.details["next"]

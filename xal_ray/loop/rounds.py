@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from xal_ray.advice import followable
 from xal_ray.config import Config
 from xal_ray.engine.shared import remove_marks, sharing
 from xal_ray.errors import InputError, StorageError
@@ -73,22 +74,23 @@ def run(
         StageError: A stage failed; the same call goes on from there.
     """
     layout = RunLayout(out)
-    pool = open_or_prepare(config, reporter, verbose=verbose)
-    check_budget(config, pool)
-    with locked(layout.path, wait_s=wait_s) as check_lock:
-        is_new = not layout.ledger.exists()
-        try:
-            if is_new:
-                check_model(config, pool, reporter.line)
-            answerable = answerable_images(config, pool, reporter)
-            opened = open_run(config, pool, layout, reporter, verbose, check_lock, answerable)
-            remove_marks(layout.path)
-            with sharing([pool.path, layout.path], config.ray):
-                return _run_rounds(opened, on_round, with_report=with_report)
-        except InputError:
-            if is_new and not layout.initial.committed.exists() and not layout.initial.to_label.exists():
-                _remove_own(layout)
-            raise
+    with followable(config, lambda: _elsewhere(layout)):
+        pool = open_or_prepare(config, reporter, verbose=verbose)
+        check_budget(config, pool)
+        with locked(layout.path, wait_s=wait_s) as check_lock:
+            is_new = not layout.ledger.exists()
+            try:
+                if is_new:
+                    check_model(config, pool, reporter.line)
+                answerable = answerable_images(config, pool, reporter)
+                opened = open_run(config, pool, layout, reporter, verbose, check_lock, answerable)
+                remove_marks(layout.path)
+                with sharing([pool.path, layout.path], config.ray):
+                    return _run_rounds(opened, on_round, with_report=with_report)
+            except InputError:
+                if is_new and not layout.initial.committed.exists() and not layout.initial.to_label.exists():
+                    _remove_own(layout)
+                raise
 
 
 def _run_rounds(run: Run, on_round: OnRound, *, with_report: bool) -> Outcome:
@@ -142,6 +144,11 @@ def _await(run: Run, files: RoundLayout) -> Outcome:
     export_selection(files.to_label, run.pool, read_table(files.selection))
     build_report(run.layout.path, run.pool)
     return Outcome("awaiting_labels", run.layout.report, files, len(missing_labels(files)))
+
+
+def _elsewhere(layout: RunLayout) -> str:
+    """Where other settings can be tried once a run has begun."""
+    return "give another --out for a new run" if layout.ledger.exists() else ""
 
 
 def _remove_own(layout: RunLayout) -> None:
