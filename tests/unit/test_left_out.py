@@ -55,6 +55,8 @@ def test_a_run_on_another_pool_is_said_to_be_one(run):
         ("ids.csv", "rank,image_id\n0,a\n1,c\n"),
         ("selection.csv", "\ufeffimage_id,label\n'a,x\nc,\n"),
         ("windows.csv", "image_id\r\na\r\nc\r\n"),
+        ("excel.csv", "sep=;\r\nrank;Image ID\r\n0;a\r\n1;c\r\n;\r\n"),
+        ("list", "# read last week\na\nc\n"),
     ],
 )
 def test_lists_of_any_form_add_to_it(run, tmp_path, name, text):
@@ -62,6 +64,19 @@ def test_lists_of_any_form_add_to_it(run, tmp_path, name, text):
     path.write_text(text, newline="", encoding="utf-8")
     assert read_ids(path).to_pylist() == ["a", "c"]
     assert left_out(Pool(), run, (path,)).image_ids.to_pylist() == ["a", "b", "c", "d"]
+
+
+def test_names_of_files_are_ids_and_rows_of_no_image_are_counted(tmp_path):
+    (tmp_path / "list.csv").write_text("image_id\nimages/a.png\n0003_c.png\nx\n")
+    found = left_out(Pool(), None, (tmp_path / "list.csv",))
+    assert found.image_ids.to_pylist() == ["a", "c"]
+    assert found.reasons[0].endswith("left out (1 of its rows name no image of this pool)")
+
+
+def test_a_list_in_a_workbook_is_refused_with_advice(tmp_path):
+    (tmp_path / "list.xlsx").write_bytes(b"PK\x03\x04")
+    with pytest.raises(LabelError, match="CSV UTF-8"):
+        read_ids(tmp_path / "list.xlsx")
 
 
 def test_a_selection_is_a_list_too(tmp_path):

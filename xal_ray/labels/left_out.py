@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xal_ray.errors import LabelError, RunError, StorageError
+from xal_ray.errors import LabelError, RunError
+from xal_ray.labels.answers import Ids
 from xal_ray.layout import RunLayout
 from xal_ray.ledger import Ledger
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.storage import digest, read_table
+from xal_ray.tables import open_written
 
 ID_COLUMN = "image_id"
 
@@ -51,6 +52,7 @@ def left_out(pool: PoolReader, run: Path | None, lists: tuple[Path, ...] = ()) -
     in_pool = rows_of_splits(pool.index(), "pool")[ID_COLUMN].combine_chunks()
     found: list[pa.Array] = []
     reasons = []
+    ids = Ids(set(pool.index()[ID_COLUMN].to_pylist()), ()) if lists else None
     if run is not None:
         known = in_pool.filter(pc.is_in(in_pool, value_set=labelled_or_picked(run)))
         found.append(known)
@@ -58,12 +60,10 @@ def left_out(pool: PoolReader, run: Path | None, lists: tuple[Path, ...] = ()) -
         note = "" if same else " (found by image_id: that run was on another pool)"
         reasons.append(f"{len(known)} labelled or picked in {run} left out{note}")
     for path in lists:
-        named = read_ids(path)
+        named = read_ids(path, ids)
         known = in_pool.filter(pc.is_in(in_pool, value_set=named))
-        if (
-            len(named)
-            and not pc.any(pc.is_in(named, value_set=pool.index()[ID_COLUMN].combine_chunks())).as_py()
-        ):
+        strange = sum(name not in ids.known for name in named.to_pylist()) if ids else 0
+        if strange and strange == len(named):
             raise LabelError(
                 "no image of a list is in the pool",
                 expected=f"values of the pool's column {ID_COLUMN}",
@@ -72,9 +72,10 @@ def left_out(pool: PoolReader, run: Path | None, lists: tuple[Path, ...] = ()) -
                 next_step="give the list that belongs to this pool, or leave out --exclude",
             )
         found.append(known)
-        reasons.append(f"{len(known)} of {path} left out")
-    ids = pa.concat_arrays(found) if found else pa.array([], pa.string())
-    return LeftOut(pa.array(sorted(set(ids.to_pylist())), pa.string()), tuple(reasons))
+        of_no_image = f" ({strange} of its rows name no image of this pool)" if strange else ""
+        reasons.append(f"{len(known)} of {path} left out{of_no_image}")
+    left = pa.concat_arrays(found) if found else pa.array([], pa.string())
+    return LeftOut(pa.array(sorted(set(left.to_pylist())), pa.string()), tuple(reasons))
 
 
 def run_of_model(model: Path) -> Path | None:
@@ -120,37 +121,45 @@ def _pool_hash(run: Path) -> str:
     return str(Ledger(RunLayout(run).ledger).records[0].data["pool_hash"])
 
 
-def read_ids(path: Path) -> pa.Array:
-    """The ids that a list names: a Parquet or CSV file with a column `image_id`, or a plain id a line.
+def read_ids(path: Path, ids: Ids | None = None) -> pa.Array:
+    """The ids that a list names: any table with a column `image_id`, or a plain id a line.
+
+    Args:
+        path: The list.
+        ids: Those of a pool: then names of image files are read as ids, too.
 
     Raises:
-        LabelError: It can't be read.
+        LabelError: It can't be read, or lacks the column.
     """
     try:
-        if path.suffix == ".parquet":
-            return read_table(path, [ID_COLUMN])[ID_COLUMN].combine_chunks().cast(pa.string())
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError, StorageError, pa.ArrowException) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise LabelError(
             "a list of images can't be read",
-            expected=f"a Parquet or CSV file with a column {ID_COLUMN}, or a plain id a line, in UTF-8",
-            found=str(error).split("\n")[0],
+            expected=f"a Parquet or CSV file with a column {ID_COLUMN}, or a plain id a line",
+            found=error.strerror or type(error).__name__,
             where=str(path),
             next_step="correct --exclude",
         ) from error
-    header = [name.strip() for name in next(csv.reader(lines[:1]), [])]
-    if ID_COLUMN in header:
-        at = header.index(ID_COLUMN)
-        ids = [row[at] for row in csv.reader(lines[1:]) if len(row) > at]
-    elif len(header) > 1:
+    table = open_written(path, "a list of images", LabelError, (ID_COLUMN,), data=data)
+    names = table.header.names
+    at = table.header.find(ID_COLUMN)
+    if at is None and len(names) == 1 and not data.startswith(b"PAR1"):
+        (column,) = table.read([0]).columns
+        cells: list[str | None] = [names[0], *column]
+    elif at is not None:
+        (cells,) = table.read([at]).columns
+    elif not names:
+        cells = []
+    else:
+        near = table.header.nearest(ID_COLUMN, ())
         raise LabelError(
             f"a list of images lacks the column '{ID_COLUMN}'",
             expected=f"a column {ID_COLUMN}, or a plain id a line",
-            found=", ".join(header),
+            found=table.header.shown(),
             where=str(path),
-            next_step="name the column, or give the ids alone",
+            next_step=f"rename '{near}' to {ID_COLUMN}" if near else "name the column, or give the ids alone",
         )
-    else:
-        ids = lines
     # An exported table has a quote before an id that a spreadsheet would take for a formula.
-    return pa.array([text for name in ids if (text := name.strip().removeprefix("'"))], pa.string())
+    texts = [cell.removeprefix("'") for cell in cells if cell]
+    return pa.array([(ids.of(text) if ids else None) or text for text in texts], pa.string())
