@@ -1,6 +1,17 @@
 """Who started whom (Linux)."""
 
+import contextlib
 from pathlib import Path
+
+
+def below(ancestor):
+    """All processes that another has started, directly or not."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if folder.name != str(ancestor) and is_below(int(folder.name), ancestor):
+                found.append(int(folder.name))
+    return found
 
 
 def is_below(pid, ancestor):

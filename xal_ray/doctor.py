@@ -20,6 +20,7 @@ from xal_ray import config
 from xal_ray.engine.session import start, stop
 from xal_ray.errors import XalRayError
 from xal_ray.images.ability import abilities
+from xal_ray.machine import private_folder, settle, usable_cpus
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "grad-cam", "pyarrow", "numpy", "pandas")
 _PILLOW_CODECS = {"PNG": "zlib", "JPEG": "jpg", "TIFF (compressed)": "libtiff", "WebP": "webp"}
@@ -56,9 +57,10 @@ def examine(folder: Path, *, with_ray: bool = True) -> Iterator[Finding]:
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in _PACKAGES:
         yield _version(package)
-    yield Finding("processors", f"{os.cpu_count()}")
+    yield _processors()
     yield Finding("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB")
     yield _disk("disk", folder, 2e9)
+    yield from _temporary()
     if Path("/dev/shm").is_dir():  # noqa: S108 - where Ray's object store lives
         yield _disk("shared memory", Path("/dev/shm"), 0.5e9)  # noqa: S108
     yield _gpus()
@@ -85,10 +87,37 @@ def _version(package: str) -> Finding:
         return Finding(package, "not installed", "missing")
 
 
+def _processors() -> Finding:
+    there, usable = os.cpu_count() or 1, usable_cpus()
+    limited = "" if usable == there else f", of which this process may use {usable}"
+    return Finding("processors", f"{there}{limited}")
+
+
+def _temporary() -> Iterator[Finding]:
+    """Where temporary files and Ray's sockets go, and whether there is a home folder."""
+    try:
+        for remark in settle():
+            yield Finding("temporary files", remark, "warning")
+        folder = private_folder()
+    except XalRayError as error:
+        yield Finding("temporary files", f"no: {error}", "missing")
+        return
+    yield _disk("temporary files of Ray", folder.parent, 0.5e9)
+    home = Path(os.environ.get("HOME", "/"))
+    if home == folder:
+        yield Finding("home folder", "none: nothing is kept there from one command to the next", "warning")
+    elif not os.access(home, os.W_OK):
+        yield Finding("home folder", f"{home} can't be written to; nothing here needs that", "ok")
+
+
 def _disk(topic: str, folder: Path, enough_bytes: float) -> Finding:
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    try:
+        folder = folder.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding(topic, f"can't be looked at: {error}", "warning")
     return Finding(
         topic, f"{free / 1e9:.1f} GB free at {folder}", "ok" if free >= enough_bytes else "warning"
     )
@@ -105,8 +134,8 @@ def _gpus() -> Finding:
 
 def _auth_token() -> Iterator[Finding]:
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    token = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    if token.exists() and token.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    token = Path(named) if named else Path(os.path.expanduser("~")) / ".ray" / "auth_token"  # noqa: PTH111
+    if token.is_file() and token.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         text = f"others on this machine can read {token}: chmod 600 {token}"
         yield Finding("Ray's token", text, "warning")
 
@@ -115,7 +144,7 @@ def _ray() -> Finding:
     begin = time.monotonic()
     try:
         start(config.Ray())
-    except (XalRayError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever it is, the answer is that it does not start
         return Finding("Ray starts", f"no: {error}", "missing")
     finally:
         stop()

@@ -15,6 +15,13 @@ LOG_EVERY_S = 10.0
 Advance = Callable[[int], None]
 
 
+class _Lines(Console):
+    """A console whose reader may go: that ends the command, as it would with standard output."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Reporter:
     """Says what happens.
 
@@ -24,7 +31,7 @@ class Reporter:
     """
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = console or _Lines(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
 
     def line(self, text: str) -> None:
         """Say one line."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from xal_ray import config
 from xal_ray.advice import followable
+from xal_ray.engine.readiness import made_ready, start_where_needed
 from xal_ray.engine.scoring import score
 from xal_ray.engine.shared import sharing
 from xal_ray.errors import ConfigError, InputError, ModelError, PoolError, RunError
@@ -99,6 +100,7 @@ def score_pool(
             scores; a folder that this call began is removed again.
         StageError: The stage failed.
     """
+    settings = made_ready(settings, reporter)
     pool = open_pool(pool_path)
     card = _check(model, pool, settings, splits, query_size)
     if settings.score.mc_samples and not card.get("head_dropout"):
@@ -109,6 +111,7 @@ def score_pool(
     known = left_out(pool, run or run_of_model(model), exclude)
     index = pool.index()
     rows, candidates = _rows(index, settings, splits, query_size, known)
+    start_where_needed(settings, verbose=verbose)  # before anything is written
     record = out / RECORD_NAME
     elsewhere = "give another --out"
     with locked(out, what="pass"), followable(settings, lambda: elsewhere if record.exists() else ""):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -12,6 +13,7 @@ from xal_ray.engine import actors, training
 from xal_ray.engine.actors import Shape
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.errors import PoolError
+from xal_ray.machine import private_folder
 from xal_ray.progress import QUIET
 from xal_ray.storage import read_table, write_table
 
@@ -160,3 +162,17 @@ def test_gpus_are_dealt_out_by_ray_one_an_actor_or_in_parts(tmp_path):
         assert {row["gpus"] for row in rows} == {"0", "1", "2", "3"}
         assert all(row["gpus"] == row["seen"] for row in rows)
     assert all([row["gpus"] for row in notes(tmp_path / "parts")].count(gpu) == 2 for gpu in "0123")
+
+
+def test_what_actors_write_follows_the_users_umask_and_rays_token_does_not(
+    tmp_path, phantom_pool, ray_session
+):
+    umask = os.umask(0o022)
+    os.umask(umask)
+    files = [path for path in phantom_pool.path.rglob("*") if path.is_file()]
+    assert files
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert token.parent == private_folder()
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.parent.stat().st_mode & 0o777 == 0o700

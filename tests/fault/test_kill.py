@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from process_tree import is_below
+from process_tree import below, is_below
 from run_outputs import outputs
 
 from xal_ray.config import build_config
@@ -69,15 +69,31 @@ def start(config, out):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def kill_when(process, condition, timeout_s=120):
+def kill_when(process, condition, timeout_s=120, number=signal.SIGKILL):
+    """Send a signal once a condition holds; what the process had started is gone a few seconds later."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert process.poll() is None, f"it ended too early: {process.stdout.read()}"
         assert time.monotonic() < deadline, "the moment never came"
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    started = below(process.pid)
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=30)
+    wait_for_the_end_of(started)
+    return said
+
+
+def wait_for_the_end_of(started, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while left := [pid for pid in started if is_alive(pid)]:
+        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def is_training(process):
@@ -105,7 +121,10 @@ def test_killed_while_preparing_while_training_on_ray_and_while_scoring(
     kill_when(start(config, out), lambda: list(tmp_path.glob(".pool.partial/rows/*.parquet")))
     assert not (tmp_path / "pool").exists()
     process = start(config, out)
-    kill_when(process, lambda: is_training(process))
+    said = kill_when(process, lambda: is_training(process), number=signal.SIGTERM)
+    assert process.returncode == 143
+    assert said.endswith("\nstopped; the same command goes on from here\n")
+    assert "***" not in said  # a native stack
     assert (tmp_path / "pool").exists()
     assert not (first / "model.json").exists()
     kill_when(start(config, out), lambda: list(first.glob("*/*.parquet")))

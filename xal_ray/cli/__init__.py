@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from xal_ray.errors import ConfigError
+from xal_ray.machine import settle_user
+
 # In the order of the help.
 # isort: off
 from xal_ray.cli import pools, runs, clusters, machine  # noqa: F401
 from xal_ray.cli.application import app
+from xal_ray.cli.standing import BROKEN_PIPE, finish_signals, nobody_reads, open_streams, take_signals
 # isort: on
 
 
 def main() -> None:
     """Entry point of `xal-ray`."""
-    app()
+    open_streams()
+    take_signals()
+    with suppress(ConfigError):  # said by the commands that need it
+        settle_user()
+    try:
+        app()
+    except SystemExit:
+        if nobody_reads():  # what typer itself wrote may be read by `head`, too
+            raise SystemExit(BROKEN_PIPE) from None
+        raise
+    finally:
+        finish_signals()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
+from xal_ray.cli.standing import BROKEN_PIPE, check_folder, nobody_reads
 from xal_ray.errors import XalRayError
 
 
@@ -16,13 +17,17 @@ from xal_ray.errors import XalRayError
 def errors_shown(debug: bool) -> Iterator[None]:
     """Show an error as its message, and leave with its exit code; the traceback only where asked for."""
     try:
+        check_folder()
         yield
+        sys.stdout.flush()
     except typer.Exit:
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signal:
         typer.echo("stopped; the same command goes on from here", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(getattr(signal, "exit_code", 130)) from None
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            raise typer.Exit(BROKEN_PIPE) from None
         if debug:
             traceback.print_exc()
         if isinstance(error, XalRayError):

@@ -31,6 +31,7 @@ from xal_ray.engine.growing import (
     refuse_strangers,
 )
 from xal_ray.engine.packing import ATTRIBUTES, ORIGINS, REFUSED, ROW_SCHEMA, ROWS, PackShard
+from xal_ray.engine.readiness import fitted
 from xal_ray.engine.session import decoding_shape, start
 from xal_ray.engine.shards import Shard, cut, run_shards
 from xal_ray.engine.shared import sharing
@@ -121,9 +122,10 @@ def _make(
     verbose: bool,
 ) -> None:
     """Make the pool, while its place is this process's alone."""
+    resources = fitted(resources, reporter, decodes=True)
+    start(resources, verbose=verbose)  # before anything is written
     folder = open_growing(plan, out)
     try:
-        start(resources, verbose=verbose)
         shards, unit = _shards(plan, folder)
         with sharing([folder], resources):
             run_shards(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from xal_ray import config
 from xal_ray.engine import actors
+from xal_ray.engine.own_ray import forget_own_token, start_own
 from xal_ray.errors import ConfigError
+from xal_ray.machine import usable_cpus
 
 # Read by Ray when it is imported and by its processes. Without auto-connect, a thread that outlives a stopped
 # Ray can't start another; an actor that asked for no GPU must see none; the settings of Train halve the fixed
@@ -54,7 +58,7 @@ def start(resources: config.Ray, *, verbose: bool = False) -> None:
     import ray.data
 
     if not ray.is_initialized():
-        with warnings.catch_warnings(), _native_stderr_closed(not verbose), _private_files():
+        with warnings.catch_warnings(), _native_stderr_closed(not verbose), _signals_kept():
             warnings.simplefilter("ignore")  # Ray's own deprecations are not the user's business
             _start_or_join(resources, verbose)
     context = ray.data.DataContext.get_current()
@@ -70,13 +74,7 @@ def _start_or_join(resources: config.Ray, verbose: bool) -> None:
 
     spoken = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
     if resources.address == "local":
-        ray.init(
-            address="local",
-            num_cpus=resources.num_cpus,
-            object_store_memory=resources.object_store_mb * 1024**2,
-            include_dashboard=False,
-            **spoken,
-        )
+        start_own(resources, spoken)
         return
     try:
         ray.init(address=resources.address, **spoken)
@@ -111,11 +109,15 @@ def prepare_environment(*, verbose: bool = False) -> None:
 @contextmanager
 def _native_stderr_closed(closed: bool) -> Iterator[None]:
     """Keep what Ray's C++ code says while it starts from the user's terminal."""
-    if not closed:
+    try:
+        kept = os.dup(2) if closed else -1
+    except OSError:  # there is no standard error
+        kept = -1
+    if kept < 0:
         yield
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
+    if sys.stderr is not None:
+        sys.stderr.flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -127,13 +129,17 @@ def _native_stderr_closed(closed: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _private_files() -> Iterator[None]:
-    """Ray writes its authentication token with the umask: nobody else shall read it."""
-    before = os.umask(0o077)
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and shows a native stack on it: what was set before is set again."""
+    kept = {}
+    if threading.current_thread() is threading.main_thread():
+        kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:
-        os.umask(before)
+        for number, handler in kept.items():
+            if handler not in (signal.SIG_DFL, None):
+                signal.signal(number, handler)
 
 
 def stop() -> None:
@@ -143,6 +149,7 @@ def stop() -> None:
     if ray.is_initialized():
         actors.release()  # left to Ray's own end, a dispatcher was once seen to outlive it
         ray.shutdown()
+    forget_own_token()
     actors.forget()
 
 
@@ -183,9 +190,8 @@ def decoding_shape(resources: config.Ray) -> actors.Shape:
 
 
 def _one_a_core(cpus_each: float) -> int:
-    """The cores of this machine, as far as the logical CPUs go (one stays free)."""
-    cores = os.cpu_count() or 1
-    return max(1, min(cores, int((_declared("CPU") - 1.0) / cpus_each)))
+    """The cores that this process may use, as far as the logical CPUs go (one stays free)."""
+    return max(1, min(usable_cpus(), int((_declared("CPU") - 1.0) / cpus_each)))
 
 
 def _one_a_declared_cpu(cpus_each: float, custom: Mapping[str, float]) -> int:

@@ -99,8 +99,12 @@ def _fit(
 
     from xal_ray.engine.train_dealing import DealtRows
 
+    class Trainer(TorchTrainer):  # type: ignore[misc]  # mypy does not follow Ray
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """A Ctrl-C is the command's: Ray Train's handler would stay, and end later rounds with code 0."""
+
     errand = Errand(request, ray.put(weights), resources.checkpoint_every_steps, marks())
-    trainer = TorchTrainer(
+    trainer = Trainer(
         work,
         train_loop_config={"errand": errand},
         scaling_config=_scaling(request.settings.num_workers, each, resources),

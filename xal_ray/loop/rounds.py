@@ -14,6 +14,7 @@ from typing import Literal
 
 from xal_ray.advice import followable
 from xal_ray.config import Config
+from xal_ray.engine.readiness import made_ready, start_where_needed
 from xal_ray.engine.shared import remove_marks, sharing
 from xal_ray.errors import InputError, StorageError
 from xal_ray.labels.export import export_selection
@@ -74,14 +75,16 @@ def run(
         StageError: A stage failed; the same call goes on from there.
     """
     layout = RunLayout(out)
+    config = made_ready(config, reporter)
     with followable(config, lambda: _elsewhere(layout)):
         pool = open_or_prepare(config, reporter, verbose=verbose)
         check_budget(config, pool)
+        if not layout.ledger.exists():  # what stands in its way is known before anything is written
+            check_model(config, pool, reporter.line)
+            start_where_needed(config, verbose=verbose)
         with locked(layout.path, wait_s=wait_s) as check_lock:
             is_new = not layout.ledger.exists()
             try:
-                if is_new:
-                    check_model(config, pool, reporter.line)
                 answerable = answerable_images(config, pool, reporter)
                 opened = open_run(config, pool, layout, reporter, verbose, check_lock, answerable)
                 remove_marks(layout.path)

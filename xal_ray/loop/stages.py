@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from xal_ray.assess import assess
+from xal_ray.engine.readiness import start_where_needed
 from xal_ray.engine.scoring import score
 from xal_ray.engine.training import TrainRequest, train
 from xal_ray.layout import RoundLayout
@@ -43,6 +44,7 @@ def train_model(run: Run, files: RoundLayout) -> None:
         activations=run.activations,
         head_dropout=run.config.score.head_dropout(),
     )
+    start_where_needed(run.config, verbose=run.verbose)  # hours of training must not end in a Ray that can't
     with run.stage("train", files):
         train(request, files.folder, run.config.ray, run.reporter, verbose=run.verbose)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from xal_ray.engine.shared import marks, sharing
 from xal_ray.errors import ConfigError
 from xal_ray.ledger import locked
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
+from xal_ray.machine import settle, usable_cpus
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.progress import Reporter
 from xal_ray.sweep.arms import Trial
@@ -105,6 +105,8 @@ def sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool = Fa
         InputError: Something the user gave is wrong.
         StageError: Tune itself failed; the same call goes on from there.
     """
+    for line in settle():
+        reporter.line(line)
     spaces, plan = propose(settings)
     share = _share(settings, plan, spaces)
     folder = out.absolute()
@@ -170,7 +172,7 @@ def _share(settings: Config, plan: Plan, spaces: Mapping[str, Space]) -> Share:
         settings.sweep.trials_at_once,
         _num_trials(settings, plan),
         have=capacity(settings.ray),
-        cores=os.cpu_count() or 1,
+        cores=usable_cpus(),
     )
 
 
