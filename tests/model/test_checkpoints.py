@@ -202,6 +202,12 @@ def test_a_file_is_known_by_its_content(tmp_path: Path, state: State) -> None:
         check_backbone(build_network(SPEC, str(tmp_path / name), 0), state)
 
 
+def test_a_last_layer_alone_is_refused(tmp_path: Path, state: State) -> None:
+    error = refused(tmp_path / "w.pth", {name: state[name] for name in ("fc.weight", "fc.bias")})
+    assert "a last layer only" in error.what
+    assert "backbone.json" in str(error.details["next"])
+
+
 def test_files_without_weights_and_folders_are_refused(tmp_path: Path) -> None:
     for content in ({"state_dict": {}, "epoch": 3}, [torch.ones(2)], torch.ones(2), {}):
         assert "other than a state dict" in str(refused(tmp_path / "w.pth", content))

@@ -91,6 +91,16 @@ def test_empty_cells_behind_the_last_column_are_a_spreadsheets(tmp_path):
     assert notes == ()
 
 
+def test_columns_without_a_name_behind_the_last_one_hold_nothing(tmp_path):
+    columns, _, notes = _cells(tmp_path, "image_id,label,,\na,x\nb,y,,\n")
+    assert columns == (["a", "b"], ["x", "y"])
+    assert notes == ()
+    error = _refused(tmp_path, "image_id,label,,\na,x\nb,glioma,Jane Roe,\n")
+    assert error.details["found"] == "Expected 2 columns, got 4 in row 3"
+    columns, _, _ = _cells(tmp_path, ",image_id,label\n0,a,x\n1,b,y\n")  # pandas' index in front
+    assert columns == (["a", "b"], ["x", "y"])
+
+
 def test_a_cell_too_many_is_refused_and_cells_too_few_are_told(tmp_path):
     error = _refused(tmp_path, "image_id,label\na,x\n\nb,glioma,Jane Roe\n")
     assert error.details["found"] == "Expected 2 columns, got 3 in row 4"

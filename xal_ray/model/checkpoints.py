@@ -83,6 +83,15 @@ def load_checkpoint(
     if backbone == "vit_b_16" and _POSITIONS in state:
         state = _with_positions(state, image_size, path)
     state, heads = _without_other_heads(state, own, head)
+    if set(state) <= set(head):
+        raise ModelError(
+            "the weights are those of a last layer only",
+            expected=f"weights of {backbone}",
+            found=_first(sorted(state)),
+            where=str(path),
+            next_step=f"give the others' file: {path.parent / 'backbone.json'}, of kept activations, "
+            "says where they are",
+        )
     misfits = misfits_of(own, {name: value.shape for name, value in state.items()}, besides=head)
     if misfits:
         raise _of_another_model(misfits, found, backbone, path)

@@ -124,6 +124,8 @@ def _header(head: str, delimiter: str, keys: Collection[str]) -> tuple[tuple[str
                 if not {key_of(name) for name in bare} & set(keys):
                     continue  # a comment; else `#image,label`, as some programs write
                 names = bare
+            while not names[-1]:  # a spreadsheet's: what stands below would be a cell too many
+                names.pop()
             return tuple(names), number
     except csv.Error:
         pass
