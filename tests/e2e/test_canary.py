@@ -342,7 +342,7 @@ def test_no_canary_is_in_any_file_log_or_message(tmp_path, elsewhere):
     exported = ("--set", "labels.source=export", "--out", "runs/export")
     code, said = xal_ray(work, elsewhere, "prepare", *given, "--out", "refused", *too_many, *aloud)
     assert code == 2, said
-    assert "too many images can't be decoded" in said
+    assert "too many images can't be used" in said
     assert "Traceback" in said
     for words in (
         ("prepare", *given, "--out", "pool"),

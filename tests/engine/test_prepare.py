@@ -142,25 +142,31 @@ def test_too_many_bad_images_abort_and_leave_nothing(images, tmp_path, ray_sessi
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images"]
 
 
-def test_a_mask_of_another_size_aborts_and_names_the_image(images, tmp_path, ray_session):
+def test_one_bad_region_costs_one_image_at_most_and_is_listed(images, tmp_path, ray_session):
     Image.fromarray(np.zeros((20, 29), dtype=np.uint8)).save(images / "7-mask.png")
-    with pytest.raises(SourceError, match="another size") as caught:
+    header, *rows = (images / "manifest.csv").read_text().splitlines()
+    boxes = {2: "25,2,36,9", 4: "9,2,2,9", 5: "40,2,50,9"}
+    for number, row in enumerate(rows):
+        mask = "" if number in boxes else f"{number}-mask.png"
+        rows[number] = row.replace(f"{number}-mask.png", mask) + f",{boxes.get(number, ',,,')}"
+    (images / "manifest.csv").write_text("\n".join([header + ",box_x0,box_y0,box_x1,box_y1", *rows]))
+    with pytest.raises(SourceError, match=r"(?s)too many images.*1: .'roi_mismatch': 1.*row 6.*wrong order"):
         prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
-    assert "i07" in str(caught.value)
-    assert "30x20" in str(caught.value)
-    assert "29x20" in str(caught.value)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images"]
-
-
-def test_a_box_outside_its_image_aborts_and_names_the_image(images, tmp_path, ray_session):
-    header = "image_id,image,label,group_id,box_x0,box_y0,box_x1,box_y1"
-    rows = [f"i{n:02d},{n}.png,{'ab'[n % 2]},g{n},2,2,9,9" for n in range(12)]
-    rows[4] = "i04,4.png,a,g4,25,2,36,9"
-    (images / "manifest.csv").write_text("\n".join([header, *rows]))
-    with pytest.raises(SourceError) as caught:
-        prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
-    assert "i04" in str(caught.value)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images"]
+    limits = config.Limits(max_error_fraction=0.3)
+    pool = prepare(settings_of(images, limits=limits), tmp_path / "pool", ray_session, QUIET)
+    refused = {row["image_id"]: row for row in read_table(pool.path / "quarantine.parquet").to_pylist()}
+    assert {name: row["stage"] for name, row in refused.items()} == {
+        "i04": "source",
+        "i05": "decode",
+        "i07": "decode",
+    }
+    assert "29x20 pixels, not 30x20 pixels" in refused["i07"]["detail"]
+    (entry,) = pool.card["excluded"]
+    assert (pool.card["num_rows"], entry["reason"], entry["count"]) == (9, "roi_mismatch", 3)
+    warned = read_table(pool.path / pool.card["warned"]["file"]).to_pylist()
+    assert ("shape_cut", "i02") in [(row["kind"], row["image_id"]) for row in warned]
+    assert pool.card["warned"]["counts"]["shape_cut"] == 1
+    assert any("reach out of them" in note and "warnings.parquet" in note for note in pool.card["notes"])
 
 
 def test_a_pool_that_is_there_is_opened_and_other_settings_are_refused(

@@ -188,25 +188,121 @@ def test_coco_files_do_not_lead_out(tmp_path, name):
         read_source(pool)
 
 
+SOUND_BOX = {"bbox": [10, 10, 20, 20]}
+BAD_PARTS = [
+    {"segmentation": [[1, 2, 3, 4]]},
+    {"segmentation": [[]]},
+    {"segmentation": [[], [5, 5]]},
+    {"segmentation": [[10, 10, 20, 20, 30, 30]]},
+    {"segmentation": [[1, 2, float("nan"), 4, 5, 6]]},
+    {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]},
+    {"segmentation": [[1, 2, "3", 4, 5, 6]]},
+    {"segmentation": [[200, 200, 210, 200, 210, 210]]},
+    {"segmentation": "text"},
+    {"segmentation": {"size": [72, 96], "counts": [7000]}},
+    {"segmentation": {"size": [72, 96], "counts": "\x7f"}},
+    {"segmentation": {"size": [72, 96], "counts": 7}},
+    {"segmentation": {"size": [100000, 100000], "counts": [10**10]}},
+    {"segmentation": {"counts": [1]}},
+]
+BAD_BOXES = [[1, 1, "9", 9], [5, 5, -2, 4], [5, 5, 4], None, [1, float("nan"), 2, 2], [200, 1, 20, 9], 7]
+
+
+def _shapes(tmp_path, *annotations, **image):
+    """The listing of one bad image and one good one."""
+    good = {"image_id": "b", "category_id": 1, "bbox": [1, 1, 9, 9]}
+    pool = _one_image(tmp_path, [*annotations, good], image)
+    path = tmp_path / "labels.json"
+    document = json.loads(path.read_text())
+    document["images"].append({**document["images"][0], "id": "b"})
+    path.write_text(json.dumps(document))
+    return pool, read_source(pool)
+
+
+@pytest.mark.parametrize("annotation", BAD_PARTS)
+def test_coco_falls_back_to_the_box_of_a_shape_that_can_not_be_meant(tmp_path, annotation):
+    pool, listing = _shapes(tmp_path, annotation | SOUND_BOX)
+    row = {row["image_id"]: row for row in listing.manifest.to_pylist()}["a"]
+    assert (row["boxes"], row["polygons"], row["rle"]) == ([[10, 10, 30, 30]], None, None)
+    np.testing.assert_array_equal(_roi(row, pool), boxes_to_grid([[10, 10, 30, 30]], (72, 96), (64, 64)))
+    assert [(each.kind, each.image_id) for each in listing.warned] == [("box_instead", "a")]
+
+
+@pytest.mark.parametrize("annotation", [*BAD_PARTS[4:], *({"bbox": bbox} for bbox in BAD_BOXES if bbox)])
+def test_coco_a_shape_that_can_not_be_meant_costs_its_image(tmp_path, annotation):
+    _, listing = _shapes(tmp_path, annotation)
+    assert listing.manifest["image_id"].to_pylist() == ["b"]
+    (refused,) = listing.refused
+    assert (refused.image_id, refused.error_code) == ("a", "roi_mismatch")
+    assert "none of its shapes can be meant" in refused.detail
+    assert "labels.json, images[0]" in refused.detail
+
+
 @pytest.mark.parametrize(
-    ("annotation", "message"),
-    [
-        ({"bbox": [1, 1, "9", 9]}, "a bbox is malformed"),
-        ({"bbox": [90, 1, 20, 9]}, "outside the frame"),
-        ({"bbox": [5, 5, -2, 4]}, "empty or inverted"),
-        ({"segmentation": [[1, 2, 3, 4]]}, "three or more pairs"),
-        ({"segmentation": [[1, 2, 3, 4, 500, 2]]}, "outside the frame"),
-        ({"segmentation": "text"}, "a segmentation is malformed"),
-        ({"segmentation": {"size": [72, 96], "counts": [7000]}}, "runs of a mask are malformed"),
-        ({"segmentation": {"size": [72, 96], "counts": "\x7f"}}, "runs of a mask are malformed"),
-        ({"segmentation": {"size": [100000, 100000], "counts": [10**10]}}, "another size"),
-        ({"category_id": 5}, "not listed"),
-        ({"image_id": [1]}, "no sound 'image_id'"),
-    ],
+    "annotation",
+    [*BAD_PARTS[:4], {"bbox": [5, 5, 0, 4]}, {"segmentation": [[1, 2, 3, 4]], "bbox": [1, 2, 2, 0]}],
 )
-def test_coco_annotations_that_can_not_be_meant(tmp_path, annotation, message):
-    with pytest.raises(SourceError, match=message):
-        read_source(_one_image(tmp_path, [annotation]))
+def test_coco_shapes_without_area_leave_the_image_without_a_region(tmp_path, annotation):
+    _, listing = _shapes(tmp_path, annotation)
+    row = {row["image_id"]: row for row in listing.manifest.to_pylist()}["a"]
+    assert (row["label"], row["roi_state"]) == ("mass", "not_annotated")
+    assert {(each.kind, each.image_id) for each in listing.warned} == {("shape_dropped", "a")}
+
+
+def test_coco_drops_bad_parts_beside_sound_ones(tmp_path):
+    triangle = [10, 10, 30, 10, 10, 30]
+    annotations = [{"segmentation": [triangle, [30, 30, 31, 31]]}, {"bbox": [90, 60, -5, 3]}, *BAD_PARTS[:9]]
+    _, listing = _shapes(tmp_path, *annotations)
+    row = {row["image_id"]: row for row in listing.manifest.to_pylist()}["a"]
+    assert (row["polygons"], row["boxes"], row["roi_state"]) == ([triangle], [], "present")
+    assert len(listing.warned) >= 10
+
+
+def test_coco_shapes_over_the_edge_are_cut(tmp_path):
+    pool, listing = _shapes(
+        tmp_path, {"bbox": [-3, 8, 16, 16]}, {"segmentation": [[90, 60, 500, 60, 90, 70]]}
+    )
+    assert not listing.refused
+    (image,) = read_row({row["image_id"]: row for row in listing.manifest.to_pylist()}["a"], pool)
+    assert image.remarks == ("shape_cut",)
+    inside = boxes_to_grid([[0, 8, 13, 24]], (72, 96), (64, 64))
+    np.testing.assert_allclose(image.roi[:40], inside[:40], atol=1e-6)
+    assert image.roi[55:].max() == 1
+
+
+def test_coco_a_flat_list_is_one_polygon(tmp_path):
+    _, listing = _shapes(tmp_path, {"segmentation": [10, 10, 30, 10, 10, 30]})
+    assert listing.manifest["polygons"].to_pylist()[0] == [[10, 10, 30, 10, 10, 30]]
+
+
+def test_coco_keypoints_are_read_by_their_box(tmp_path):
+    points = {"keypoints": [5, 5, 2, 9, 9, 1], "num_keypoints": 2}
+    _, listing = _shapes(tmp_path, {**points, "bbox": [1, 2, 10, 12]}, points)
+    assert listing.manifest["boxes"].to_pylist()[0] == [[1, 2, 11, 14]]
+    assert not listing.warned
+
+
+def test_coco_an_annotation_of_no_category_costs_its_image_and_one_of_no_image_nothing(tmp_path):
+    _, listing = _shapes(tmp_path, {"category_id": 5, **SOUND_BOX})
+    assert listing.manifest["image_id"].to_pylist() == ["b"]
+    assert [each.error_code for each in listing.refused] == ["unknown_label"]
+    _, listing = _shapes(tmp_path, {"image_id": [1]}, {"image_id": "none"}, SOUND_BOX)
+    assert listing.manifest.num_rows == 2
+    assert any("2 annotations belong to no image" in note for note in listing.notes)
+
+
+@pytest.mark.parametrize("sides", [{"width": 0}, {"height": "72"}, {"width": None}, {"width": 96.0}])
+def test_coco_sizes_that_are_none_leave_the_frame_to_the_picture(tmp_path, sides):
+    pool, listing = _shapes(tmp_path, {"bbox": [48, 36, 24, 18]}, **sides)
+    row = listing.manifest.to_pylist()[0]
+    np.testing.assert_array_equal(_roi(row, pool), boxes_to_grid([[48, 36, 72, 54]], (72, 96), (64, 64)))
+
+
+def test_coco_where_nothing_is_left_the_first_fault_is_named(tmp_path):
+    with pytest.raises(
+        SourceError, match=r"(?s)no image can be used.*1 x roi_mismatch.*wrong order.*images\[0\]"
+    ):
+        read_source(_one_image(tmp_path, [{"bbox": [5, 5, -2, 4]}]))
 
 
 @pytest.mark.parametrize(
@@ -287,22 +383,94 @@ def test_yolo_shapes_in_pictures_of_any_size(tmp_path, frame):
         np.testing.assert_allclose(_roi(row, pool), mask_to_grid(mask, (64, 64)), atol=1e-3)
 
 
+def _yolo_lines(root, text, settings="names: [mass, cyst]\ntrain: images\n"):
+    """The pool of an image with these labels and of a good one, and its listing."""
+    pool = _yolo_image(root, text, settings=settings)
+    Image.fromarray(np.zeros(yolo.FRAME, dtype=np.uint8)).save(root / "images" / "2.png")
+    (root / "labels" / "2.txt").write_text("1 .5 .5 .25 .25\n")
+    return pool, read_source(pool)
+
+
 @pytest.mark.parametrize(
-    ("line", "message"),
+    "line",
     [
-        ("0 .5 .5 .2", "4 words"),
-        ("0 .5 .5 .2 nan", "malformed"),
-        ("0 .5 .5 .2 .2 .9", "6 words"),
-        ("3 .5 .5 .2 .2", "names a class"),
-        ("0 .5 .5 0 .2", "no area"),
-        ("0 200 100 20 20", "leads out"),
-        ("mass .5 .5 .2 .2", "malformed"),
+        "0 .5 .5 .2",
+        "0 .5 .5 .2 nan",
+        "0 .5 .5 .2 .2 .9",
+        "0 200 100 20 20",
+        "0 .5 .5 .2 mass",
+        "0 .5 .5 -.2 .2",
+        "0 1.5 .5 .2 .2",
+        "0 1.1 .1 1.2 .1 1.2 .2",
+        "0",
     ],
 )
-def test_yolo_lines_that_can_not_be_meant(tmp_path, line, message):
-    with pytest.raises(SourceError, match=message) as error:
-        read_source(_yolo_image(tmp_path, line))
-    assert "1.txt, line 1" in str(error.value)
+def test_yolo_a_shape_that_can_not_be_meant_costs_it_or_its_image(tmp_path, line):
+    _, listing = _yolo_lines(tmp_path / "alone", line)
+    assert listing.manifest["label"].to_pylist() == ["cyst"]
+    (refused,) = listing.refused
+    assert refused.error_code == "roi_mismatch"
+    assert "fractions of the image's sides" in refused.detail
+    _, listing = _yolo_lines(tmp_path / "beside", f"{line}\n0 .5 .5 .5 .5\n")
+    row = next(row for row in listing.manifest.to_pylist() if row["label"] == "mass")
+    assert (len(row["boxes"]), row["polygons"], row["roi_state"]) == (1, None, "present")
+    assert [each.kind for each in listing.warned] == ["shape_dropped"]
+    with pytest.raises(SourceError, match=r"(?s)1 x roi_mismatch; the first: none of its shapes"):
+        read_source(_yolo_image(tmp_path / "only", line))
+
+
+@pytest.mark.parametrize("line", ["3 .5 .5 .2 .2", "mass .5 .5 .2 .2", "0.5 .5 .5 .2 .2", "-1 .5 .5 .2 .2"])
+def test_yolo_a_line_of_no_known_class_costs_its_image(tmp_path, line):
+    _, listing = _yolo_lines(tmp_path, f"0 .5 .5 .5 .5\n{line}\n")
+    assert listing.manifest["label"].to_pylist() == ["cyst"]
+    assert [(each.error_code, each.detail) for each in listing.refused] == [
+        ("unknown_label", "line 2 names no class of the YAML file")
+    ]
+
+
+@pytest.mark.parametrize("line", ["0 .5 .5 0 .2", "0 .5 .5 0 0", "0 .1 .1 .2 .2 .3 .3"])
+def test_yolo_shapes_without_area_leave_the_image_without_a_region(tmp_path, line):
+    _, listing = _yolo_lines(tmp_path, line)
+    row = next(row for row in listing.manifest.to_pylist() if row["label"] == "mass")
+    assert row["roi_state"] == "not_annotated"
+    assert [each.detail for each in listing.warned] == ["no area"]
+
+
+def test_yolo_shapes_over_the_edge_are_cut(tmp_path):
+    pool, listing = _yolo_lines(tmp_path, "0 .95 .5 .24 .25\n0 -.1 .1 .2 .1 .2 .2 -.1 .2\n")
+    row = next(row for row in listing.manifest.to_pylist() if row["label"] == "mass")
+    (image,) = read_row(row, pool)
+    assert image.remarks == ("shape_cut",)
+    side = 1 << 16
+    drawn = [[0.83 * side, 0.375 * side, side, 0.625 * side], [0, 0.1 * side, 0.2 * side, 0.2 * side]]
+    np.testing.assert_allclose(image.roi, boxes_to_grid(drawn, (side, side), (64, 64)), atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (17, 3), (1, 2)])
+def test_yolo_key_points_are_told_by_the_yaml_file(tmp_path, shape):
+    settings = f"names: [mass, cyst]\ntrain: images\nkpt_shape: [{shape[0]}, {shape[1]}]\n"
+    points = " ".join([".9"] * shape[0] * shape[1])
+    _, listing = _yolo_lines(tmp_path, f"0 .5 .5 .25 .5 {points}\n", settings)
+    row = next(row for row in listing.manifest.to_pylist() if row["label"] == "mass")
+    side = 1 << 16
+    assert (row["boxes"], row["polygons"]) == ([[0.375 * side, 0.25 * side, 0.625 * side, 0.75 * side]], None)
+    assert not listing.warned
+
+
+def test_yolo_lines_that_are_no_key_points_and_a_malformed_kpt_shape(tmp_path):
+    settings = "names: [mass, cyst]\ntrain: images\nkpt_shape: {}\n"
+    _, listing = _yolo_lines(tmp_path / "a", "0 .1 .1 .2 .1 .2 .2\n", settings.format("[4, 2]"))
+    assert [each.error_code for each in listing.refused] == ["roi_mismatch"]
+    for number, shape in enumerate(("7", "[4]", "[4, x]", "[0, 2]")):
+        with pytest.raises(SourceError, match="kpt_shape is malformed"):
+            _yolo_lines(tmp_path / str(number), "0 .5 .5 .2 .2\n", settings.format(shape))
+
+
+def test_yolo_boxes_polygons_and_turned_boxes_may_share_a_file(tmp_path):
+    text = "0 .5 .5 .25 .5\n0 .1 .1 .2 .1 .2 .2\n0 .5 .1 .6 .2 .5 .3 .4 .2\n"
+    _, listing = _yolo_lines(tmp_path, text)
+    row = next(row for row in listing.manifest.to_pylist() if row["label"] == "mass")
+    assert (len(row["boxes"]), [len(polygon) for polygon in row["polygons"]]) == (1, [6, 8])
 
 
 def test_yolo_boxes_over_the_edge_by_rounding_are_cut(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from xal_ray import config
 from xal_ray.errors import PoolError
 from xal_ray.pool.breakdown import FEW, HIDDEN, MIN_GROUPS, break_down, suppress
-from xal_ray.pool.card import REASONS, build_card, open_prepared, plan_of, warnings_of
+from xal_ray.pool.card import REASONS, build_card, find_warned, open_prepared, plan_of, warnings_of
 from xal_ray.pool.schema import ATTRIBUTE_SCHEMA, QUARANTINE_SCHEMA
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.storage import write_json
@@ -155,7 +155,8 @@ def card_of(path, key_id="abc", burned_in=0, **known):
     quarantine = pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA)
     listing = Listing(index.slice(0, 0), **known)
     settings = config.Pool(source=config.Source(kind="folder", path=path))
-    return settings, build_card(settings, index, quarantine, ("a", "b"), listing, attributes, key_id)
+    warned = find_warned(listing, index, attributes)
+    return settings, build_card(settings, index, quarantine, ("a", "b"), listing, attributes, key_id, warned)
 
 
 def test_a_card_tells_what_was_left_out_and_what_to_beware_of(tmp_path):
@@ -177,7 +178,9 @@ def test_a_card_tells_what_was_left_out_and_what_to_beware_of(tmp_path):
         "group_id",
     )
     assert card["near_duplicates_across_splits"] == {"num_images": 1, "examples": [["i0020", "i0003"]]}
-    near, burned, overlap = warnings_of(card)
+    assert card["near_duplicates_of_two_classes"]["examples"] == [["i0003", "i0020"]]
+    near, two_classes, burned, overlap = warnings_of(card)
+    assert two_classes.startswith("1 pair of images of different classes looks nearly alike")
     assert "1 image of val or test looks nearly like" in near
     assert burned.startswith("2 of the images say in their header that text is burned into the picture")
     assert "does not de-identify" in burned

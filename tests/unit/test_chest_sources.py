@@ -395,22 +395,34 @@ def test_vindr_sizes_may_stand_beside_the_boxes(tmp_path):
     assert {(row["roi_height"], row["roi_width"]) for row in _rows(_read(settings)).values()} == {(300, 200)}
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("two,Nodule/Mass,a,0,0", "two,Nodule/Mass,a,,0", "a box is malformed"),
-        ("two,Nodule/Mass,a,0,0", "two,Nodule/Mass,a,Canary,0", "no number"),
-        ("two,Nodule/Mass,a,0,0", "two,Nodule/Mass,a,1e999,0", "no number"),
-        ("two,Nodule/Mass,a,0,0", "two,,a,0,0", "'class_name' is empty"),
-    ],
-)
-def test_vindr_malformed_rows(old, new, message, tmp_path):
+def test_vindr_a_row_without_a_finding_is_refused(tmp_path):
     settings = _small_vindr(tmp_path)
-    _edit(tmp_path / "train.csv", old, new)
-    with pytest.raises(SourceError, match=message) as caught:
+    _edit(tmp_path / "train.csv", "two,Nodule/Mass,a,0,0", "two,,a,0,0")
+    with pytest.raises(SourceError, match="'class_name' is empty") as caught:
         _read(settings)
     assert "row 5" in str(caught.value)
-    assert "Canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cells", ["a,,0", "a,Canary,0", "a,1e999,0", "a,50,0"])
+def test_vindr_a_box_that_can_not_be_meant_is_dropped(cells, tmp_path):
+    settings = _small_vindr(tmp_path)
+    _edit(tmp_path / "train.csv", "two,Nodule/Mass,a,0,0", f"two,Nodule/Mass,{cells}")
+    listing = _read(settings)
+    assert _rows(listing)["two"]["boxes"] == [[10, 0, 30, 10]]
+    (warned,) = listing.warned
+    assert (warned.kind, warned.image_id) == ("shape_dropped", "two")
+    assert warned.detail.startswith("train.csv, row 5: 1 with ")
+    assert "Canary" not in warned.detail
+
+
+def test_vindr_an_image_with_no_other_box_of_its_label_is_refused(tmp_path):
+    settings = _small_vindr(tmp_path)
+    for box in ("a,0,0,20,10", "b,10,0,30,10"):
+        _edit(tmp_path / "train.csv", f"two,Nodule/Mass,{box}", f"two,Nodule/Mass,{box[0]},x,0,9,9")
+    listing = _read(settings)
+    assert [each.image_id for each in listing.refused] == ["two"]
+    assert "two" not in _rows(listing)
+    assert "three" in _rows(listing)
 
 
 def test_vindr_physionet_reads_global_findings_nan_and_the_test_sets_other_name(tmp_path):
@@ -508,22 +520,47 @@ def test_siim_boxes_of_the_literal_of_the_label_and_the_sentinel(tmp_path):
     assert {row["group_id"] for row in found.values()} == {None}
 
 
+GOOD_ROW = "b_image,,opacity 1 1 2 3 4,s1"
+
+
 @pytest.mark.parametrize("cell", BAD_BOXES)
-def test_siim_malformed_boxes_are_refused_and_not_run(cell, tmp_path):
-    settings = _small_siim(tmp_path, [f'a_image,"{cell}",none 1 0 0 1 1,s1'])
-    with pytest.raises(SourceError, match="boxes of an image are malformed") as caught:
-        _read(settings)
-    assert "row 2" in str(caught.value)
-    assert "Canary" not in str(caught.value)
+def test_siim_malformed_boxes_cost_their_image_and_are_not_run(cell, tmp_path):
+    listing = _read(_small_siim(tmp_path, [f'a_image,"{cell}",none 1 0 0 1 1,s1', GOOD_ROW]))
+    assert list(_rows(listing)) == ["b"]
+    (refused,) = listing.refused
+    assert (refused.image_id, refused.error_code) == ("a", "roi_mismatch")
+    assert "Canary" not in refused.detail
+
+
+def test_siim_malformed_boxes_leave_those_beside_them_and_those_of_the_label(tmp_path):
+    good = "{'x': 1, 'y': 2, 'width': 2, 'height': 2}"
+    bad = good.replace("2}", "-2}")
+    rows = [f'a_image,"[{bad}, {{1: 2}}, {good}]",,s1', f'b_image,"[{bad}]",opacity 1 5 6 7 8,s1']
+    listing = _read(_small_siim(tmp_path, rows))
+    assert {name: row["boxes"] for name, row in _rows(listing).items()} == {
+        "a": [[1, 2, 3, 4]],
+        "b": [[5, 6, 7, 8]],
+    }
+    assert [each.image_id for each in listing.warned] == ["a", "a", "b"]
 
 
 @pytest.mark.parametrize(
     "label", ["opacity 1 0 0 1", "Canary 1 0 0 1 1", "opacity 1 5 5 1 1", "opacity 1 0 0 nan 1"]
 )
-def test_siim_malformed_labels_are_refused(label, tmp_path):
-    with pytest.raises(SourceError, match="boxes of an image are malformed") as caught:
+def test_siim_malformed_labels_cost_their_image(label, tmp_path):
+    listing = _read(_small_siim(tmp_path, [f"a_image,,{label},s1", GOOD_ROW]))
+    assert [each.image_id for each in listing.refused] == ["a"]
+    assert "Canary" not in listing.refused[0].detail
+    with pytest.raises(SourceError, match="no image can be used") as caught:
         _read(_small_siim(tmp_path, [f"a_image,,{label},s1"]))
     assert "Canary" not in str(caught.value)
+
+
+def test_siim_a_malformed_box_of_a_negative_study_is_a_contradiction(tmp_path):
+    listing = _read(
+        _small_siim(tmp_path, ["a_image,,opacity 1 5 5 1 1,s0", GOOD_ROW]), findings=siim_covid.CLASSES
+    )
+    assert _rows(listing)["a"]["roi_state"] == "not_annotated"
 
 
 def test_siim_negatives_are_confirmed_and_contradictions_are_not_believed(tmp_path):
@@ -588,13 +625,30 @@ def test_rsna_findings_of_two_files_are_not_mixed(copied):
     assert _read(settings).manifest.num_rows == PATIENTS
 
 
-@pytest.mark.parametrize("row", ["x,1,2,0,4,1", "x,1,,3,4,1", "x,1,2,3,4,7", "x,1,2,3,4,"])
-def test_rsna_malformed_rows(row, copied):
+@pytest.mark.parametrize("row", ["x,1,2,3,4,7", "x,1,2,3,4,"])
+def test_rsna_malformed_targets(row, copied):
     root, settings = copied("rsna")
     path = root / "stage_2_train_labels.csv"
     path.write_text(path.read_text() + row + "\n")
     with pytest.raises(SourceError, match="is malformed"):
         _read(settings)
+
+
+@pytest.mark.parametrize("box", ["1,2,-3,4", "1,,3,4", "1,2,Canary,4", "1,2,inf,4"])
+def test_rsna_malformed_boxes_cost_their_image(box, copied):
+    root, settings = copied("rsna")
+    path = root / "stage_2_train_labels.csv"
+    before = _rows(_read(settings))
+    boxed = next(name for name, row in before.items() if row["roi_state"] == "present")
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(boxed)]
+    path.write_text("\n".join([*lines, f"{boxed},{box},1"]) + "\n")
+    listing = _read(settings)
+    assert set(_rows(listing)) == set(before) - {boxed}
+    assert [each.image_id for each in listing.refused] == [boxed]
+    path.write_text(path.read_text() + f"{boxed},1,2,3,4,1\n")
+    assert _rows(_read(settings))[boxed]["boxes"] == [[1, 2, 4, 6]]
+    path.write_text("\n".join([*lines, f"{boxed},1,2,0,4,1"]) + "\n")
+    assert _rows(_read(settings))[boxed]["roi_state"] == "not_annotated"
 
 
 # --- NIH ChestX-ray14
@@ -641,16 +695,21 @@ def test_nih_images_with_several_asked_findings(built):
     assert first["00000002_000"]["label"] == "Infiltration"
 
 
-@pytest.mark.parametrize(
-    "row", ["x.png,Mass,1,2", "x.png,Mass,1,2,Canary,4", "x.png,Mass,1,2,0,4", "x.png,Mass,1,2,nan,4"]
-)
-def test_nih_malformed_boxes(row, copied):
+@pytest.mark.parametrize("sides", ["1,2", "1,2,Canary,4", "1,2,-3,4", "1,2,nan,4", "", "1,2,3,inf"])
+def test_nih_malformed_boxes_cost_their_image(sides, copied):
     root, settings = copied("nih")
     path = root / "BBox_List_2017.csv"
-    path.write_text(path.read_text() + row + "\n")
-    with pytest.raises(SourceError, match="a box is malformed") as caught:
-        _read(settings)
-    assert "Canary" not in str(caught.value)
+    before = _rows(_read(settings))
+    boxed, label = next((name, row["label"]) for name, row in before.items() if row["boxes"])
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(boxed)]
+    path.write_text("\n".join([*kept, f"{boxed}.png,{label},{sides}", f"x.png,Mass,{sides}"]) + "\n")
+    listing = _read(settings)
+    assert set(_rows(listing)) == set(before) - {boxed}
+    assert [each.image_id for each in listing.refused] == [boxed]
+    assert [each.image_id for each in listing.warned] == [boxed, "x"]
+    assert all("Canary" not in each.detail for each in listing.warned)
+    path.write_text("\n".join([*kept, f"{boxed}.png,{label},1,2,0,4"]) + "\n")
+    assert _rows(_read(settings))[boxed]["roi_state"] == "not_annotated"
 
 
 def test_nih_an_image_that_stands_twice_is_refused(copied):
@@ -711,27 +770,57 @@ def test_chexlocalize_contours_stand_in_for_missing_runs(copied):
     assert image.roi.mean() == pytest.approx(20 * 24 / (96 * 80), rel=0.02)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "[]",
-        "{",
-        '{"../../Canary": {}}',
-        '{"patient1_study1_view1_frontal": []}',
-        '{"patient1_study1_view1_frontal": {"Edema": {"size": [1e9, 2], "counts": "1"}}}',
-        '{"patient1_study1_view1_frontal": {"Edema": {"size": [99999999, 2], "counts": "1"}}}',
-        '{"patient1_study1_view1_frontal": {"Edema": {"size": [2, 2], "counts": [1, 3]}}}',
-        "[" * 100_000,
-        '{"patient1_study1_view1_frontal": {"Edema": {"size": [2, 2]}}}',
-        '{"patient1_study1_view1_frontal": 7}',
-    ],
-)
-def test_chexlocalize_malformed_segmentations(content, copied):
+@pytest.mark.parametrize("content", ["[]", "{", "7", "[" * 100_000])
+def test_chexlocalize_files_that_hold_no_segmentations(content, copied):
     root, settings = copied("chexlocalize")
     (root / "CheXlocalize/gt_segmentations_val.json").write_text(content)
-    with pytest.raises(SourceError, match="segmentations is malformed") as caught:
+    with pytest.raises(SourceError, match="segmentations is malformed"):
         _read(settings)
-    assert "Canary" not in str(caught.value)
+
+
+def _edited(path: Path, listing: Listing, region) -> str:
+    """Put something else into the entry of the label of a view; its image id."""
+    row = next(row for row in _rows(listing).values() if row["roi_state"] == "present" and not row["split"])
+    entries = json.loads(path.read_text())
+    names = {"Airspace Opacity": ["Airspace Opacity", "Lung Opacity"]}.get(row["label"], [row["label"]])
+    name = next(name for name in names if name in entries[row["image_id"]])
+    if region is None:
+        entries[row["image_id"]] = 7
+    else:
+        entries[row["image_id"]][name] = region
+    entries["../../Canary"] = {}
+    path.write_text(json.dumps(entries))
+    return row["image_id"]
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        {"size": [1e9, 2], "counts": "1"},
+        {"size": [99999999, 2], "counts": "1"},
+        {"size": [2, 2], "counts": [1, 3]},
+        {"size": [2, 2]},
+        "Canary",
+        [],
+    ],
+)
+def test_chexlocalize_a_malformed_segmentation_costs_its_image(region, copied):
+    root, settings = copied("chexlocalize")
+    before = _read(settings)
+    image = _edited(root / "CheXlocalize/gt_segmentations_val.json", before, region)
+    listing = _read(settings)
+    assert set(_rows(listing)) == set(_rows(before)) - {image}
+    assert [each.image_id for each in listing.refused] == [image]
+    assert [each.image_id for each in listing.warned] == [None]
+    assert "Canary" not in str(listing.refused) + str(listing.warned)
+
+
+def test_chexlocalize_an_entry_that_is_none_leaves_the_image_without_a_region(copied):
+    root, settings = copied("chexlocalize")
+    image = _edited(root / "CheXlocalize/gt_segmentations_val.json", _read(settings), None)
+    listing = _read(settings)
+    assert _rows(listing)[image]["roi_state"] == "not_annotated"
+    assert {each.image_id for each in listing.warned} == {None, image}
 
 
 # --- boxes come back within a pixel
@@ -786,25 +875,36 @@ def test_a_file_that_a_set_lacks_or_that_is_too_large_is_named(copied, monkeypat
 
 
 @pytest.mark.parametrize(
-    "contours",
+    ("contours", "is_lost"),
     [
-        [[[1, 2], [3, "Canary"]]],
-        [[[1, 2], [3, 1e999]]],
-        [[1, 2, 3]],
-        [[[1, 2, 3]]],
-        [[[9**999, 1]]],
-        {"a": 1},
-        5,
+        ([[[1, 2], [3, "Canary"], [4, 4]]], True),
+        ([[[1, 2], [3, 1e999], [4, 4]]], True),
+        ([[1, 2, 3]], True),
+        ([[[1, 2, 3]]], True),
+        ([[[9**999, 1], [1, 2], [3, 4]]], True),
+        ({"a": 1}, True),
+        (5, True),
+        ([[[500, 500], [510, 500], [510, 510]]], True),
+        ([[[1, 2], [3, 4]]], False),
+        ([[[1, 2]], [[1, 1], [2, 2], [3, 3]]], False),
     ],
 )
-def test_chexlocalize_malformed_contours(contours, copied):
+def test_chexlocalize_malformed_contours(contours, is_lost, copied):
     root, settings = copied("chexlocalize")
+    before = _read(settings)
+    views = {name: row["rle"] for name, row in _rows(before).items() if row["rle"] and not row["split"]}
+    image = next(iter(views))
+    label = _rows(before)[image]["label"]
     (root / "CheXlocalize/gt_segmentations_val.json").unlink()
-    entry = {"patient1_study1_view1_frontal": {"img_size": [9, 9], "Edema": contours}}
-    (root / "CheXlocalize/gt_annotations_val.json").write_text(json.dumps(entry))
-    with pytest.raises(SourceError, match="segmentations is malformed") as caught:
-        _read(settings)
-    assert "Canary" not in str(caught.value)
+    (root / "CheXlocalize/gt_annotations_val.json").write_text(
+        json.dumps({image: {"img_size": [96, 80], label: contours}})
+    )
+    listing = _read(settings)
+    assert [each.image_id for each in listing.refused] == ([image] if is_lost else [])
+    assert bool(listing.warned) != is_lost
+    if not is_lost:
+        assert _rows(listing)[image]["roi_state"] == "not_annotated"
+    assert "Canary" not in str(listing.refused) + str(listing.warned)
 
 
 @pytest.mark.slow

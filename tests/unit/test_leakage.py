@@ -10,9 +10,13 @@ from xal_ray.layout import RunLayout
 from xal_ray.ledger import Ledger
 from xal_ray.pool.leakage import (
     check_groups,
+    few_groups_warnings,
+    find_look_alikes,
+    find_two_classes,
     near_duplicate_warning,
     overlap_between,
     overlap_notes,
+    two_classes_warning,
 )
 from xal_ray.pool.nearness import NUM_BYTES
 from xal_ray.pool.schema import ATTRIBUTE_SCHEMA, INDEX_SCHEMA, SCHEMA_VERSION
@@ -79,6 +83,54 @@ def test_near_duplicates_across_splits_are_warned_of_with_counts_and_ids():
     assert warning.startswith("2 images of val or test look nearly like one of another split")
     assert "'i3' and 'i0', 'i4' and 'i1'" in warning
     assert near_duplicate_warning(index, attributes_of([row[0] for row in rows], random_codes(6))) is None
+
+
+def test_pictures_of_two_classes_are_found_once_each():
+    codes = random_codes(8)
+    codes[1], codes[4] = codes[0], codes[0]  # another class and group; another class and the same group
+    codes[3] = codes[2] ^ np.eye(1, NUM_BYTES, dtype=np.uint8)[0]
+    codes[6] = codes[5]
+    classes = ("a", "b", "a", "b", "b", "a", "a", None)
+    groups = ("g", "h", "i", "j", "g", "k", "l", "m")
+    codes[7] = codes[2]
+    rows = [(f"i{n}", group, "pool", str(n)) for n, group in enumerate(groups)]
+    index = index_of(rows).append_column("label", pa.array(classes))
+    found = find_two_classes(
+        index, attributes_of([row[0] for row in rows], codes).take([7, 5, 3, 1, 0, 2, 4, 6])
+    )
+    assert [(one, other) for one, other, _ in found.pairs] == [("i0", "i1"), ("i2", "i3")]
+    assert found.pairs[0][2] == 0
+    assert 0 < found.pairs[1][2] <= 8
+    assert [(each.image_id, each.other_id) for each in found.warned("two_classes")] == [
+        ("i0", "i1"),
+        ("i2", "i3"),
+    ]
+    assert "different classes look nearly alike" in two_classes_warning(2, found.examples)
+    assert two_classes_warning(0, ()) is None
+    assert find_two_classes(index.slice(7), attributes_of(["i7"], codes[7:])).pairs == ()
+
+
+def test_equal_pictures_of_two_classes_count_in_one_group_too():
+    rows = [(f"i{n}", "g", "pool", content) for n, content in enumerate("xxyyz")]
+    index = index_of(rows).append_column("label", pa.array(["a", "b", "a", "a", "b"]))
+    flat = np.zeros((5, NUM_BYTES), dtype=np.uint8)
+    found = find_two_classes(index, attributes_of([row[0] for row in rows], flat))
+    assert found.pairs == (("i0", "i1", 0),)
+
+
+def test_all_pairs_are_listed_and_not_the_first_few():
+    codes = random_codes(20)
+    codes[10:] = codes[:10]
+    rows = [(f"i{n:02}", f"g{n}", "pool" if n < 10 else "test", str(n)) for n in range(20)]
+    found = find_look_alikes(index_of(rows), attributes_of([row[0] for row in rows], codes))
+    assert (found.num_images, len(found.examples), len(found.warned("look_alike"))) == (10, 3, 10)
+
+
+def test_a_split_of_one_group_is_a_warning():
+    counts = {"pool": 40, "val": 12, "test": 9}
+    (warning,) = few_groups_warnings(counts, {"pool": 1, "val": 1, "test": 2})
+    assert warning.startswith("the split 'val' holds one group only (12 images)")
+    assert few_groups_warnings(counts, {"pool": 1}) == []
 
 
 def test_public_sets_that_share_images_are_named():

@@ -5,11 +5,12 @@ from xal_ray.errors import SourceError
 from xal_ray.roi import (
     boxes_to_grid,
     check_boxes,
-    check_polygons,
     compress_counts,
     mask_to_grid,
     polygons_to_grid,
     rle_to_mask,
+    sound_boxes,
+    sound_polygons,
 )
 
 
@@ -165,15 +166,75 @@ def test_a_circle_has_its_area_in_every_cell():
         ([1, 1, 2, 2], "three or more"),
         ([1, 1, 2, 2, 3, 1, 5], "three or more"),
         ([1, 1, 2, np.nan, 3, 1], "not finite"),
-        ([1, 1, 12, 2, 3, 1], "outside the frame"),
     ],
 )
 def test_polygons_that_can_not_be_meant_are_refused(polygon, fault):
-    with pytest.raises(SourceError, match=fault):
-        check_polygons([polygon], (10, 10), where="here")
-    if "outside" not in fault:
-        with pytest.raises(ValueError, match=fault):
-            polygons_to_grid([polygon], (10, 10), (2, 2))
+    with pytest.raises(ValueError, match=fault):
+        polygons_to_grid([polygon], (10, 10), (2, 2))
+
+
+TRIANGLE = [1, 1, 5, 1, 1, 5]
+FRAME = (10, 20)  # 20 wide
+
+
+@pytest.mark.parametrize(
+    ("polygon", "fault"),
+    [
+        ([], "no area"),
+        ([1, 1], "no area"),
+        ([1, 1, 2, 2], "no area"),
+        ([1, 1, 2, 2, 3, 3], "no area"),
+        ([1e6, 1e6, 1e6 + 2, 1e6 + 2, 1e6 + 3, 1e6 + 3], "no area"),
+        ([4, 4, 4, 4, 4, 4], "no area"),
+        ([1, 1, 2, 2, 3, 1, 5], "missing"),
+        ([1, 1, 2, np.nan, 3, 1], "missing"),
+        ([1, 1, 2, np.inf, 3, 1], "missing"),
+        ([1, 1, 2, "2", 3, 1], "missing"),
+        ([1, 1, 2, None, 3, 1], "missing"),
+        ([1, 1, 2, [2], 3, 1], "missing"),
+        ([1, 1, 2, 9**999, 3, 1], "missing"),
+        ([21, 1, 25, 1, 21, 5], "outside"),
+        ([1, -5, 5, -5, 1, 0], "outside"),
+    ],
+)
+def test_polygons_that_can_not_be_meant_are_dropped(polygon, fault):
+    found = sound_polygons([polygon, TRIANGLE, polygon], FRAME)
+    assert found.shapes == [TRIANGLE]
+    (reason,) = found.dropped
+    assert (found.dropped[reason], fault in reason, found.is_lost) == (2, True, False)
+    assert sound_polygons([polygon], FRAME).is_lost == (fault != "no area")
+
+
+@pytest.mark.parametrize(
+    ("box", "fault"),
+    [
+        ([1, 1, 1, 2], "no area"),
+        ([1, 2, 2, 2], "no area"),
+        ([2, 1, 1, 2], "order"),
+        ([1, 1, 2], "missing"),
+        ([1, 1, 2, 2, 3, 3], "missing"),
+        ([1, 1, np.nan, 2], "missing"),
+        ([1, True, 2, 2], "missing"),
+        ([20, 1, 22, 2], "outside"),
+        ([1, -2, 3, 0], "outside"),
+    ],
+)
+def test_boxes_that_can_not_be_meant_are_dropped(box, fault):
+    found = sound_boxes([box, [1, 1, 2, 2]], FRAME)
+    assert found.shapes == [[1, 1, 2, 2]]
+    assert fault in found.faults
+    assert sound_boxes([box], FRAME).is_lost == (fault != "no area")
+
+
+def test_shapes_over_the_edge_are_kept_and_counted():
+    assert sound_boxes([[-1, 0, 21, 11], [-1.5, 0, 2, 2], [0, 0, 20, 10]], FRAME).num_cut == 1
+    assert sound_polygons([[-9, 0, 5, 0, 5, 9], TRIANGLE], FRAME).num_cut == 1
+    far = sound_boxes([[100, 100, 200, 200]], None)
+    assert (len(far.shapes), far.num_cut, far.faults) == (1, 0, "")
+
+
+def test_a_polygon_that_crosses_itself_is_kept():
+    assert sound_polygons([[0, 0, 4, 4, 4, 0, 0, 4]], FRAME).shapes
 
 
 def test_polygons_of_too_many_edges_are_refused_before_they_are_drawn():

@@ -128,11 +128,44 @@ def test_rows_that_differ_in_their_box_only_are_one_image(tmp_path):
         assert reason in message
 
 
-@pytest.mark.parametrize("box", ["1,1,2,", "1,1,x,2", "2,1,1,2", "1,1,1,2", "1,1,nan,2", "1,1,inf,2"])
-def test_malformed_boxes(tmp_path, box):
-    message = _error(tmp_path, f"image,group_id,box_x0,box_y0,box_x1,box_y1\n1.png,g,{box}\n")
-    assert "a box is malformed" in message
+MALFORMED_BOXES = ["1,1,2,", "1,1,x,2", "2,1,1,2", "1,1,nan,2", "1,1,inf,2"]
+
+
+@pytest.mark.parametrize("box", MALFORMED_BOXES)
+def test_a_malformed_box_costs_its_image(tmp_path, box):
+    head = "image_id,image,label,group_id,box_x0,box_y0,box_x1,box_y1\n"
+    path = tmp_path / "manifest.csv"
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).touch()
+    path.write_text(head + f"a,1.png,x,g,{box}\nb,2.png,y,h,1,1,2,2\n")
+    listing = read_source(Pool(source={"kind": "table", "path": str(path)}))
+    assert (listing.manifest["image_id"].to_pylist(), list(listing.row_numbers)) == (["b"], [3])
+    (refused,) = listing.refused
+    assert (refused.image_id, refused.error_code) == ("a", "roi_mismatch")
+    assert refused.detail.startswith("manifest.csv, row 2: none of its boxes can be meant")
+    message = _error(tmp_path, head + f"a,1.png,x,g,{box}\n")
+    assert "no image can be used" in message
     assert "row 2" in message
+
+
+@pytest.mark.parametrize("box", [*MALFORMED_BOXES, "1,1,1,2"])
+def test_a_malformed_box_beside_a_sound_one_is_dropped(tmp_path, box):
+    head = "image_id,image,label,group_id,box_x0,box_y0,box_x1,box_y1\n"
+    (tmp_path / "1.png").touch()
+    path = tmp_path / "manifest.csv"
+    path.write_text(head + f"a,1.png,x,g,{box}\na,1.png,x,g,1,1,2,2\na,1.png,x,g,,1,7,inf\n")
+    listing = read_source(Pool(source={"kind": "table", "path": str(path)}))
+    assert listing.manifest["boxes"].to_pylist() == [[[1, 1, 2, 2]]]
+    assert [(each.kind, each.image_id) for each in listing.warned] == [("shape_dropped", "a")] * 2
+
+
+def test_a_box_without_area_leaves_the_image_without_a_region(tmp_path):
+    (tmp_path / "1.png").touch()
+    path = tmp_path / "manifest.csv"
+    path.write_text("image,group_id,box_x0,box_y0,box_x1,box_y1\n1.png,g,1,1,1,2\n")
+    listing = read_source(Pool(source={"kind": "table", "path": str(path)}))
+    assert listing.manifest["roi_state"].to_pylist() == ["not_annotated"]
+    assert [(each.kind, each.detail) for each in listing.warned] == [("shape_dropped", "no area")]
 
 
 @pytest.mark.parametrize(
@@ -269,8 +302,8 @@ def test_decimal_commas_where_commas_do_not_part_cells(tmp_path):
     assert _read(tmp_path, text.replace(";", "\t"))["boxes"].to_pylist() == [[[1.5, 2, 3.25, 4]]]
     quoted = 'image,group_id,box_x0,box_y0,box_x1,box_y1\n1.png,g,"1,500",2,"3,250",4\n'
     message = _error(tmp_path, quoted)
-    assert "a box is malformed" in message
-    assert "with points in numbers" in message
+    assert "none of its boxes can be meant" in message
+    assert "with points" in message
 
 
 def test_rows_keep_their_numbers_behind_blank_and_passed_by_rows(tmp_path):

@@ -37,7 +37,7 @@ from xal_ray.engine.shards import Shard, cut, run_shards
 from xal_ray.engine.shared import sharing
 from xal_ray.errors import InputError, SourceError, StageError, StorageError
 from xal_ray.places import is_remote
-from xal_ray.pool.card import build_card, count_values, open_prepared, warnings_of
+from xal_ray.pool.card import build_card, count_values, find_warned, open_prepared, refused_of, warnings_of
 from xal_ray.pool.completeness import check_complete, incomplete
 from xal_ray.pool.leakage import check_groups, overlap_between
 from xal_ray.pool.reading import CASE_READERS
@@ -50,9 +50,9 @@ from xal_ray.pool.schema import (
     PoolReader,
     open_pool,
 )
+from xal_ray.pool.sources import Listing
 from xal_ray.pool.splits import assign_splits
 from xal_ray.pool.warned import FILE as WARNINGS
-from xal_ray.pool.warned import warned_of_reading, warned_table
 from xal_ray.progress import Reporter
 from xal_ray.pseudonyms import load_pseudonyms
 from xal_ray.storage import (
@@ -96,6 +96,7 @@ def prepare(
         return open_prepared(settings, out, pseudonym_key_id=_key_id(settings))
     refuse_strangers(out)
     plan = make_plan(settings, reporter.line)
+    _check_errors(refused_of(plan.listing), _num_listed(plan.listing), settings.limits)
     say_once = cache(partial(reporter.line, f"another process prepares the pool {out}: waiting for it"))
 
     def while_others_prepare() -> None:
@@ -166,6 +167,10 @@ def _shards(plan: Plan, folder: Path) -> tuple[list[Shard], str]:
     return cut(plan.manifest, folder / ROWS, rows_per_part), unit
 
 
+def _num_listed(listing: Listing) -> int:
+    return int(listing.manifest.num_rows) + len(listing.refused)
+
+
 def _discard(folder: Path) -> None:
     """Remove the growing pool; an actor that is being ended may still finish a file in it."""
     for _ in range(10):
@@ -180,7 +185,8 @@ def _finish(plan: Plan, shards: Sequence[Shard], folder: Path, reporter: Reporte
     """Merge what the parts left, deal the splits, check the whole, and write the card last."""
     settings, listing = plan.settings, plan.listing
     rows, quarantine = _check_parts(plan, shards, folder)
-    _check_errors(quarantine, plan.manifest.num_rows, settings.limits)
+    quarantine = pa.concat_tables([refused_of(listing), quarantine])
+    _check_errors(quarantine, _num_listed(listing), settings.limits)
     _check_read(rows, plan.classes)
     index = assign_splits(rows, settings.splits).cast(INDEX_SCHEMA)
     check_groups(index)
@@ -190,7 +196,7 @@ def _finish(plan: Plan, shards: Sequence[Shard], folder: Path, reporter: Reporte
     write_table(folder / "origins.parquet", read_shards(folder / ORIGINS, ORIGIN_SCHEMA))
     write_table(folder / "attributes.parquet", attributes)
     write_table(folder / "quarantine.parquet", quarantine)
-    warned = warned_table([*listing.warned, *warned_of_reading(attributes)])
+    warned = find_warned(listing, index, attributes)
     write_table(folder / WARNINGS, warned)
     write_table(folder / "index.parquet", _without_hidden_labels(index))
     card = build_card(settings, index, quarantine, plan.classes, listing, attributes, plan.key_id, warned)
@@ -253,11 +259,11 @@ def _check_errors(quarantine: pa.Table, total: int, limits: config.Limits) -> No
     if quarantine.num_rows > limits.max_error_fraction * total:
         first = quarantine.slice(0, 3).to_pylist()
         raise SourceError(
-            "too many images can't be decoded",
+            "too many images can't be used",
             expected=f"at most {limits.max_error_fraction:.1%} of {total} (pool.limits.max_error_fraction)",
             found=f"{quarantine.num_rows}: {count_values(quarantine['error_code'])}",
             where="; ".join(f"{row['uri']} ({row['error_code']}: {row['detail']})" for row in first),
-            next_step="repair or remove these files, or raise pool.limits.max_error_fraction",
+            next_step="repair or remove these files, masks or boxes, or raise pool.limits.max_error_fraction",
         )
 
 

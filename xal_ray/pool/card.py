@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,19 @@ import pyarrow.compute as pc
 from xal_ray import config
 from xal_ray.errors import PoolError
 from xal_ray.pool.breakdown import break_down
-from xal_ray.pool.leakage import describe_look_alikes, find_look_alikes, overlap_notes
+from xal_ray.pool.leakage import (
+    describe_look_alikes,
+    few_groups_warnings,
+    find_look_alikes,
+    find_two_classes,
+    overlap_notes,
+    two_classes_warning,
+)
 from xal_ray.pool.remarks import count_remarks
-from xal_ray.pool.schema import SCHEMA_VERSION, PoolReader, open_pool
+from xal_ray.pool.schema import QUARANTINE_SCHEMA, SCHEMA_VERSION, PoolReader, open_pool
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.warned import FILE as WARNINGS
-from xal_ray.pool.warned import count_kinds
+from xal_ray.pool.warned import count_kinds, sentences, warned_of_reading, warned_table
 from xal_ray.storage import digest, sha256_file
 
 # The settings of the source that each kind reads.
@@ -36,6 +44,8 @@ _OF_SOURCE: Mapping[str, frozenset[str]] = {
     "yolo": _OF_FINDINGS,
     "brats": frozenset({"slices"}),
 }
+
+_NUM_EXAMPLES = 3  # of pictures that look alike
 
 REASONS = {
     "several_findings": "show several of the findings that make the classes",
@@ -125,6 +135,30 @@ def plan_of(settings: config.Pool) -> dict[str, Any]:
     return {**plan, "source": {"kind": kind, **settings.source.model_dump(mode="json", include=chosen)}}
 
 
+def refused_of(listing: Listing) -> pa.Table:
+    """The images that a source refused, as rows of the quarantine."""
+    rows = [{**asdict(each), "stage": "source"} for each in listing.refused]
+    return pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
+
+
+def find_warned(listing: Listing, index: pa.Table, attributes: pa.Table) -> pa.Table:
+    """All that a pool's warnings are about: the content of its `warnings.parquet`.
+
+    Args:
+        listing: What the source knew.
+        index: The pool's rows, all labels included.
+        attributes: What reading noticed, and what the images look like.
+    """
+    return warned_table(
+        [
+            *listing.warned,
+            *warned_of_reading(attributes),
+            *find_look_alikes(index, attributes).warned("look_alike"),
+            *find_two_classes(index, attributes).warned("two_classes"),
+        ]
+    )
+
+
 def build_card(
     settings: config.Pool,
     index: pa.Table,
@@ -133,7 +167,7 @@ def build_card(
     listing: Listing,
     attributes: pa.Table,
     pseudonym_key_id: str | None,
-    warned: pa.Table | None = None,
+    warned: pa.Table,
 ) -> dict[str, Any]:
     """What a pool says of itself.
 
@@ -145,7 +179,7 @@ def build_card(
         listing: What the source knew.
         attributes: What is known of the rows, and what they look like.
         pseudonym_key_id: Which key made the pseudonyms; None where no header was asked.
-        warned: What warnings are about (`WARNED_SCHEMA`).
+        warned: What warnings are about (`find_warned`).
 
     Returns:
         The content of `card.json`.
@@ -156,6 +190,7 @@ def build_card(
     ).to_pylist()
     source = settings.source
     remarks = count_remarks(attributes)
+    kinds = count_kinds(warned)
     return {
         "schema_version": SCHEMA_VERSION,
         "classes": list(classes),
@@ -175,13 +210,14 @@ def build_card(
         "group_by": settings.group_by,
         "pseudonym_key_id": pseudonym_key_id,
         "data_set": listing.data_set,
-        "notes": [*listing.notes, *(remark["warning"] for remark in remarks.values())],
+        "notes": [*listing.notes, *sentences(kinds), *(remark["warning"] for remark in remarks.values())],
         "remarks": remarks,
-        "warned": {"file": WARNINGS, "counts": {} if warned is None else count_kinds(warned)},
+        "warned": {"file": WARNINGS, "counts": kinds},
         "agreement": dict(listing.agreement),
         "overlaps": overlap_notes(listing.data_set),
         "duplicates_across_splits": _equal_across_splits(index),
-        "near_duplicates_across_splits": _near_across_splits(index, attributes),
+        "near_duplicates_across_splits": _look_alikes(warned, "look_alike"),
+        "near_duplicates_of_two_classes": _look_alikes(warned, "two_classes"),
         "burned_in": _burned_in(attributes),
         "source": {
             "kind": source.resolved_kind(),
@@ -200,8 +236,14 @@ def warnings_of(card: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{card['duplicates_across_splits']} images stand in more than one split, pixel for pixel"
         )
-    near = card["near_duplicates_across_splits"]
-    of_pictures = (describe_look_alikes(near["num_images"], near["examples"]), card["burned_in"]["warning"])
+    near, two = card["near_duplicates_across_splits"], card["near_duplicates_of_two_classes"]
+    found += few_groups_warnings(card["counts"], card["num_groups"])
+    found += sentences(card["warned"]["counts"])
+    of_pictures = (
+        describe_look_alikes(near["num_images"], near["examples"]),
+        two_classes_warning(two["num_images"], two["examples"]),
+        card["burned_in"]["warning"],
+    )
     of_reading = [remark["warning"] for remark in card["remarks"].values()]
     return [*found, *(text for text in of_pictures if text), *of_reading, *card["overlaps"]]
 
@@ -233,9 +275,12 @@ def _equal_across_splits(index: pa.Table) -> int:
     return pc.sum(pc.greater(splits["split_count_distinct"], 1)).as_py() or 0
 
 
-def _near_across_splits(index: pa.Table, attributes: pa.Table) -> dict[str, Any]:
-    found = find_look_alikes(index, attributes)
-    return {"num_images": found.num_images, "examples": [list(pair) for pair in found.examples]}
+def _look_alikes(warned: pa.Table, kind: str) -> dict[str, Any]:
+    pairs = warned.filter(pc.equal(warned["kind"], kind)).select(["image_id", "other_id"])
+    return {
+        "num_images": pairs.num_rows,
+        "examples": [list(pair.values()) for pair in pairs.slice(0, _NUM_EXAMPLES).to_pylist()],
+    }
 
 
 def _burned_in(attributes: pa.Table) -> dict[str, Any]:

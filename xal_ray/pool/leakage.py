@@ -5,11 +5,13 @@ A group on two sides is an error. Pictures that look alike, and public sets that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +20,7 @@ from xal_ray.pool.breakdown import aligned
 from xal_ray.pool.manifest import side_of
 from xal_ray.pool.nearness import Near, codes_of, near_pairs, near_rows
 from xal_ray.pool.schema import SPLITS
+from xal_ray.pool.warned import Warned
 
 _NUM_EXAMPLES = 3
 _PSEUDONYM = r"^p-[0-9a-f]{16}$"
@@ -35,15 +38,30 @@ _OVERLAPS = {
 
 @dataclass(frozen=True)
 class LookAlikes:
-    """Images of `val` and `test` that look like one of another side, and another group.
+    """Images that look like one that they should not look like.
 
     Attributes:
-        num_images: How many there are.
-        examples: The first few, each with the id that it is like.
+        pairs: Each with the id that it is like, and how many of 256 bits differ.
     """
 
-    num_images: int
-    examples: tuple[tuple[str, str], ...]
+    pairs: tuple[tuple[str, str, int], ...]
+
+    @property
+    def num_images(self) -> int:
+        """How many images have one."""
+        return len(self.pairs)
+
+    @property
+    def examples(self) -> tuple[tuple[str, str], ...]:
+        """The first few, each with the id that it is like."""
+        return tuple((one, other) for one, other, _ in self.pairs[:_NUM_EXAMPLES])
+
+    def warned(self, kind: str) -> list[Warned]:
+        """All pairs for the pool's `warnings.parquet`."""
+        return [
+            Warned(kind, f"{bits} of 256 signs differ", image_id=one, other_id=other)
+            for one, other, bits in self.pairs
+        ]
 
 
 def check_groups(index: pa.Table) -> None:
@@ -76,9 +94,69 @@ def check_groups(index: pa.Table) -> None:
 
 
 def find_look_alikes(index: pa.Table, attributes: pa.Table) -> LookAlikes:
-    """Search a pool for near duplicates across its splits (`pool/nearness.py`)."""
+    """Search a pool for images of `val` and `test` that look like one of another side, and another group."""
     near = near_pairs(aligned(attributes, index)["likeness"], index["group_id"], index["split"])
-    return LookAlikes(len(near), _examples(near, index["image_id"], index["image_id"]))
+    return _pairs_of(near, index["image_id"])
+
+
+def find_two_classes(index: pa.Table, attributes: pa.Table) -> LookAlikes:
+    """Search a pool for pictures that stand in it under two classes.
+
+    Near duplicates count where their groups differ too: neighbouring slices of one patient look alike, and
+    may well show different things. Equal pictures, with equal ROIs, count in one group, too.
+
+    Args:
+        index: With all labels, hidden ones included.
+        attributes: What the images look like.
+
+    Returns:
+        Each pair once, by the id that comes first.
+    """
+    labelled = pc.indices_nonzero(pc.is_valid(index["label"]))
+    rows = index.take(labelled)
+    if rows.num_rows == 0:
+        return LookAlikes(())
+    codes = codes_of(aligned(attributes, rows)["likeness"])
+    groups = np.stack([_numbers(rows["group_id"]), _numbers(rows["label"])], axis=1)
+    near = _pairs_of(near_rows(codes, codes, groups, groups), rows["image_id"]).pairs
+    pairs = {(min(one, other), max(one, other)): bits for one, other, bits in near}
+    pairs |= dict.fromkeys(_equal_of_two_classes(rows), 0)
+    return LookAlikes(tuple((*ids, bits) for ids, bits in sorted(pairs.items())))
+
+
+def _equal_of_two_classes(rows: pa.Table) -> list[tuple[str, str]]:
+    """Pairs with the same content and two labels: of each content the first image of each label."""
+    first: dict[str, dict[str, str]] = {}
+    columns = (rows[name].to_pylist() for name in ("image_id", "label", "content_sha256"))
+    for image_id, label, content in zip(*columns, strict=True):
+        first.setdefault(content, {}).setdefault(label, image_id)
+    found = [list(by_label.values()) for by_label in first.values() if len(by_label) > 1]
+    return [(min(ids[0], other), max(ids[0], other)) for ids in found for other in ids[1:]]
+
+
+def two_classes_warning(num_images: int, examples: Sequence[Sequence[str]]) -> str | None:
+    """The warning of pictures under two classes; None without any."""
+    if not num_images:
+        return None
+    return (
+        f"{_number(num_images, 'pair')} of images of different classes look{'s' if num_images == 1 else ''} "
+        f"nearly alike ({_listed(examples)}): one picture under two labels?"
+    )
+
+
+def few_groups_warnings(counts: Mapping[str, int], num_groups: Mapping[str, int]) -> list[str]:
+    """Splits to evaluate on that hold one group only: whatever is measured there holds for it alone.
+
+    Args:
+        counts: Images of each split.
+        num_groups: Groups of each split.
+    """
+    return [
+        f"the split '{split}' holds one group only ({_number(counts[split], 'image')}): what is measured on "
+        "it says nothing about other patients"
+        for split in ("val", "test")
+        if num_groups.get(split) == 1
+    ]
 
 
 def near_duplicate_warning(index: pa.Table, attributes: pa.Table) -> str | None:
@@ -169,6 +247,16 @@ def _shared_patients(
 def _examples(near: Near, ids: pa.ChunkedArray, partner_ids: pa.ChunkedArray) -> tuple[tuple[str, str], ...]:
     first, second = near.rows[:_NUM_EXAMPLES], near.partners[:_NUM_EXAMPLES]
     return tuple(zip(ids.take(first).to_pylist(), partner_ids.take(second).to_pylist(), strict=True))
+
+
+def _pairs_of(near: Near, ids: pa.ChunkedArray) -> LookAlikes:
+    one, other = ids.take(near.rows).to_pylist(), ids.take(near.partners).to_pylist()
+    return LookAlikes(tuple(zip(one, other, near.distances.tolist(), strict=True)))
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices, dtype=np.int64)
 
 
 def _sides(index: pa.Table) -> pa.ChunkedArray:

@@ -166,8 +166,9 @@ def near_rows(
     Args:
         asking: (m, 32) codes; all zero = flat, near nothing.
         known: (n, 32) codes.
-        asking_groups: (m,) numbers of groups: a pair of one group does not count; None: all count.
-        known_groups: (n,) the same of the known ones.
+        asking_groups: (m,) or (m, k) numbers of groups: a pair that shares one of its k does not count; None:
+            all count.
+        known_groups: (n,) or (n, k) the same of the known ones.
 
     Returns:
         Rows of `asking`, with rows of `known` as their partners.
@@ -202,7 +203,8 @@ class _Nearest:
     def offer(self, rows: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> None:
         distance = _distances(self.asking[rows], self.known[others])
         if self.asking_groups is not None and self.known_groups is not None:
-            distance[self.asking_groups[rows] == self.known_groups[others]] = MAX_DISTANCE + 1
+            shared = self.asking_groups[rows] == self.known_groups[others]
+            distance[shared.any(axis=1) if shared.ndim == 2 else shared] = MAX_DISTANCE + 1
         before = self.distance[rows]
         nearer = (distance < before) | ((distance == before) & (others < self.partner[rows]))
         self.distance[rows[nearer]] = distance[nearer]

@@ -27,20 +27,24 @@ WARNED_SCHEMA = pa.schema(
     ]
 )
 
-# In words, after "12 ".
+# In words, before their number.
 WORDS: Mapping[str, str] = {
-    "passed_by": "files are of a kind that is not read",
-    "hidden": "hidden files and folders are passed by",
-    "mask_without_image": "masks have no image, and are not used",
-    "made_of_image": "files were made of an image (superpixels, an overlay), and are not used",
-    "deeper": "images lie deeper than their class's folder",
-    "shape_cut": "shapes reach out of their image, and are cut at its edge",
-    "shape_dropped": "shapes can't be meant (no area, too few points, no numbers), and are not used",
-    "box_instead": "shapes can't be meant, and the box beside them is used instead",
-    "look_alike": "images of val or test look nearly like one of another split and another group",
-    "two_classes": "images look nearly like one of another class",
+    "passed_by": "Files of a kind that is not read",
+    "hidden": "Hidden files and folders",
+    "mask_without_image": "Masks without an image, which are not used",
+    "made_of_image": "Pictures that were made of an image (superpixels, an overlay), which are not used",
+    "deeper": "Images in folders below that of their class",
+    "shape_cut": "Images with shapes that reach out of them, and are cut at the edge (are the numbers pixels "
+    "of the image itself, and corners where corners are asked for?)",
+    "shape_dropped": "Shapes that can't be meant (no area, too few points, no numbers, wholly outside), and "
+    "are not used",
+    "box_instead": "Shapes that can't be meant, in whose place their box is used",
+    "look_alike": "Images of val or test that look nearly like one of another split and another group",
+    "two_classes": "Pairs of images of different classes that look nearly alike",
     **REMARKS,
 }
+# What is said from here; the others are in the source's notes, or are said with an example.
+_SAID = ("shape_cut", "shape_dropped", "box_instead")
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,8 @@ def count_kinds(table: pa.Table) -> dict[str, int]:
     """How many rows there are of each kind, in the order of `WORDS`."""
     counts = Counter(table["kind"].to_pylist())
     return {kind: counts[kind] for kind in WORDS if counts[kind]}
+
+
+def sentences(counts: Mapping[str, int]) -> list[str]:
+    """What people should hear of these counts (`count_kinds`)."""
+    return [f"{WORDS[kind]}: {counts[kind]} (each in {FILE})" for kind in _SAID if kind in counts]

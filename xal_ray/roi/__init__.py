@@ -7,26 +7,31 @@ never binarised on the grid: a cell holds the fraction of its area that the regi
 from xal_ray.roi.grids import (
     FRAME_TOLERANCE_PX,
     NORMALISED_SIDE,
+    FloatArray,
     boxes_to_grid,
     check_boxes,
     check_mask,
     mask_to_grid,
     pack_coverage,
 )
-from xal_ray.roi.polygons import check_polygons, polygons_to_grid
+from xal_ray.roi.polygons import polygons_to_grid
 from xal_ray.roi.runs import compress_counts, mask_to_counts, rle_to_mask
+from xal_ray.roi.sound import Sound, sound_boxes, sound_polygons
 
 __all__ = [
     "FRAME_TOLERANCE_PX",
     "NORMALISED_SIDE",
+    "FloatArray",
+    "Sound",
     "boxes_to_grid",
     "check_boxes",
     "check_mask",
-    "check_polygons",
     "compress_counts",
     "mask_to_counts",
     "mask_to_grid",
     "pack_coverage",
     "polygons_to_grid",
     "rle_to_mask",
+    "sound_boxes",
+    "sound_polygons",
 ]

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from xal_ray.errors import SourceError
-from xal_ray.roi.grids import FRAME_TOLERANCE_PX, FloatArray
+from xal_ray.roi.grids import FloatArray
 
 LINES_PER_CELL = 64
 MAX_CROSSINGS = 50_000_000  # of edges and lines: a drawing of a person has thousands
@@ -41,12 +40,12 @@ def polygons_to_grid(
 
     Raises:
         ValueError: A polygon has fewer than three points or a number that is not finite, or together they
-            cross more lines than `MAX_CROSSINGS`; see `check_polygons`.
+            cross more lines than `MAX_CROSSINGS`; see `sound_polygons`.
     """
     for polygon in polygons:
         fault = _fault(polygon)
         if fault:
-            raise ValueError(f"a polygon {fault}; run check_polygons first")
+            raise ValueError(f"a polygon {fault}; run sound_polygons first")
     rows, columns = grid
     edges = _edges(polygons, columns / frame[1], rows / frame[0])
     middles, heights = _strips(edges, rows)
@@ -67,38 +66,6 @@ def polygons_to_grid(
     coverage = np.round(np.cumsum(changes, axis=1)[:, :columns], 9)
     clipped: FloatArray = np.clip(coverage, 0.0, 1.0).astype(np.float32)
     return clipped
-
-
-def check_polygons(
-    polygons: Sequence[Sequence[float]], frame: tuple[int, int], *, where: str | None = None
-) -> None:
-    """Refuse polygons that can't be what the annotator meant.
-
-    Args:
-        polygons: Each x0, y0, x1, y1, ...: pixel corners in the frame.
-        frame: Height and width of the image that they were drawn on, pixels.
-        where: The file and row that they come from, for the message.
-
-    Raises:
-        SourceError: A polygon has fewer than three points, a number that is not finite, or reaches more than
-            1 px out of the frame.
-    """
-    height, width = frame
-    for number, polygon in enumerate(polygons, 1):
-        fault = _fault(polygon)
-        if fault is None:
-            points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-            if (points < -FRAME_TOLERANCE_PX).any() or (
-                points > np.add((width, height), FRAME_TOLERANCE_PX)
-            ).any():
-                fault = "lies outside the frame"
-        if fault:
-            raise SourceError(
-                f"polygon {number} of {len(polygons)} {fault}",
-                expected=f"x0, y0, x1, y1, x2, y2, ... within {width} x {height} pixels of the image itself",
-                where=where,
-                next_step="correct the polygon, or leave it out",
-            )
 
 
 def _fault(polygon: Sequence[float]) -> str | None:

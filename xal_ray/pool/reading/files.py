@@ -22,8 +22,9 @@ from xal_ray.images import (
 from xal_ray.places import place
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.reading.region import Region, region_of_mask
+from xal_ray.pool.reading.shapes import region_of_shapes
 from xal_ray.pool.sources import phantom
-from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, polygons_to_grid, rle_to_mask
+from xal_ray.roi import check_mask
 
 # The volumes that the last rows were slices of; `PackShard` forgets them where it begins.
 KEPT = KeptVolumes()
@@ -101,49 +102,29 @@ def _identified(row: dict[str, Any], header: Header | None) -> dict[str, tuple[s
 
 
 def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> Region:
-    """The ROI. One that does not fit its image stops a manifest, and costs a public set that image."""
+    """The ROI. One that does not fit its image costs that image, and not the set."""
     try:
         return _roi(row, frame, pool)
     except SourceError as error:
-        if pool.source.kind in (None, "table", "folder"):
-            raise
-        raise ImageError("roi_mismatch", error.what) from None
+        expected, found = error.details["expected"], error.details["found"]
+        sizes = f": {found}, not {expected}" if expected and found else ""
+        raise ImageError("roi_mismatch", error.what + sizes) from None
 
 
 def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> Region:
     """The coverage of the ROI at training size: of the mask, else of boxes, polygons and runs together."""
     grid = (pool.image_size, pool.image_size)
-    where = f"image_id {row['image_id']}"
     if row["mask_uri"]:
         uris = (row["mask_uri"], *(row.get("more_mask_uris") or ()))
         masks = [_mask(row, uri, frame, pool) for uri in uris]
         inside = np.logical_or.reduce([mask.inside for mask in masks])
         return region_of_mask(inside, grid, is_soft=any(mask.is_soft for mask in masks))
-    drawn_on = _frame_of_roi(row, frame)
-    parts = []
-    if row["boxes"]:
-        boxes = np.asarray(row["boxes"], dtype=np.float64)
-        check_boxes(boxes, drawn_on, where=where)
-        parts.append(boxes_to_grid(boxes, drawn_on, grid))
-    if row["polygons"]:
-        parts.append(polygons_to_grid(row["polygons"], drawn_on, grid))
-    if row["rle"] is not None:
-        size = (row["rle"]["height"], row["rle"]["width"])
-        runs = rle_to_mask(row["rle"]["counts"], size, max_pixels=pool.limits.max_pixels, where=where)
-        check_mask(runs, drawn_on, where=where)
-        if not parts:
-            return region_of_mask(runs, grid)
-        parts.append(mask_to_grid(runs.astype(np.float32), grid))
-    if not parts:
-        return Region()
-    coverage = np.maximum.reduce(parts)
-    # Shapes without an area: somebody drew something, but it can't be told where.
-    return Region(coverage) if coverage.any() else Region(state="not_annotated")
+    return region_of_shapes(row, _frame_of_roi(row, frame), grid, pool.limits.max_pixels)
 
 
 def _mask(row: dict[str, Any], uri: str, frame: tuple[int, int], pool: Pool) -> Mask:
     mask = read_mask(place(uri), pool.limits, frame=row["frame"], nifti=pool.nifti, kept=KEPT)
-    check_mask(mask.inside, frame, where=f"image_id {row['image_id']}, mask {uri}")
+    check_mask(mask.inside, frame)
     return mask
 
 

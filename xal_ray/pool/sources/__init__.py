@@ -8,6 +8,7 @@ from dataclasses import replace
 import pyarrow.compute as pc
 
 from xal_ray.config import Pool
+from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import check_manifest
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import check_some_exist
@@ -33,6 +34,14 @@ def read_source(pool: Pool) -> Listing:
     listing: Listing = importlib.import_module(f"{__name__}.{kind}").read(pool)
     where = str(pool.source.path or f"pool.source.{kind}")
     rows = listing.manifest
+    if not rows.num_rows and listing.refused:
+        raise SourceError(
+            "no image can be used",
+            found=f"images that are left out: {len(listing.refused)}; the first: {listing.refused[0].detail}",
+            where=where,
+            next_step="correct the annotations: boxes are corners or sizes in pixels of the images, as the "
+            "source's kind has them, and numbers are written with points",
+        )
     check_manifest(rows, pool.classes or listing.classes, where=where, rows=listing.row_numbers)
     if kind != "phantom":
         check_some_exist(rows["uri"].slice(0, _NUM_PATHS_TRIED).to_pylist(), where)

@@ -21,7 +21,6 @@ folders and the test set's files are from memory and from others' code.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -32,6 +31,7 @@ from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.sources.csvs import Csv, read_csv
+from xal_ray.pool.sources.faults import Faults
 from xal_ray.pool.sources.findings import Question, ask
 from xal_ray.pool.sources.grouping import age_band_of, check_group_by, sex_of
 from xal_ray.pool.sources.layouts import (
@@ -44,6 +44,7 @@ from xal_ray.pool.sources.layouts import (
 )
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot
+from xal_ray.roi import sound_polygons
 
 NO_FINDING = "No Finding"
 SEGMENTED = (
@@ -76,6 +77,8 @@ _ACCEPTED = (
 )
 _VIEW = re.compile(r"(patient\d{1,8})/(study\d{1,4})/(view\d{1,4}_[a-z]{1,16})")
 _MAX_SIDE = 20_000  # pixels
+_FRAME = "img_size"
+_MALFORMED = (ValueError, TypeError, OverflowError, AttributeError, KeyError)
 _CONTINUES = 0x20  # of a character of COCO's counts: the number goes on
 
 
@@ -89,7 +92,16 @@ class _Region:
     polygons: list[list[float]]
 
 
-_Regions = dict[str, dict[str, _Region]]  # by view, then by finding; an image without any is there too
+@dataclass(frozen=True)
+class _Lost:
+    """What was segmented of a finding, and can't be meant."""
+
+    why: str
+
+
+_Regions = dict[
+    str, dict[str, _Region | _Lost]
+]  # by view, then by finding; an image without any is there too
 
 
 def read(pool: Pool) -> Listing:
@@ -110,11 +122,11 @@ def read(pool: Pool) -> Listing:
     )
     check_group_by(pool, ("group_id", "image"), "the images are JPEG files, which have no header")
     question = ask(pool.source, SEGMENTED, (*SEGMENTED, *ONLY_LABELLED), NO_FINDING)
-    notes, excluded = ["CheXlocalize"], Counter[str]()
+    notes, excluded, faults = ["CheXlocalize"], Counter[str](), Faults()
     rows = [
         row
         for split in ("val", "test")
-        for row in _rows_of_split(root, split, pool, question, notes, excluded)
+        for row in _rows_of_split(root, split, pool, question, notes, excluded, faults)
     ]
     unmarked = sum(row["roi_state"] == "not_annotated" for row in rows)
     if unmarked:
@@ -123,14 +135,22 @@ def read(pool: Pool) -> Listing:
         manifest_of(rows),
         notes=tuple(notes),
         excluded=dict(excluded + question.left_out),
+        refused=faults.refused,
+        warned=faults.warned,
         data_set="chexlocalize",
     )
 
 
 def _rows_of_split(
-    root: SourceRoot, split: str, pool: Pool, question: Question, notes: list[str], excluded: Counter[str]
+    root: SourceRoot,
+    split: str,
+    pool: Pool,
+    question: Question,
+    notes: list[str],
+    excluded: Counter[str],
+    faults: Faults,
 ) -> Iterator[Row]:
-    regions, of = _read_regions(root, split)
+    regions, of = _read_regions(root, split, faults)
     folder = next((name for name in _below(_IMAGE_FOLDERS[split]) if (root.path / name).is_dir()), None)
     if of is None or folder is None:
         notes.append(f"{split}: {'no segmentations' if of is None else 'no images'} there: not used")
@@ -149,8 +169,10 @@ def _rows_of_split(
         notes.append(match_files(findings, views, f"{split}, {of} in place of a CSV", excluded))
     for view in sorted(findings.keys() & views.keys()):
         label = question.label(findings[view])
-        if label is not None:
-            region = regions.get(view, {}).get(label)
+        region = regions.get(view, {}).get(label) if label is not None else None
+        if isinstance(region, _Lost):
+            faults.refuse(_id_of(view), views[view], f"its segmentation can't be meant: {region.why}")
+        elif label is not None:
             yield _row(view, views[view], label, region, split, pool) | people.get(view, {})
 
 
@@ -160,7 +182,7 @@ def _below(names: Collection[str]) -> list[str]:
 
 def _row(view: str, path: str, label: str, region: _Region | None, split: str, pool: Pool) -> Row:
     patient, study, _ = view.split("/")
-    image_id = view.replace("/", "_")
+    image_id = _id_of(view)
     row: Row = {
         "image_id": image_id,
         "uri": path,
@@ -178,6 +200,10 @@ def _row(view: str, path: str, label: str, region: _Region | None, split: str, p
         else:
             row["rle"] = {"height": region.height, "width": region.width, "counts": region.counts}
     return row
+
+
+def _id_of(view: str) -> str:
+    return view.replace("/", "_")
 
 
 def _read_labels(root: SourceRoot, name: str) -> tuple[dict[str, set[str]], dict[str, Row]]:
@@ -214,62 +240,77 @@ def _views(columns: Csv) -> list[str]:
     return views
 
 
-def _read_regions(root: SourceRoot, split: str) -> tuple[_Regions, str | None]:
+def _read_regions(root: SourceRoot, split: str, faults: Faults) -> tuple[_Regions, str | None]:
     """The segmentations of a split, and the file that they are from."""
     for what in _PARSERS:
         for folder in _JSON_FOLDERS:
             name = f"{folder}gt_{what}_{split}.json"
             if has_file(root, name):
-                return _parse(root, name, what), name
+                return _parse(root, name, what, faults), name
     return {}, None
 
 
-def _parse(root: SourceRoot, name: str, what: str) -> _Regions:
+def _parse(root: SourceRoot, name: str, what: str, faults: Faults) -> _Regions:
     fault = SourceError(
         "a file of segmentations is malformed", expected=_FORMS[what], where=str(root.path / name)
     )
     data = read_file(root, name)
     try:
         entries = json.loads(data)
-        views = {key.replace("_", "/", 2): entry for key, entry in entries.items()}
-        if not all(_VIEW.fullmatch(view) for view in views):
-            raise fault
-        return {view: _of_known(_PARSERS[what](entry)) for view, entry in views.items()}
-    except (ValueError, TypeError, OverflowError, AttributeError, KeyError, RecursionError):
+    except (ValueError, RecursionError):
         raise fault from None
-
-
-def _of_known(regions: Mapping[str, _Region | None]) -> dict[str, _Region]:
-    named = {
-        _ALIASES.get(finding, finding): region for finding, region in regions.items() if region is not None
-    }
-    return {finding: region for finding, region in named.items() if finding in SEGMENTED}
-
-
-def _segmented(entry: Mapping[str, Mapping[str, Any]]) -> dict[str, _Region | None]:
-    regions: dict[str, _Region | None] = {}
-    for finding, mask in entry.items():
-        height, width = _size(mask["size"])
-        counts = mask["counts"]
-        if not isinstance(counts, str):
-            raise ValueError
-        regions[finding] = _Region(height, width, counts, []) if _has_pixels(counts) else None
+    if not isinstance(entries, dict):
+        raise fault
+    regions: _Regions = {}
+    for key, entry in entries.items():
+        view = key.replace("_", "/", 2)
+        if _VIEW.fullmatch(view):
+            regions[view] = _of_view(entry, _PARSERS[what], view, faults)
+        else:
+            faults.drop(f"{name}: an entry that names no view")
     return regions
 
 
-def _annotated(entry: Mapping[str, Any]) -> dict[str, _Region | None]:
-    height, width = _size(entry["img_size"])
-    regions: dict[str, _Region | None] = {}
-    for finding in entry.keys() - {"img_size"}:
-        contours = [[float(side) for x, y in contour for side in (x, y)] for contour in entry[finding]]
-        if not all(math.isfinite(number) for contour in contours for number in contour):
-            raise ValueError
-        polygons = [contour for contour in contours if len(contour) >= 6]  # three corners
-        regions[finding] = _Region(height, width, None, polygons) if polygons else None
+def _of_view(entry: Any, parse: _Parser, view: str, faults: Faults) -> dict[str, _Region | _Lost]:
+    """The regions of a view by finding; a finding whose region is empty is left out."""
+    if not isinstance(entry, dict):
+        faults.drop("an entry without findings", _id_of(view))
+        return {}
+    regions: dict[str, _Region | _Lost] = {}
+    for name in entry.keys() - {_FRAME}:
+        finding = _ALIASES.get(name, name)
+        if finding not in SEGMENTED:
+            continue
+        try:
+            region = parse(entry, name, faults, view)
+        except _MALFORMED:
+            region = _Lost("it is not of the form that the set describes")
+        if region is not None:
+            regions[finding] = region
     return regions
 
 
-_Parser = Callable[[Any], Mapping[str, _Region | None]]
+def _segmented(entry: Mapping[str, Any], name: str, faults: Faults, view: str) -> _Region | _Lost | None:
+    height, width = _size(entry[name]["size"])
+    counts = entry[name]["counts"]
+    if not isinstance(counts, str):
+        raise ValueError
+    return _Region(height, width, counts, []) if _has_pixels(counts) else None
+
+
+def _annotated(entry: Mapping[str, Any], name: str, faults: Faults, view: str) -> _Region | _Lost | None:
+    height, width = _size(entry[_FRAME])
+    if not isinstance(entry[name], list):
+        raise ValueError
+    contours = [[side for x, y in contour for side in (x, y)] for contour in entry[name]]
+    sound = sound_polygons(contours, (height, width))
+    if sound.is_lost:
+        return _Lost(sound.faults)
+    faults.drop_all(sound, _id_of(view))
+    return _Region(height, width, None, sound.shapes) if sound.shapes else None
+
+
+_Parser = Callable[[Mapping[str, Any], str, Faults, str], _Region | _Lost | None]
 _PARSERS: dict[str, _Parser] = {"segmentations": _segmented, "annotations": _annotated}
 _FORMS = {
     "segmentations": '{"VIEW": {"Edema": {"size": [height, width], "counts": "..."}}}',

@@ -22,6 +22,7 @@ from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.sources.coco_files import Document, read_document
 from xal_ray.pool.sources.coco_shapes import shapes_of
+from xal_ray.pool.sources.faults import Faults
 from xal_ray.pool.sources.findings import Question, ask
 from xal_ray.pool.sources.folder_files import SUFFIXES
 from xal_ray.pool.sources.grouping import check_group_by
@@ -50,6 +51,7 @@ class _Source:
     group_by: str
     group_key: str | None
     excluded: Counter[str]
+    faults: Faults
     several_documents: bool
 
 
@@ -62,11 +64,12 @@ def read(pool: Pool) -> Listing:
     Returns:
         A row an image, with the annotations of its label as ROI, in the frame of the image's width and
         height. Ids are those of the images, after the file's name where there are several files. Excluded:
-        `missing_file`, and the reasons of `findings.py`.
+        `missing_file`, and the reasons of `findings.py`. Shapes that can't be meant are dropped, and an image
+        is refused where nothing else is left of its label's, or an annotation's category is not listed.
 
     Raises:
-        SourceError: There is no such file, it is malformed, an annotation can't be meant, or no image tells
-            its group although `group_by` asks for it.
+        SourceError: There is no such file, it is malformed, or no image tells its group although `group_by`
+            asks for it.
     """
     path = pool.source.path
     assert path is not None  # noqa: S101 (resolved_kind has seen to it)
@@ -82,6 +85,7 @@ def read(pool: Pool) -> Listing:
         pool.group_by,
         group_key,
         Counter(),
+        Faults(),
         len(documents) > 1,
     )
     all_splits = [split_of_name(document.name) for document in documents]
@@ -98,10 +102,17 @@ def read(pool: Pool) -> Listing:
             notes.append(f"{document.name}: {document.num_strays} annotations belong to no image.")
     excluded = source.excluded + source.question.left_out
     if not rows:
-        raise _nothing_left(excluded, root)
+        raise _nothing_left(excluded + source.faults.counts(), source.faults, root)
     if group_key:
         notes.append(f"Images are grouped by their key {group_key}.")
-    return Listing(manifest_of(rows), source.question.findings, tuple(notes), dict(excluded))
+    return Listing(
+        manifest_of(rows),
+        source.question.findings,
+        tuple(notes),
+        dict(excluded),
+        source.faults.refused,
+        source.faults.warned,
+    )
 
 
 def _root(path: Path) -> tuple[SourceRoot, str | None]:
@@ -155,10 +166,19 @@ def _rows(document: Document, source: _Source, split: str | None) -> list[Row]:
     base = _base(document, source.files)
     rows = []
     for position, image in enumerate(document.images):
-        where = f"{source.root.path / document.name}, images[{position}]"
-        uri, relative = source.root.locate(posixpath.join(base, image["file_name"]), where)
+        at = f"{document.name}, images[{position}]"
+        name = posixpath.join(base, image["file_name"])
+        uri, relative = source.root.locate(name, f"{source.root.path}/{at}")
         if relative not in source.files:
             source.excluded["missing_file"] += 1
+            continue
+        image_id = f"{image['id']}"
+        if source.several_documents:
+            image_id = f"{document.name.removesuffix('.json')}/{image_id}"
+        if image["id"] in document.unknown:
+            source.faults.refuse(
+                image_id, uri, "an annotation has a category that is not listed", "unknown_label"
+            )
             continue
         annotations = document.annotations_of(position)
         names = [document.categories[annotation["category_id"]] for annotation in annotations]
@@ -166,10 +186,15 @@ def _rows(document: Document, source: _Source, split: str | None) -> list[Row]:
         if label is None:
             continue
         of_label = [each for each, name in zip(annotations, names, strict=True) if name == label]
-        shapes = shapes_of(of_label, image, where)
-        image_id = f"{image['id']}"
-        if source.several_documents:
-            image_id = f"{document.name.removesuffix('.json')}/{image_id}"
+        shapes = shapes_of(of_label, image)
+        if shapes.is_lost:
+            source.faults.refuse(
+                image_id, uri, f"none of its shapes can be meant: {shapes.dropped.faults} ({at})"
+            )
+            continue
+        source.faults.drop_all(shapes.dropped, image_id)
+        for fault in shapes.boxes_instead:
+            source.faults.box_instead(image_id, fault)
         rows.append(
             {
                 "image_id": image_id,
@@ -180,7 +205,7 @@ def _rows(document: Document, source: _Source, split: str | None) -> list[Row]:
                 "roi_state": "absent_confirmed" if label == NO_FINDING else "not_annotated",
                 "roi_width": image.get("width"),
                 "roi_height": image.get("height"),
-                **shapes,
+                **shapes.columns(),
             }
         )
     return rows
@@ -216,10 +241,11 @@ def _base(document: Document, files: Collection[str]) -> str:
     return max(dict.fromkeys(candidates), key=hits)
 
 
-def _nothing_left(excluded: Counter[str], root: SourceRoot) -> SourceError:
+def _nothing_left(excluded: Counter[str], faults: Faults, root: SourceRoot) -> SourceError:
+    counts = ", ".join(f"{count} x {reason}" for reason, count in sorted(excluded.items())) or "no image"
     return SourceError(
         "no image can be used",
-        found=", ".join(f"{count} x {reason}" for reason, count in sorted(excluded.items())) or "no image",
+        found=counts + (f"; the first: {faults.refused[0].detail}" if faults.refused else ""),
         where=str(root.path),
         next_step="check pool.source.findings and pool.source.several, or where the images lie",
     )

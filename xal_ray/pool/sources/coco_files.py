@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from xal_ray.config import Limits
 from xal_ray.errors import SourceError
@@ -28,7 +28,8 @@ class Document:
         categories: Names by id.
         by_image: Annotations by the image's id, each of a known category.
         num_annotations: All of them.
-        num_strays: Those whose image is not there.
+        num_strays: Those whose image is not there, or which name none.
+        unknown: Ids of images with an annotation whose category is not listed.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Document:
     by_image: dict[int | str, list[Item]]
     num_annotations: int
     num_strays: int
+    unknown: frozenset[int | str]
 
     def annotations_of(self, position: int) -> list[Item]:
         """The annotations of an image."""
@@ -75,17 +77,17 @@ def read_document(root: SourceRoot, name: str, limits: Limits, *, needed: bool) 
     by_image: dict[int | str, list[Item]] = {image["id"]: [] for image in images}
     if len(by_image) < len(images):
         raise SourceError("two images have one id", expected="an id of its own for each image", where=where)
-    num_strays = 0
-    for number, item in enumerate(content["annotations"]):
-        at = f"{where}, annotations[{number}]"
-        if _id(item, "category_id", at) not in categories:
-            raise SourceError("an annotation has a category that is not listed", where=at)
-        of_image = by_image.get(_id(item, "image_id", at))
-        if of_image is None:
+    num_strays, unknown = 0, set()
+    for item in content["annotations"]:
+        image = item.get("image_id") if isinstance(item, dict) else None
+        if not _is_id(image) or image not in by_image:
             num_strays += 1
+        elif not _is_id(item.get("category_id")) or item["category_id"] not in categories:
+            unknown.add(image)
         else:
-            of_image.append(item)
-    return Document(name, images, categories, by_image, len(content["annotations"]), num_strays)
+            by_image[image].append(item)
+    number = len(content["annotations"])
+    return Document(name, images, categories, by_image, number, num_strays, frozenset(unknown))
 
 
 def _load(root: SourceRoot, name: str, limits: Limits) -> Any:
@@ -101,15 +103,15 @@ def _image(item: Any, where: str) -> Item:
     _id(item, "id", where)
     if not isinstance(item.get("file_name"), str) or not item["file_name"]:
         raise SourceError("an image has no file name", where=where)
-    for key in ("width", "height"):
-        side = item.get(key)
-        if side is not None and not (type(side) is int and 1 <= side <= _LONGEST_SIDE):
-            raise SourceError(
-                f"the {key} of an image is malformed", expected=f"1 to {_LONGEST_SIDE}, whole", where=where
-            )
-    if (item.get("width") is None) != (item.get("height") is None):
-        raise SourceError("an image has a width or a height, and not the other", where=where)
-    return item  # type: ignore[no-any-return]
+    sides = {key: _side(item.get(key)) for key in ("width", "height")}
+    # Without both the picture's own frame counts.
+    return {**item, **(sides if all(sides.values()) else dict.fromkeys(sides))}
+
+
+def _side(value: Any) -> int | None:
+    """A width or height, pixels; None for what can be none: 0, -1, a text."""
+    is_whole = type(value) in (int, float) and 1 <= value <= _LONGEST_SIDE and value == int(value)
+    return int(value) if is_whole else None
 
 
 def _category_name(item: Item, where: str) -> str:
@@ -121,6 +123,10 @@ def _category_name(item: Item, where: str) -> str:
 
 def _id(item: Any, key: str, where: str) -> int | str:
     value = item.get(key) if isinstance(item, dict) else None
-    if isinstance(value, str) or (type(value) is int and abs(value) < _LARGEST_ID):
+    if _is_id(value):
         return value
     raise SourceError(f"an item has no sound '{key}'", expected="a whole number or a text", where=where)
+
+
+def _is_id(value: Any) -> TypeGuard[int | str]:
+    return isinstance(value, str) or (type(value) is int and abs(value) < _LARGEST_ID)

@@ -2,109 +2,134 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row
-from xal_ray.roi import check_boxes, check_polygons, compress_counts, mask_to_counts, rle_to_mask
+from xal_ray.roi import Sound, compress_counts, mask_to_counts, rle_to_mask, sound_boxes, sound_polygons
 
 Item = dict[str, Any]
+Frame = tuple[int, int]
+
+_OTHER_SIZE = "a mask of another size than its image"
 
 
-def shapes_of(annotations: Sequence[Item], image: Item, where: str) -> Row:
+@dataclass
+class Shapes:
     """The union of some annotations of an image.
 
-    An annotation's segmentation counts, and where it has none its box. Boxes without area, which public sets
-    hold, are left out.
+    Attributes:
+        boxes: x0, y0, x1, y1 each.
+        polygons: x0, y0, x1, y1, ... each.
+        runs: Masks, each of the frame's size.
+        dropped: What could not be meant.
+        boxes_instead: Why the box of an annotation stands in the place of its segmentation, once each.
+    """
+
+    boxes: list[list[float]] = field(default_factory=list)
+    polygons: list[list[float]] = field(default_factory=list)
+    runs: list[Item] = field(default_factory=list)
+    dropped: Sound = field(default_factory=Sound)
+    boxes_instead: list[str] = field(default_factory=list)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing is left of shapes that were more than points and lines."""
+        return not self and self.dropped.is_lost
+
+    def __bool__(self) -> bool:
+        return bool(self.boxes or self.polygons or self.runs)
+
+    def columns(self) -> Row:
+        """The columns boxes, polygons and rle and, where there is any shape, roi_state."""
+        columns: Row = {"boxes": self.boxes, "polygons": self.polygons or None, "rle": _merged(self.runs)}
+        return {**columns, "roi_state": "present"} if self else columns
+
+
+def shapes_of(annotations: Sequence[Item], image: Item) -> Shapes:
+    """The shapes of some annotations of an image.
+
+    An annotation's segmentation counts, and where it has none, or none that can be meant, its box.
 
     Args:
         annotations: With `segmentation` (polygons, or runs as a list or a compressed string) or `bbox`.
         image: Its width and height are the frame, where they are given.
-        where: File and image, for messages.
-
-    Returns:
-        The columns boxes, polygons and rle and, where there is any shape, roi_state.
-
-    Raises:
-        SourceError: A shape is malformed or lies outside the frame.
     """
-    boxes: list[list[float]] = []
-    polygons: list[list[float]] = []
-    runs: list[Item] = []
-    for annotation in annotations:
-        segmentation = annotation.get("segmentation")
-        if isinstance(segmentation, dict):
-            runs.append(segmentation)
-        elif segmentation:
-            polygons += _polygons(segmentation, where)
-        elif annotation.get("bbox") is not None:
-            boxes += _box(annotation["bbox"], where)
     frame = (image["height"], image["width"]) if image.get("width") is not None else None
-    if frame is not None:
-        if boxes:
-            check_boxes(boxes, frame, where=where)
-        check_polygons(polygons, frame, where=where)
-    shapes: Row = {"boxes": boxes, "polygons": polygons or None, "rle": _merged(runs, frame, where)}
-    if boxes or polygons or runs:
-        shapes["roi_state"] = "present"
-    return shapes
+    found = Shapes()
+    for annotation in annotations:
+        segmentation, bbox = annotation.get("segmentation"), annotation.get("bbox")
+        before = found.dropped.dropped.copy()
+        if (segmentation and _add_segmentation(found, segmentation, frame)) or bbox is None:
+            continue
+        boxes = _boxes(bbox, frame)
+        found.boxes += boxes.shapes
+        if boxes.shapes and segmentation:
+            found.boxes_instead.append(Sound(dropped=found.dropped.dropped - before).faults)
+            found.dropped.dropped = before
+        else:
+            found.dropped.dropped += boxes.dropped
+    return found
 
 
-def _polygons(segmentation: Any, where: str) -> list[list[float]]:
-    if isinstance(segmentation, list) and all(_are_numbers(polygon) for polygon in segmentation):
-        return [[float(number) for number in polygon] for polygon in segmentation]
-    raise _malformed(
-        "a segmentation", "lists of numbers x0, y0, x1, y1, ..., or runs with size and counts", where
-    )
+def _add_segmentation(found: Shapes, segmentation: Any, frame: Frame | None) -> bool:
+    """Add what can be meant of a segmentation; whether there was any."""
+    if isinstance(segmentation, dict):
+        runs = _sound_runs(segmentation, found.runs[0]["size"] if found.runs else frame)
+        if isinstance(runs, str):
+            found.dropped.dropped[runs] += 1
+            return False
+        found.runs.append(runs)
+        return True
+    parts = segmentation if isinstance(segmentation, list) else [segmentation]
+    if all(type(part) in (int, float) for part in parts):
+        parts = [parts]  # one polygon, not a list of them, as some tools write it
+    lists = [part for part in parts if isinstance(part, list)]
+    sound = sound_polygons(lists, frame)
+    if len(lists) < len(parts):
+        sound.dropped["a segmentation that is none"] += len(parts) - len(lists)
+    found.polygons += sound.shapes
+    found.dropped.dropped += sound.dropped
+    return bool(sound.shapes)
 
 
-def _box(bbox: Any, where: str) -> list[list[float]]:
-    """x, y, width and height as corners; none where it has no area."""
-    if not _are_numbers(bbox) or len(bbox) != 4:
-        raise _malformed("a bbox", "four numbers: x, y, width, height", where)
-    x, y, width, height = map(float, bbox)
-    return [[x, y, x + width, y + height]] if width != 0 and height != 0 else []
+def _boxes(bbox: Any, frame: Frame | None) -> Sound:
+    """x, y, width and height as corners."""
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(side) in (int, float) for side in bbox):
+        return Sound(dropped=Counter({"a bbox of other than four numbers": 1}))
+    x, y, width, height = bbox
+    return sound_boxes([[x, y, x + width, y + height]], frame)
 
 
-def _merged(runs: Sequence[Item], frame: tuple[int, int] | None, where: str) -> Item | None:
-    """One mask of runs that covers what some do."""
+def _sound_runs(segmentation: Item, frame: Frame | None) -> Item | str:
+    """A mask of runs, or what is wrong with it."""
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
+        return "a mask without a size"
+    if frame is not None and tuple(size) != frame:
+        return _OTHER_SIZE
+    if not isinstance(counts, str | list):
+        return "a mask without counts"
+    try:
+        rle_to_mask(counts, (size[0], size[1]))  # the error comes now, not after an hour of reading
+    except SourceError:
+        return "runs of a mask that do not fill it"
+    return {"size": (size[0], size[1]), "counts": counts}
+
+
+def _merged(runs: Sequence[Item]) -> Item | None:
+    """One mask of runs that covers what some do, all of one size."""
     if not runs:
         return None
-    size = _size(runs[0], where)
-    if any(_size(each, where) != size for each in runs) or (frame is not None and size != frame):
-        raise SourceError("the mask of an annotation has another size than its image", where=where)
-    counts = [_counts(each, where) for each in runs]
-    if len(counts) == 1 and isinstance(counts[0], str):
-        rle_to_mask(counts[0], size, where=where)  # the error comes now, not after an hour of reading
-        return {"height": size[0], "width": size[1], "counts": counts[0]}
+    size = runs[0]["size"]
+    if len(runs) == 1 and isinstance(runs[0]["counts"], str):
+        return {"height": size[0], "width": size[1], "counts": runs[0]["counts"]}
     mask = np.zeros(size, dtype=bool)
-    for each in counts:
-        mask |= rle_to_mask(each, size, where=where)
+    for each in runs:
+        mask |= rle_to_mask(each["counts"], size)
     return {"height": size[0], "width": size[1], "counts": compress_counts(mask_to_counts(mask))}
-
-
-def _size(runs: Item, where: str) -> tuple[int, int]:
-    size = runs.get("size")
-    if isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size):
-        return size[0], size[1]
-    raise _malformed("the size of a mask", "[height, width]", where)
-
-
-def _counts(runs: Item, where: str) -> str | list[int]:
-    counts = runs.get("counts")
-    if isinstance(counts, str | list):
-        return counts
-    raise _malformed("the counts of a mask", "a list of whole numbers, or a compressed text", where)
-
-
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        type(value) in (int, float) and abs(value) < 1e9 for value in values
-    )
-
-
-def _malformed(what: str, expected: str, where: str) -> SourceError:
-    return SourceError(f"{what} is malformed", expected=expected, where=where)

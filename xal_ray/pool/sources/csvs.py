@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +87,23 @@ class Csv:
                 expected="a finite number, or none",
             )
         return np.asarray(numbers, dtype=np.float64)
+
+    def boxes(self, names: Sequence[str]) -> list[list[float] | None]:
+        """Four columns that hold boxes, one a row: None where all four cells are empty.
+
+        A cell that is empty beside others, or no number, is nan: the box is then one that can't be meant.
+        """
+        cells = zip(*(self.texts(name) for name in names), strict=True)
+        return [
+            None
+            if all(text is None or text in _NO_NUMBERS for text in texts)
+            else [number if math.isfinite(number := _number(text)) else math.nan for text in texts]
+            for texts in cells
+        ]
+
+    def place(self, position: int) -> str:
+        """The file's name and the row's number, for what is told of a row."""
+        return f"{self.where.rpartition('/')[2]}, row {self.rows[position]}"
 
     def fault(self, what: str, position: int, *, expected: str | None = None) -> SourceError:
         """The error about a row, which is named by its number alone."""

@@ -19,18 +19,20 @@ import io
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.sources.csvs import Csv, read_csv
+from xal_ray.pool.sources.faults import Faults
 from xal_ray.pool.sources.findings import Question, ask
 from xal_ray.pool.sources.grouping import age_band_of, check_group_by, sex_of
 from xal_ray.pool.sources.layouts import by_stem, find_set, has_file, list_images, match_files, read_file
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot
 from xal_ray.pool.sources.readers import Box
+from xal_ray.roi import sound_boxes
 
 NO_FINDING = "No Finding"
 WITH_BOXES = (
@@ -82,19 +84,26 @@ def read(pool: Pool) -> Listing:
         ["Patient Age", "Patient Gender", "Patient Sex"],
     )
     notes = [f"NIH ChestX-ray14: read {entries}"]
-    boxes = _read_boxes(root, notes)
+    faults = Faults()
+    boxes, lost = _read_boxes(root, notes, faults)
     test = _read_test_list(root, notes)
     excluded: Counter[str] = Counter()
     files = _files(root)
     images = [_stem(name) for name in columns.ids("Image Index")]
     notes.append(match_files(set(images), files, "images", excluded))
-    rows = list(_rows(columns, images, files, boxes, test, pool, question))
+    rows = [
+        row
+        for row in _rows(columns, images, files, boxes, test, pool, question)
+        if not _is_lost(row, lost, faults)
+    ]
     num_boxed = sum(row["roi_state"] == "present" for row in rows)
     notes.append(f"{num_boxed} of {len(rows)} images have a box of their label")
     return Listing(
         manifest_of(rows),
         notes=tuple(notes),
         excluded=dict(excluded + question.left_out),
+        refused=faults.refused,
+        warned=faults.warned,
         data_set="nih_cxr14",
     )
 
@@ -147,12 +156,21 @@ def _files(root: SourceRoot) -> dict[str, str]:
     return files
 
 
-def _read_boxes(root: SourceRoot, notes: list[str]) -> _BoxesOf:
-    """The boxes of each image and finding, by position in the row."""
+def _is_lost(row: Row, lost: Collection[tuple[str, str]], faults: Faults) -> bool:
+    """Whether an image has boxes of its label, and none that can be meant; then it is refused."""
+    if row["boxes"] or (row["image_id"], row["label"]) not in lost:
+        return False
+    faults.refuse(row["image_id"], row["uri"], "none of the boxes of its label can be meant")
+    return True
+
+
+def _read_boxes(root: SourceRoot, notes: list[str], faults: Faults) -> tuple[_BoxesOf, set[tuple[str, str]]]:
+    """The boxes of each image and finding, by position in the row; and those with none that can be meant."""
     boxes: dict[tuple[str, str], list[Box]] = defaultdict(list)
+    lost: set[tuple[str, str]] = set()
     if not has_file(root, _BOXES):
         notes.append(f"{_BOXES} is missing, so there are no boxes")
-        return boxes
+        return boxes, lost
     where = str(root.path / _BOXES)
     try:
         rows = list(csv.reader(io.StringIO(read_file(root, _BOXES).decode())))
@@ -161,22 +179,28 @@ def _read_boxes(root: SourceRoot, notes: list[str]) -> _BoxesOf:
     for number, row in enumerate(rows[1:], start=2):
         if not any(row):
             continue
-        try:
-            image, finding, *sides = (cell.strip() for cell in row[:_NUM_FIELDS])
-            x, y, width, height = (float(side) for side in sides)
-            if not all(map(math.isfinite, (x, y, width, height))) or not (width > 0 and height > 0):
-                raise ValueError
-        except ValueError:
-            raise SourceError(
-                "a box is malformed",
-                expected="an image, a finding, x, y, width and height",
-                where=f"{where}, row {number}",
-            ) from None
-        boxes[_stem(image), _ALIASES.get(finding, finding)].append((x, y, x + width, y + height))
+        cells = [cell.strip() for cell in row[:_NUM_FIELDS]]
+        image, finding, *sides = cells + [""] * (_NUM_FIELDS - len(cells))
+        x, y, width, height = map(_side, sides)
+        key = _stem(image), _ALIASES.get(finding, finding)
+        sound = sound_boxes([[x, y, x + width, y + height]], None)
+        for x0, y0, x1, y1 in sound.shapes:
+            boxes[key].append((x0, y0, x1, y1))
+        if sound.dropped:
+            faults.drop(f"{_BOXES}, row {number}: {sound.faults}", key[0] or None)
+        if sound.is_lost:
+            lost.add(key)
     notes.append(
         f"{_BOXES}: {sum(map(len, boxes.values()))} boxes of {len({key[0] for key in boxes})} images"
     )
-    return boxes
+    return boxes, lost
+
+
+def _side(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _read_test_list(root: SourceRoot, notes: list[str]) -> frozenset[str]:

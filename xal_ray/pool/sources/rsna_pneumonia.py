@@ -14,20 +14,20 @@ of NIH ChestX-ray14. (That the originals have 1024 px, and what the header holds
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Collection, Mapping, Sequence
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.sources.csvs import Csv, read_csv
+from xal_ray.pool.sources.faults import Faults
 from xal_ray.pool.sources.findings import Question, ask
 from xal_ray.pool.sources.grouping import check_group_by
 from xal_ray.pool.sources.layouts import by_stem, find_set, has_file, is_copy, list_images, match_files
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot
 from xal_ray.pool.sources.readers import Box
+from xal_ray.roi import sound_boxes
 
 PNEUMONIA, NO_PNEUMONIA = "Pneumonia", "No pneumonia"
 OPACITY, NOT_NORMAL, NORMAL = "Lung Opacity", "No Lung Opacity / Not Normal", "Normal"
@@ -59,7 +59,9 @@ def read(pool: Pool) -> Listing:
     question = ask(
         pool.source, (PNEUMONIA, NO_PNEUMONIA), (PNEUMONIA, NO_PNEUMONIA, OPACITY, NOT_NORMAL), NORMAL
     )
-    boxes, findings = _boxes_and_targets(read_csv(root, _LABELS, ["patientId", *_SIDES, "Target"]))
+    faults = Faults()
+    columns = read_csv(root, _LABELS, ["patientId", *_SIDES, "Target"])
+    boxes, findings, lost = _boxes_and_targets(columns, faults)
     notes = [f"RSNA Pneumonia: read {_LABELS}"]
     if not set(question.findings) <= {PNEUMONIA, NO_PNEUMONIA}:
         findings = _detailed(root, question)
@@ -67,35 +69,41 @@ def read(pool: Pool) -> Listing:
     excluded: Counter[str] = Counter()
     files = by_stem(root, _IMAGES, list_images(root, _IMAGES))
     notes.append(match_files(boxes, files, _IMAGES, excluded))
-    rows = _rows(boxes, findings, files, pool, question, excluded)
+    rows = _rows(boxes, findings, files, pool, question, excluded, faults, lost)
     notes += _warnings(root, rows)
     return Listing(
         manifest_of(rows),
         notes=tuple(notes),
         excluded=dict(excluded + question.left_out),
+        refused=faults.refused,
+        warned=faults.warned,
         data_set="rsna_pneumonia",
     )
 
 
-def _boxes_and_targets(columns: Csv) -> tuple[dict[str, list[Box]], dict[str, set[str]]]:
-    """The boxes of each image, and whether it shows pneumonia."""
-    corners = np.stack([columns.numbers(side) for side in _SIDES], axis=1)
+def _boxes_and_targets(
+    columns: Csv, faults: Faults
+) -> tuple[dict[str, list[Box]], dict[str, set[str]], set[str]]:
+    """The boxes of each image, whether it shows pneumonia, and images with boxes that can't be meant."""
+    sides = columns.boxes(_SIDES)
+    lost: set[str] = set()
     targets = columns.numbers("Target")
     boxes: dict[str, list[Box]] = {}
     findings: dict[str, set[str]] = {}
     for position, image in enumerate(columns.ids("patientId")):
-        x, y, width, height = corners[position].tolist()
         own = boxes.setdefault(image, [])
-        if width > 0 and height > 0 and x + y == x + y:  # not nan
-            own.append((x, y, x + width, y + height))
-        elif not np.isnan(corners[position]).all():
-            raise columns.fault(
-                "a box is malformed", position, expected="x, y and a size, or four empty cells"
-            )
+        if (box := sides[position]) is not None:
+            x, y, width, height = box
+            sound = sound_boxes([[x, y, x + width, y + height]], None)
+            own += [(x0, y0, x1, y1) for x0, y0, x1, y1 in sound.shapes]
+            if sound.dropped:
+                faults.drop(f"{columns.place(position)}: {sound.faults}", image)
+            if sound.is_lost:
+                lost.add(image)
         if targets[position] not in (0, 1):
             raise columns.fault("the cell 'Target' is malformed", position, expected="0 or 1")
         findings.setdefault(image, set()).add(PNEUMONIA if targets[position] else NO_PNEUMONIA)
-    return boxes, findings
+    return boxes, findings, lost
 
 
 def _detailed(root: SourceRoot, question: Question) -> dict[str, set[str]]:
@@ -128,6 +136,8 @@ def _rows(
     pool: Pool,
     question: Question,
     excluded: Counter[str],
+    faults: Faults,
+    lost: Collection[str],
 ) -> list[Row]:
     rows = []
     for image, own in boxes.items():
@@ -137,7 +147,9 @@ def _rows(
             excluded["not_in_csv"] += 1
             continue
         label = question.label(findings[image])
-        if label is not None:
+        if label in (PNEUMONIA, OPACITY) and not own and image in lost:
+            faults.refuse(image, files[image], "none of its boxes can be meant")
+        elif label is not None:
             rows.append(_row(image, files[image], label, own, pool))
     return rows
 

@@ -20,7 +20,7 @@ import ast
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.sources.csvs import Csv, read_csv
+from xal_ray.pool.sources.faults import Faults
 from xal_ray.pool.sources.findings import Question, ask
 from xal_ray.pool.sources.grouping import check_group_by
 from xal_ray.pool.sources.layouts import by_stem, find_set, is_copy, list_images, match_files
@@ -35,6 +36,7 @@ from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.originals import Sizes, no_sizes, read_sizes
 from xal_ray.pool.sources.paths import SourceRoot
 from xal_ray.pool.sources.readers import Box
+from xal_ray.roi import Sound, sound_boxes
 
 NEGATIVE = "Negative for Pneumonia"
 POSITIVE = ("Typical Appearance", "Indeterminate Appearance", "Atypical Appearance")
@@ -59,7 +61,8 @@ def read(pool: Pool) -> Listing:
         A manifest in the order of the CSV.
 
     Raises:
-        SourceError: The set is not there, a row is malformed, or sizes of originals are needed and missing.
+        SourceError: The set is not there, a row names no image or study, or sizes of originals are needed and
+            missing.
     """
     root = find_set(pool.source.path, (_IMAGES, _STUDIES), ("train", "test"), _ACCEPTED)
     question = ask(pool.source, (NEGATIVE, *POSITIVE), POSITIVE, NEGATIVE)
@@ -68,13 +71,16 @@ def read(pool: Pool) -> Listing:
     sizes, found = read_sizes(root, _SIZES)
     notes = ["SIIM-FISABIO-RSNA COVID-19: read " + ", ".join([_STUDIES, _IMAGES, *found])]
     excluded: Counter[str] = Counter()
-    rows = _rows(root, images, classes, sizes, pool, question, notes, excluded)
+    faults = Faults()
+    rows = _rows(root, images, classes, sizes, pool, question, notes, excluded, faults)
     if num_unlabelled := len(list_images(root, "test")):
         notes.append(f"test/ holds {num_unlabelled} images without labels: not used")
     return Listing(
         manifest_of(rows),
         notes=tuple(notes),
         excluded=dict(excluded + question.left_out),
+        refused=faults.refused,
+        warned=faults.warned,
         data_set="siim_covid",
     )
 
@@ -97,14 +103,14 @@ def _rows(
     question: Question,
     notes: list[str],
     excluded: Counter[str],
+    faults: Faults,
 ) -> list[Row]:
     images = _ids(columns, "_image")
     files = by_stem(root, "train", list_images(root, "train"))
     notes.append(match_files(set(images), files, "train", excluded))
     studies = columns.ids("StudyInstanceUID")
-    boxes = boxes_of(columns)
     rows, contradictions = [], 0
-    for image, study, own in zip(images, studies, boxes, strict=True):
+    for image, study, sound in zip(images, studies, boxes_of(columns), strict=True):
         if image not in files:
             continue
         if study not in classes:
@@ -113,8 +119,13 @@ def _rows(
         label = question.label(classes[study])
         if label is None:
             continue
-        contradictions += bool(own) and label == NEGATIVE
-        row = _row(image, study, files[image], label, own, pool)
+        own = [(x0, y0, x1, y1) for x0, y0, x1, y1 in sound.shapes]
+        if sound.is_lost and label != NEGATIVE:
+            faults.refuse(image, files[image], f"none of its boxes can be meant: {sound.faults}")
+            continue
+        faults.drop_all(sound, image)
+        contradictions += bool(own or sound.is_lost) and label == NEGATIVE
+        row = _row(image, study, files[image], label, own, pool, is_contradicted=sound.is_lost)
         if is_copy(files[image]) and row["boxes"]:
             if not sizes:
                 raise no_sizes(root, _SIZES[0])
@@ -127,7 +138,9 @@ def _rows(
     return rows
 
 
-def _row(image: str, study: str, path: str, label: str, boxes: Sequence[Box], pool: Pool) -> Row:
+def _row(
+    image: str, study: str, path: str, label: str, boxes: Sequence[Box], pool: Pool, *, is_contradicted: bool
+) -> Row:
     group = None  # the header's patient, else the study: settled when the file is read
     if is_copy(path):
         check_group_by(
@@ -137,7 +150,7 @@ def _row(image: str, study: str, path: str, label: str, boxes: Sequence[Box], po
     state = "present" if boxes else "not_annotated"
     if label == NEGATIVE:
         # A negative study with a box contradicts itself: neither is believed.
-        state, boxes = "not_annotated" if boxes else "absent_confirmed", ()
+        state, boxes = "not_annotated" if boxes or is_contradicted else "absent_confirmed", ()
     return {
         "image_id": image,
         "uri": path,
@@ -161,11 +174,11 @@ def _tell(rows: Sequence[Row], contradictions: int, notes: list[str]) -> None:
         notes.append(f"{contradictions} images of negative studies have boxes, which are not used")
 
 
-def boxes_of(columns: Csv) -> list[list[Box]]:
-    """The boxes of each row of the image CSV: of `boxes`, else of `label`.
+def boxes_of(columns: Csv) -> list[Sound]:
+    """The boxes of each row of the image CSV: of `boxes`, else of `label`; what can't be meant is dropped.
 
     Raises:
-        SourceError: A cell holds neither.
+        SourceError: The CSV has neither column.
     """
     nothing: list[str | None] = [None] * columns.num_rows
     literals = columns.texts("boxes") if "boxes" in columns.names else nothing
@@ -174,22 +187,28 @@ def boxes_of(columns: Csv) -> list[list[Box]]:
         raise SourceError(
             "the CSV of the images has no boxes", expected="a column boxes or label", where=columns.where
         )
-    boxes = []
-    for position, (literal, label) in enumerate(zip(literals, labels, strict=True)):
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of Python's parser, which quote the cell
-                boxes.append(_of_literal(literal) if literal else _of_label(label))
-        except _NOT_BOXES:
-            raise columns.fault(
-                "the boxes of an image are malformed",
-                position,
-                expected="[{'x': 1.0, 'y': 1.0, 'width': 2.0, 'height': 2.0}], or opacity 1 x0 y0 x1 y1",
-            ) from None
-    return boxes
+    return [_of_cells(literal, label) for literal, label in zip(literals, labels, strict=True)]
 
 
-def _of_literal(text: str) -> list[Box]:
-    if text.lower() == "nan":
+def _of_cells(literal: str | None, label: str | None) -> Sound:
+    """The boxes of `boxes`; of `label` where there are none, or none that can be meant."""
+    of_literal = _sound(_of_literal, literal) if literal else Sound()
+    if of_literal.shapes or (literal and not of_literal.dropped):
+        return of_literal
+    of_label = _sound(_of_label, label)
+    return Sound(of_label.shapes, dropped=of_literal.dropped + of_label.dropped)
+
+
+def _sound(parse: Callable[[str | None], list[list[float]]], cell: str | None) -> Sound:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of Python's parser, which quote the cell
+            return sound_boxes(parse(cell), None)
+    except _NOT_BOXES:
+        return Sound(dropped=Counter({"a cell that holds no boxes": 1}))
+
+
+def _of_literal(text: str | None) -> list[list[float]]:
+    if text is None or text.lower() == "nan":
         return []
     if len(text) > _LONGEST_CELL:
         raise ValueError
@@ -198,14 +217,13 @@ def _of_literal(text: str) -> list[Box]:
         raise ValueError
     boxes = []
     for entry in found:
-        if not isinstance(entry, dict) or set(entry) != set(_SIDES):
-            raise ValueError
-        x, y, width, height = (_finite(entry[side]) for side in _SIDES)
-        boxes.append(_box(x, y, x + width, y + height))
+        is_box = isinstance(entry, dict) and set(entry) == set(_SIDES)
+        x, y, width, height = (_finite(entry[side] if is_box else None) for side in _SIDES)
+        boxes.append([x, y, x + width, y + height])
     return boxes
 
 
-def _of_label(text: str | None) -> list[Box]:
+def _of_label(text: str | None) -> list[list[float]]:
     words = (text or "").split()
     if len(words) % 6 or len(text or "") > _LONGEST_CELL:
         raise ValueError
@@ -213,22 +231,16 @@ def _of_label(text: str | None) -> list[Box]:
     for start in range(0, len(words), 6):
         name, _, *corners = words[start : start + 6]
         if name == "opacity":
-            boxes.append(_box(*(_finite(float(corner)) for corner in corners)))
+            boxes.append([_finite(float(corner)) for corner in corners])
         elif name != "none":  # "none 1 0 0 1 1" says that there is no region
             raise ValueError
     return boxes
 
 
-def _box(x0: float, y0: float, x1: float, y1: float) -> Box:
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError
-    return x0, y0, x1, y1
-
-
 def _finite(number: object) -> float:
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        raise ValueError
-    return float(number)
+    """A number, nan for what is none or not finite: then the box can't be meant."""
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    return float(number) if is_number and math.isfinite(number) else math.nan  # type: ignore[arg-type]
 
 
 def _ids(columns: Csv, ending: str) -> list[str]:

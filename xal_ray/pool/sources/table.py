@@ -13,8 +13,10 @@ from xal_ray.config import Columns, Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.schema import ATTRIBUTES
+from xal_ray.pool.sources.faults import Faults
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
+from xal_ray.roi import sound_boxes
 from xal_ray.tables import Written, open_written
 
 _BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
@@ -53,7 +55,8 @@ def read(pool: Pool) -> Listing:
 
     Returns:
         The manifest. `roi_state` is `present` where there is a mask or a box, else `not_annotated`: an empty
-        cell does not say that somebody looked.
+        cell does not say that somebody looked. A box that can't be meant is dropped, and an image refused
+        that has no other.
 
     Raises:
         SourceError: The file can't be read, lacks a column, or a row is wrong.
@@ -72,8 +75,17 @@ def read(pool: Pool) -> Listing:
         else:
             rows[image_id] = row
             positions[image_id] = position
-    numbers = [numbers[position] for position in positions.values()]
-    return Listing(manifest_of(list(rows.values())), row_numbers=numbers, notes=tuple(notes))
+    faults = Faults()
+    sound = [
+        row for row in rows.values() if _has_sound_boxes(row, origin, positions[row["image_id"]], faults)
+    ]
+    return Listing(
+        manifest_of(sound),
+        row_numbers=[numbers[positions[row["image_id"]]] for row in sound],
+        notes=tuple(notes),
+        refused=faults.refused,
+        warned=faults.warned,
+    )
 
 
 def _rows(cells: Cells, group_by: str, origin: _Origin) -> Iterator[Row]:
@@ -94,7 +106,7 @@ def _rows(cells: Cells, group_by: str, origin: _Origin) -> Iterator[Row]:
         if group_id is None and group_by == "group_id":
             _refuse_empty("group_id", where)
         mask = cell.get("mask")
-        box = _box(cell, where)
+        box = _box(cell)
         yield {
             "image_id": image_id,
             "uri": uri,
@@ -122,24 +134,38 @@ def _frame(text: str | None, where: str) -> int | None:
     )
 
 
-def _box(cell: dict[str, str | None], where: str) -> list[float] | None:
-    """The box of a row: x0, y0, x1, y1; None where all four cells are empty."""
+def _box(cell: dict[str, str | None]) -> list[float] | None:
+    """The box of a row: x0, y0, x1, y1; None where all four cells are empty; nan for what is no number."""
     texts = [cell.get(name) for name in _BOX]
     if all(text is None for text in texts):
         return None
+    return [_number(text) for text in texts]
+
+
+def _number(text: str | None) -> float:
     try:
-        x0, y0, x1, y1 = box = [float(text) for text in texts if text is not None]
+        number = float("nan" if text is None else text)
     except ValueError:
-        box = [math.nan]
-    if len(box) != 4 or not all(map(math.isfinite, box)) or not (x0 < x1 and y0 < y1):
-        raise SourceError(
-            "a box is malformed",
-            expected="four numbers with x0 < x1 and y0 < y1, or four empty cells",
-            found=", ".join("(empty)" if text is None else text[:24] for text in texts),
-            where=where,
-            next_step="correct the cells, with points in numbers, or empty all four",
+        number = math.nan
+    return number if math.isfinite(number) else float("nan")  # a nan of its own: no two such boxes are equal
+
+
+def _has_sound_boxes(row: Row, origin: _Origin, position: int, faults: Faults) -> bool:
+    """Leave the boxes of an image that can be meant; whether it can be used with these."""
+    sound = sound_boxes(row["boxes"], None)
+    if not sound.dropped:
+        return True
+    place = f"{origin.path.name}, row {origin.numbers[position]}"
+    if sound.is_lost and row["mask_uri"] is None:
+        detail = (
+            f"{place}: none of its boxes can be meant: {sound.faults} (four numbers, x0 < x1 and y0 < y1)"
         )
-    return box
+        faults.refuse(row["image_id"], row["uri"], detail)
+        return False
+    faults.drop_all(sound, row["image_id"])
+    row["boxes"] = sound.shapes
+    row["roi_state"] = "present" if sound.shapes or row["mask_uri"] is not None else "not_annotated"
+    return True
 
 
 def _add_box(kept: Row, row: Row, first: int, position: int, origin: _Origin) -> None:

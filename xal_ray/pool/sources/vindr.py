@@ -29,6 +29,7 @@ import numpy as np
 from xal_ray.config import Pool
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.sources.csvs import Csv, read_csv
+from xal_ray.pool.sources.faults import Faults
 from xal_ray.pool.sources.findings import Question, ask
 from xal_ray.pool.sources.grouping import check_group_by
 from xal_ray.pool.sources.layouts import by_stem, find_set, has_file, is_copy, list_images, match_files
@@ -36,6 +37,7 @@ from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.originals import Sizes, no_sizes, read_sizes, sizes_of
 from xal_ray.pool.sources.paths import SourceRoot
 from xal_ray.pool.sources.readers import Box, Marks, agreed_findings, agreement, combined_boxes
+from xal_ray.roi import sound_boxes
 
 NO_FINDING = "No finding"
 LOCAL_FINDINGS = (
@@ -89,7 +91,8 @@ class _Tally:
 
     notes: list[str] = field(default_factory=list)
     excluded: Counter[str] = field(default_factory=Counter)
-    inverted_boxes: int = 0
+    faults: Faults = field(default_factory=Faults)
+    lost: set[tuple[str, str]] = field(default_factory=set)  # image and finding of boxes that are no boxes
     without_box: int = 0  # images with a label and no box of it
     without_agreed_pixel: int = 0
 
@@ -116,7 +119,8 @@ def read(pool: Pool) -> Listing:
         A manifest in the order of the CSV. Images of the test set stand in the split `test`.
 
     Raises:
-        SourceError: The set is not there, a row is malformed, or sizes of originals are needed and missing.
+        SourceError: The set is not there, a row names no image or finding, or sizes of originals are needed
+            and missing.
     """
     root = find_set(pool.source.path, _MARKERS, ("train", "test", "annotations"), _ACCEPTED)
     check_group_by(pool, ("header", "image"), "VinDr-CXR does not say which images show the same patient")
@@ -134,6 +138,8 @@ def read(pool: Pool) -> Listing:
         manifest_of(rows),
         notes=tuple(tally.notes),
         excluded=dict(tally.excluded + question.left_out),
+        refused=tally.faults.refused,
+        warned=tally.faults.warned,
         agreement=agreement(marks, question.findings),
         data_set="vindr",
     )
@@ -179,24 +185,23 @@ def _add_labels(marks: Marks, columns: Csv) -> None:
 def _add_boxes(marks: Marks, columns: Csv, tally: _Tally) -> Sizes:
     """Add a file with a row a box; returns the sizes that it holds."""
     who = _who(columns)
-    corners = np.stack([columns.numbers(name) for name in _CORNERS], axis=1)
-    is_known = np.isfinite(corners)
-    if (is_known.any(axis=1) & ~is_known.all(axis=1)).any():
-        position = int(np.argmax(is_known.any(axis=1) & ~is_known.all(axis=1)))
-        raise columns.fault("a box is malformed", position, expected="four numbers, or four empty cells")
-    for position, (finding, box) in enumerate(
-        zip(columns.texts("class_name"), corners.tolist(), strict=True)
-    ):
+    boxes = columns.boxes(_CORNERS)
+    for position, (finding, box) in enumerate(zip(columns.texts("class_name"), boxes, strict=True)):
         if finding is None:
             raise columns.fault("the cell 'class_name' is empty", position)
         finding = _ALIASES.get(finding, finding)
         image, reader = who[position]
         marks.named[image][reader].add(finding)
-        x0, y0, x1, y1 = box
-        if x0 < x1 and y0 < y1:
+        if box is None:
+            continue
+        sound = sound_boxes([box], None)
+        if sound.shapes:
+            x0, y0, x1, y1 = sound.shapes[0]
             marks.boxes[image, finding][reader].append((x0, y0, x1, y1))
-        elif is_known[position, 0]:
-            tally.inverted_boxes += 1
+        else:
+            tally.faults.drop(f"{columns.place(position)}: {sound.faults}", image)
+            if sound.is_lost:
+                tally.lost.add((image, finding))
     return sizes_of(columns, [image for image, _ in who])
 
 
@@ -214,6 +219,9 @@ def _rows(split: _Split, pool: Pool, question: Question, tally: _Tally) -> list[
             continue
         label = question.label(agreed_findings(named, pool.source.readers.labels))
         if label is None:
+            continue
+        if (image, label) in tally.lost and not split.marks.boxes.get((image, label)):
+            tally.faults.refuse(image, split.files[image], "none of the boxes of its label can be meant")
             continue
         boxes = _boxes(image, label, split.marks, pool, tally)
         row = _row(image, label, boxes, split, pool)
@@ -263,7 +271,6 @@ def _tell(root: SourceRoot, tally: _Tally, pool: Pool, rows: Sequence[Row], *, i
         f"{tally.without_agreed_pixel} labelled images have no pixel that readers agree on": (
             tally.without_agreed_pixel
         ),
-        f"{tally.inverted_boxes} boxes without an area were dropped": tally.inverted_boxes,
     }
     tally.notes += [note for note, count in counts.items() if count]
     if any(row["split"] == "test" for row in rows):

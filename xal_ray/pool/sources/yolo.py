@@ -3,6 +3,7 @@
     data.yaml                        names: [cat, dog] or {0: cat, 1: dog}; train, val, test: folders or lists
     images/train/0001.jpg            "images" may also stand below the split: train/images/0001.jpg
     labels/train/0001.txt            a line an object: class cx cy w h, or a polygon: class x0 y0 x1 y1 x2 ...
+                                     With kpt_shape: [K, D] in the YAML file: class cx cy w h and K D numbers
 
 Numbers are fractions of the image's width and height. An empty file of labels says that nothing was found; a
 file that is missing says nothing, and the image is left without a label.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.sources.faults import Faults
 from xal_ray.pool.sources.findings import Question, ask
 from xal_ray.pool.sources.folder_files import SUFFIXES
 from xal_ray.pool.sources.grouping import check_group_by
@@ -25,8 +27,8 @@ from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
 from xal_ray.pool.sources.split_names import settled_split
 from xal_ray.pool.sources.tree import files_below, read_below
-from xal_ray.pool.sources.yolo_files import Shapes, parse_labels, read_settings
-from xal_ray.roi import NORMALISED_SIDE
+from xal_ray.pool.sources.yolo_files import Labels, Settings, parse_labels, read_settings
+from xal_ray.roi import NORMALISED_SIDE, Sound
 
 NO_FINDING = "No finding"
 
@@ -39,10 +41,11 @@ class _Source:
 
     root: SourceRoot
     files: frozenset[str]
-    names: dict[int, str]
+    settings: Settings
     question: Question
     group_by: str
     counts: Counter[str]
+    faults: Faults
 
 
 def read(pool: Pool) -> Listing:
@@ -55,10 +58,11 @@ def read(pool: Pool) -> Listing:
     Returns:
         A row an image, with the shapes of its label as ROI. Images without a file of labels have no label
         and stay in the pool; of the splits val and test they are left out (`not_annotated`). Excluded also:
-        the reasons of `findings.py`.
+        the reasons of `findings.py`. Shapes that can't be meant are dropped, and an image is refused where
+        nothing else is left of its label's, or a line names no known class.
 
     Raises:
-        SourceError: There is no such set, or a file is malformed.
+        SourceError: There is no such set, or a file is no text.
     """
     check_group_by(pool, ["image", "header"], "files of YOLO do not say which images show the same patient")
     assert pool.source.path is not None  # noqa: S101 (resolved_kind has seen to it)
@@ -70,10 +74,11 @@ def read(pool: Pool) -> Listing:
     source = _Source(
         root,
         frozenset(listed),
-        settings.names,
+        settings,
         ask(pool.source, known, known, NO_FINDING),
         pool.group_by,
         Counter(),
+        Faults(),
     )
     rows: list[Row] = []
     all_splits = list(settings.images)
@@ -83,10 +88,13 @@ def read(pool: Pool) -> Listing:
     excluded.update({name: source.counts[name] for name in ("missing_file", "not_annotated")})
     excluded = +excluded
     if not rows:
+        refused = source.faults.refused
+        excluded += source.faults.counts()
         raise SourceError(
             "no image can be used",
             expected="images/0001.jpg with labels/0001.txt",
             found=", ".join(f"{count} x {reason}" for reason, count in sorted(excluded.items()))
+            + (f"; the first: {refused[0].detail}" if refused else "")
             or "no image",
             where=str(root.path),
             next_step="check the paths in the YAML file, and pool.source.findings",
@@ -102,7 +110,14 @@ def read(pool: Pool) -> Listing:
         notes.append(
             f"Images without a file of labels, which stay unlabelled: {source.counts['unlabelled']}."
         )
-    return Listing(manifest_of(rows), source.question.findings, tuple(notes), dict(excluded))
+    return Listing(
+        manifest_of(rows),
+        source.question.findings,
+        tuple(notes),
+        dict(excluded),
+        source.faults.refused,
+        source.faults.warned,
+    )
 
 
 def _rows(images: Sequence[str], split: str | None, source: _Source) -> list[Row]:
@@ -127,15 +142,52 @@ def _rows(images: Sequence[str], split: str | None, source: _Source) -> list[Row
             source.counts["unlabelled"] += 1
             rows.append(row)
         else:
-            found = {source.names[number] for number, _ in labels}
-            label = source.question.label(found or {NO_FINDING})
-            if label is not None:
-                shapes = [shape for number, shape in labels if source.names[number] == label]
-                rows.append({**row, "label": label, **_roi(shapes)})
+            rows += _labelled(row, labels, source)
     return rows
 
 
-def _labels_of(image: str, source: _Source) -> list[tuple[int, Shapes]] | None:
+def _labelled(row: Row, labels: Labels, source: _Source) -> list[Row]:
+    """The row of an image with labels; none where it has no usable label or shape."""
+    if labels.unknown:
+        source.faults.refuse(row["image_id"], row["uri"], labels.unknown, "unknown_label")
+        return []
+    names = source.settings.names
+    label = source.question.label({names[number] for number in labels.classes} or {NO_FINDING})
+    if label is None:
+        return []
+    numbers = [number for number in sorted(labels.classes) if names[number] == label]
+    boxes = [box for number in numbers for box in labels.boxes[number]]
+    polygons = [polygon for number in numbers for polygon in labels.polygons[number]]
+    dropped = Sound(boxes + polygons)
+    for number in numbers:
+        dropped.dropped += labels.dropped[number].dropped
+    if dropped.is_lost:
+        detail = (
+            f"none of its shapes can be meant: {dropped.faults}; numbers are fractions of the image's sides"
+        )
+        source.faults.refuse(row["image_id"], row["uri"], detail)
+        return []
+    source.faults.drop_all(dropped, row["image_id"])
+    is_empty = not labels.classes
+    return [
+        {
+            **row,
+            "label": label,
+            "boxes": boxes,
+            "polygons": polygons or None,
+            # A square that stands for fractions of any image.
+            "roi_width": NORMALISED_SIDE,
+            "roi_height": NORMALISED_SIDE,
+            "roi_state": "present"
+            if boxes or polygons
+            else "absent_confirmed"
+            if is_empty
+            else "not_annotated",
+        }
+    ]
+
+
+def _labels_of(image: str, source: _Source) -> Labels | None:
     """The objects of an image, each with its class; None: it has no file of labels."""
     folders, name = image.split("/")[:-1], posixpath.splitext(posixpath.basename(image))[0] + ".txt"
     # As everybody does: the last folder "images" becomes "labels".
@@ -146,17 +198,4 @@ def _labels_of(image: str, source: _Source) -> list[tuple[int, Shapes]] | None:
     if file not in source.files:
         return None
     data = read_below(source.root, file, _LARGEST_LABELS)
-    return parse_labels(data, source.names, str(source.root.path / file))
-
-
-def _roi(shapes: Sequence[Shapes]) -> Row:
-    """The union of shapes, in a square frame that stands for fractions of any image."""
-    boxes = [shape.box for shape in shapes if shape.box is not None]
-    polygons = [shape.polygon for shape in shapes if shape.polygon is not None]
-    return {
-        "boxes": boxes,
-        "polygons": polygons or None,
-        "roi_width": NORMALISED_SIDE,
-        "roi_height": NORMALISED_SIDE,
-        "roi_state": "present" if shapes else "absent_confirmed",
-    }
+    return parse_labels(data, source.settings, str(source.root.path / file))

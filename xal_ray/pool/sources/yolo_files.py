@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import posixpath
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -14,7 +15,7 @@ from xal_ray.errors import SourceError
 from xal_ray.pool.sources.folder_files import SUFFIXES
 from xal_ray.pool.sources.paths import SourceRoot
 from xal_ray.pool.sources.tree import read_below
-from xal_ray.roi import NORMALISED_SIDE
+from xal_ray.roi import NORMALISED_SIDE, Sound, sound_boxes, sound_polygons
 
 _LARGEST_SETTINGS = 4 << 20
 _LARGEST_LIST = 256 << 20
@@ -31,19 +32,32 @@ class Settings:
         where: The file, for messages.
         names: Classes by number.
         images: Relative paths by split; None: no split is told.
+        num_keypoints: Numbers of key points after the box on each line (`kpt_shape`); None: there are none.
     """
 
     where: str
     names: dict[int, str]
     images: dict[str | None, list[str]]
+    num_keypoints: int | None = None
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """One object, in a frame of `NORMALISED_SIDE` squared: a box (x0, y0, x1, y1) or a polygon."""
+@dataclass
+class Labels:
+    """The objects of an image, in a frame of `NORMALISED_SIDE` squared.
 
-    box: list[float] | None = None
-    polygon: list[float] | None = None
+    Attributes:
+        classes: Those that are named.
+        boxes: x0, y0, x1, y1 each, by class.
+        polygons: x0, y0, x1, y1, ... each, by class.
+        dropped: Shapes that can't be meant, by class.
+        unknown: Why the image's classes are not known: a line that names none, or one that is not listed.
+    """
+
+    classes: set[int] = field(default_factory=set)
+    boxes: dict[int, list[list[float]]] = field(default_factory=lambda: defaultdict(list))
+    polygons: dict[int, list[list[float]]] = field(default_factory=lambda: defaultdict(list))
+    dropped: dict[int, Sound] = field(default_factory=lambda: defaultdict(Sound))
+    unknown: str | None = None
 
 
 def read_settings(root: SourceRoot, files: Sequence[str], named: str | None) -> Settings:
@@ -78,55 +92,82 @@ def read_settings(root: SourceRoot, files: Sequence[str], named: str | None) -> 
             images.setdefault(split, []).extend(listed)
     if not images:
         images[None] = [file for file in files if _is_image(file)]
-    return Settings(where, names, _each_once(images, where))
+    return Settings(where, names, _each_once(images, where), _keypoints(content.get("kpt_shape"), where))
 
 
-def parse_labels(data: bytes, names: dict[int, str], where: str) -> list[tuple[int, Shapes]]:
-    """Read the labels of an image: class and shape of each object.
+def parse_labels(data: bytes, settings: Settings, where: str) -> Labels:
+    """Read the labels of an image. A line that can't be meant costs its shape, or else the image.
 
     Args:
         data: The file's content.
-        names: Classes by number.
+        settings: Classes by number, and what follows a box.
         where: The file, for messages.
 
     Raises:
-        SourceError: A line is malformed, names no class, or leads out of the image.
+        SourceError: The file is no text.
     """
-    objects = []
+    labels = Labels()
     for number, line in enumerate(_decoded(data, where).splitlines(), 1):
         if line.strip():
-            objects.append(_object(line.split(), names, f"{where}, line {number}"))
-    return objects
+            _add_object(labels, line.split(), settings, f"line {number}")
+    return labels
 
 
-def _object(words: Sequence[str], names: dict[int, str], where: str) -> tuple[int, Shapes]:
+def _add_object(labels: Labels, words: Sequence[str], settings: Settings, where: str) -> None:
+    """Add a line: class cx cy w h, with key points after it where the settings say so, or class x0 y0 ..."""
     try:
-        numbers = [float(word) for word in words]
+        number = float(words[0])
     except ValueError:
-        numbers = [math.nan]
-    is_box, is_polygon = len(numbers) == 5, len(numbers) >= 7 and len(numbers) % 2 == 1
-    if not (is_box or is_polygon) or not all(map(math.isfinite, numbers)):
-        raise SourceError(
-            "a line of labels is malformed",
-            expected="class cx cy w h, or class x0 y0 x1 y1 x2 y2 ...: numbers in [0, 1]",
-            found=f"{len(words)} words",
-            where=where,
-        )
-    if numbers[0] not in names:
-        raise SourceError("a label names a class that the YAML file lacks", where=where)
-    if is_box:
-        x, y, width, height = numbers[1:]
+        number = math.nan
+    if number not in settings.names:
+        labels.unknown = labels.unknown or f"{where} names no class of the YAML file"
+        return
+    which = int(number)
+    labels.classes.add(which)
+    numbers = [_number(word) for word in words[1:]]
+    tolerance = _TOLERANCE * NORMALISED_SIDE
+    square = (NORMALISED_SIDE, NORMALISED_SIDE)
+    if len(numbers) in (4, 4 + (settings.num_keypoints or 0)):
+        x, y, width, height = numbers[:4]
         corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-        if not (width > 0 and height > 0):
-            raise SourceError("a box has no area", where=where)
+        sound = sound_boxes([_scaled(corners)], square, tolerance)
+        labels.boxes[which] += sound.shapes
+    elif settings.num_keypoints is None and len(numbers) >= 6 and len(numbers) % 2 == 0:
+        sound = sound_polygons([_scaled(numbers)], square, tolerance)
+        labels.polygons[which] += sound.shapes
     else:
-        corners = numbers[1:]
-    if min(corners) < -_TOLERANCE or max(corners) > 1 + _TOLERANCE:
-        raise SourceError(
-            "a label leads out of its image", expected="fractions of width and height in [0, 1]", where=where
-        )
-    scaled = [min(max(value, 0.0), 1.0) * NORMALISED_SIDE for value in corners]
-    return int(numbers[0]), Shapes(box=scaled) if is_box else Shapes(polygon=scaled)
+        sound = Sound()
+        sound.dropped[f"{len(words)} words on its line"] += 1
+    labels.dropped[which].dropped += sound.dropped
+
+
+def _scaled(fractions: Sequence[float]) -> list[float]:
+    """Fractions of an image's sides in the square; what is drawn a little over the edge is on it."""
+    return [
+        NORMALISED_SIDE * (min(max(value, 0.0), 1.0) if -_TOLERANCE <= value <= 1 + _TOLERANCE else value)
+        for value in fractions
+    ]
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
+
+
+def _keypoints(shape: Any, where: str) -> int | None:
+    """How many numbers describe the key points of an object: `kpt_shape: [points, numbers of each]`."""
+    if shape is None:
+        return None
+    if isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side > 0 for side in shape):
+        return int(shape[0] * shape[1])
+    raise SourceError(
+        "kpt_shape is malformed",
+        expected="kpt_shape: [17, 3], the number of key points and how many numbers describe each",
+        where=where,
+        next_step="correct it in the YAML file, or leave it out if the labels have no key points",
+    )
 
 
 def _of_class_list(root: SourceRoot, files: Sequence[str], found: Sequence[str]) -> Settings:
