@@ -204,6 +204,14 @@ class Dicom(Section):
     window: Literal["header", "range"] | tuple[float, PositiveFloat] = "header"
 
 
+class Raster(Section):
+    """How grey pixels of more than 8 bits, of a PNG or TIFF file, become 8 bits."""
+
+    # dtype: all that its bits can hold, from black to white. range: from the least to the largest value of
+    # each picture. Or centre and width, in units of the values. The last two read signed and real values too.
+    window: Literal["dtype", "range"] | tuple[float, PositiveFloat] = "dtype"
+
+
 class Nifti(Section):
     """How a NIfTI volume becomes images."""
 
@@ -223,6 +231,7 @@ class Pool(Section):
     group_by: Literal["group_id", "header", "image"] = "group_id"
     splits: Splits = Splits()
     dicom: Dicom = Dicom()
+    raster: Raster = Raster()
     nifti: Nifti = Nifti()
     limits: Limits = Limits()
     compare_with: tuple[Place, ...] = ()  # packed pools in which the same pictures would be a leak

@@ -19,7 +19,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from xal_ray.config import Dicom, Limits, Nifti
+from xal_ray.config import Dicom, Limits, Nifti, Raster
 from xal_ray.images import dicom as dicom_files
 from xal_ray.images import nifti as nifti_files
 from xal_ray.images import raster
@@ -60,6 +60,7 @@ def decode_image(
     grey: bool = False,
     frame: int | None = None,
     dicom: Dicom | None = None,
+    deep: Raster | None = None,
     nifti: Nifti | None = None,
     kept: KeptVolumes | None = None,
 ) -> Decoded:
@@ -74,6 +75,7 @@ def decode_image(
             keep their colours.
         frame: Which frame of a DICOM file, or slice of a NIfTI volume, from 0; None where it has one only.
         dicom: How values of a DICOM file become grey.
+        deep: How those of a PNG or TIFF file of more than 8 bits do.
         nifti: How a NIfTI volume becomes images.
         kept: The last volumes: a volume that is among them is not read again.
 
@@ -101,7 +103,7 @@ def decode_image(
             if kept is not None:
                 kept.keep(path, nifti, volume)
             return _slice(volume, frame)
-        decoded = raster.decode(stream, limits, at_least=at_least, grey=grey)
+        decoded = raster.decode(stream, limits, at_least=at_least, grey=grey, deep=deep)
         _only(frame, 1)
         return decoded
 

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from xal_ray.config import Limits
+from xal_ray.config import Limits, Raster
+from xal_ray.images import deep_grey
 from xal_ray.images.decoded import Box, Decoded, Pixels
 from xal_ray.images.failure import ImageError
 from xal_ray.images.masks import Mask, cut_plane, palette_values
-from xal_ray.images.scaling import in_mode
+from xal_ray.images.scaling import FEW_GREYS, in_mode, lost_greys
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
@@ -20,20 +21,23 @@ SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 _LOSSLESS_WEBP, _WEBP_HEAD_BYTES = b"VP8L", 4096
-_TIFF_BITS_PER_SAMPLE = 258
-_TIFF_PHOTOMETRIC = 262
-_TIFF_WHITE_IS_ZERO = 0
 _EXIF_ORIENTATION = 274
 # EXIF orientations that exchange width and height, bring the right edge to the left, the bottom to the top.
 _SIDEWAYS, _RIGHT_TO_LEFT, _BOTTOM_TO_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
-_STRIP_PIXELS = 1 << 18  # of deep pixels at a time: a few megabytes of integers, whatever the image
 
 
-def decode(stream: BinaryIO, limits: Limits, *, at_least: int | None = None, grey: bool = False) -> Decoded:
+def decode(
+    stream: BinaryIO,
+    limits: Limits,
+    *,
+    at_least: int | None = None,
+    grey: bool = False,
+    deep: Raster | None = None,
+) -> Decoded:
     """Read a picture.
 
-    Pixels of more than 8 bits are divided by the file's bit depth; transparency lies over black; the EXIF
-    orientation is applied.
+    Grey pixels of more than 8 bits are divided by the file's bit depth, or windowed; transparency lies over
+    black; the EXIF orientation is applied.
 
     With `at_least`, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size (the decoder leaves out the fine waves
     of each block): the smallest whose sides are both still `at_least`. At 224 px one core then does 1.4 (512
@@ -53,10 +57,24 @@ def decode(stream: BinaryIO, limits: Limits, *, at_least: int | None = None, gre
         at_least: The training size, pixels; None decodes every pixel. Only JPEG files heed it.
         grey: Colours are not needed: of a colour JPEG only the brightness is decoded, within 2 of 255 of the
             grey of its colours on scans. Files of other formats keep their colours.
+        deep: How grey pixels of more than 8 bits, signed and real ones become 8 bits.
     """
     upright, frame, box = _load(stream, limits, at_least, grey)
-    pixels = _divide_by_depth(upright) if upright.mode.startswith("I") else _to_8_bit(upright)
-    return Decoded(pixels, frame, box)
+    if deep_grey.is_deep(upright):
+        pixels = deep_grey.in_8_bits(upright, deep or Raster())
+        return Decoded(pixels, frame, box, remarks=lost_greys(lambda: deep_grey.values_of(upright), pixels))
+    if deep_grey.is_deep_colour(upright):
+        return _of_deep_colours(_to_8_bit(upright), frame, box, deep or Raster())
+    return Decoded(_to_8_bit(upright), frame, box)
+
+
+def _of_deep_colours(pixels: Pixels, frame: tuple[int, int], box: Box | None, deep: Raster) -> Decoded:
+    """Colours of 16 bits, of which the upper 8 are read: a scan of 12 bits keeps 16 greys of them."""
+    if deep.window != "dtype":
+        raise ImageError("unsupported_format", "colours of 16 bits: pool.raster.window is for grey pixels")
+    num_greys = len(np.unique(pixels))
+    few = 1 < num_greys < FEW_GREYS < pixels.size
+    return Decoded(pixels, frame, box, remarks=("few_greys",) if few else ())
 
 
 def decode_inside(stream: BinaryIO, limits: Limits) -> Mask:
@@ -67,14 +85,18 @@ def decode_inside(stream: BinaryIO, limits: Limits) -> Mask:
     # Asked here, since a converted picture has no format.
     lossy = upright.format in _LOSSY_FORMATS and not lossless_webp
     lossy = lossy or upright.info.get("compression") == "jpeg"
-    return cut_plane(_values_of_mask(upright), lossy=lossy)
+    mask = cut_plane(_values_of_mask(upright), lossy=lossy)
+    if deep_grey.is_deep_colour(upright) and not mask.inside.any():
+        raise ImageError("unsupported_format", "colours of 16 bits, of which only the upper 8 are read")
+    return mask
 
 
 def _values_of_mask(upright: Image.Image) -> npt.NDArray[Any]:
     """One number a pixel, transparent ones black; of colours the brightest."""
-    if upright.mode.startswith("I"):
-        values = np.asarray(upright)
-        return (1 << _depth(upright)) - 1 - values if _is_inverted(upright) else values
+    if deep_grey.is_deep(upright):
+        values = deep_grey.values_of(upright)
+        # Pillow turns these over up to 8 bits only.
+        return (1 << deep_grey.depth_of(upright)) - 1 - values if deep_grey.is_inverted(upright) else values
     if upright.mode == "P":
         shown = _over_black(upright) if "transparency" in upright.info else upright
         return palette_values(np.asarray(upright), np.asarray(shown.convert("RGB")))
@@ -101,6 +123,7 @@ def _load(
     source = _open_header(stream)
     _check_header(source, limits)
     header_size = source.size
+    deep_grey.note_depth(source)
     # Asks a JPEG's decoder for less; the other formats know no draft.
     draft = source.draft("L" if grey else None, (at_least, at_least) if at_least else None)
     source.load()
@@ -158,8 +181,8 @@ def _frame_of_draft(
 
 def _to_8_bit(upright: Image.Image) -> Pixels:
     """Turn any 8-bit mode of Pillow into grey or RGB."""
-    if upright.mode in ("F", "LAB"):
-        raise ImageError("unsupported_format", "pixels must be integers: grey, RGB, CMYK or a palette")
+    if upright.mode == "LAB":
+        raise ImageError("unsupported_format", "pixels must be grey, RGB, CMYK or of a palette")
     if upright.mode in _ALPHA_MODES or "transparency" in upright.info:
         upright = _over_black(upright)
     if upright.mode == "P":
@@ -175,39 +198,3 @@ def _over_black(image: Image.Image) -> Image.Image:
     colours = image.convert("RGBA")
     black = Image.new("RGBA", colours.size, (0, 0, 0, 255))
     return Image.alpha_composite(black, colours).convert("L" if grey else "RGB")
-
-
-def _divide_by_depth(upright: Image.Image) -> Pixels:
-    """Scale deep grey pixels to [0, 255] by the depth that the file declares, never by the values found.
-
-    A value v of depth d becomes (255 v + m // 2) // m with m = 2^d - 1. Done strip by strip: beside Pillow's
-    own pixels (2 or 4 bytes each) there is 1 byte a pixel of result.
-    """
-    depth = _depth(upright)
-    largest = (1 << min(depth, 16)) - 1
-    inverted = _is_inverted(upright)
-    width, height = upright.size
-    pixels = np.empty((height, width), dtype=np.uint8)
-    num_rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, num_rows):
-        bottom = min(height, top + num_rows)
-        # A negative value becomes a very large one, and is refused as such.
-        values = np.asarray(upright.crop((0, top, width, bottom))).astype(np.uint32)
-        if depth > 16 or values.max() > largest:
-            raise ImageError("unsupported_format", "grey pixels must be unsigned and of at most 16 bits")
-        if inverted:
-            values = largest - values
-        pixels[top:bottom] = (values * 255 + largest // 2) // largest
-    return pixels
-
-
-def _depth(upright: Image.Image) -> int:
-    """Bits of a deep grey sample: of a TIFF as its tag says; a PNG of these modes has 16."""
-    tags: Any = getattr(upright, "tag_v2", {})
-    return int(tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0])
-
-
-def _is_inverted(upright: Image.Image) -> bool:
-    """Whether large values are dark; Pillow turns these over up to 8 bits only."""
-    tags: Any = getattr(upright, "tag_v2", {})
-    return bool(tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO)

@@ -12,7 +12,7 @@ from PIL import Image
 from xal_ray.images.decoded import Box, Pixels
 
 _STRIP_PIXELS = 1 << 18  # at a time: a few megabytes of float64, whatever the image
-_FEW_GREYS = 32
+FEW_GREYS = 32
 _SAMPLED_PIXELS = 4096
 
 
@@ -77,12 +77,12 @@ def lost_greys(stored: Callable[[], npt.NDArray[Any]], pixels: Pixels) -> tuple[
         `one_grey`: different values became one grey. `few_greys`: fewer than 32 are left of more.
     """
     step = max(1, pixels.size // _SAMPLED_PIXELS)
-    if len(np.unique(pixels.reshape(-1)[::step])) >= _FEW_GREYS:
+    if len(np.unique(pixels.reshape(-1)[::step])) >= FEW_GREYS:
         return ()
     num_greys = len(np.unique(pixels))
     values = stored()
     low, high = finite_range(values)
-    if num_greys >= _FEW_GREYS or low == high:
+    if num_greys >= FEW_GREYS or low == high:
         return ()
     if num_greys == 1:
         return ("one_grey",)

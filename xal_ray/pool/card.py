@@ -114,12 +114,12 @@ def open_prepared(settings: config.Pool, path: Path, *, pseudonym_key_id: str | 
         _check_key(pool, pseudonym_key_id)
     made = pool.card["settings"]
     wanted = plan_of(settings)
-    differing = [key for key in wanted if made.get(key) != wanted[key]]
+    differing = [key for key in (*wanted, "raster") if made.get(key) != wanted.get(key)]
     if differing:
         key = differing[0]
         raise PoolError(
             "the pool here was prepared with other settings",
-            expected=f"pool.{key}: {wanted[key]}",
+            expected=f"pool.{key}: {wanted.get(key)}",
             found=f"pool.{key}: {made.get(key)}",
             where=str(path),
             next_step="give another pool.path, or remove the folder to prepare it again",
@@ -131,6 +131,8 @@ def plan_of(settings: config.Pool) -> dict[str, Any]:
     """The settings that a packed pool depends on, wherever its source lies."""
     kind = settings.source.kind or (settings.source.path and settings.source.resolved_kind())
     plan = settings.model_dump(mode="json", exclude={"path", "limits", "source", "compare_with"})
+    if settings.raster == config.Raster():
+        del plan["raster"]  # where it is used only, so that pools from before are the same
     chosen = set(_OF_SOURCE.get(kind or "", ()))
     return {**plan, "source": {"kind": kind, **settings.source.model_dump(mode="json", include=chosen)}}
 

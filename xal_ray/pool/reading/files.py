@@ -60,6 +60,7 @@ def _decode(row: dict[str, Any], path: Path, pool: Pool) -> Decoded:
         grey=pool.channels == 1,
         frame=row["frame"],
         dicom=pool.dicom,
+        deep=pool.raster,
         nifti=pool.nifti,
         kept=KEPT,
     )
