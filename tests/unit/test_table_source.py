@@ -275,6 +275,11 @@ def test_an_optional_column_that_is_nearly_there_is_refused_with_both_ways_out(t
     assert _read(tmp_path, text, **{name: None}).num_rows == 2
 
 
+def test_a_second_spelling_of_a_column_is_none_of_another_name(tmp_path):
+    notes = _notes(tmp_path, "image,Image,group_id\n1.png,x,g\n2.png,y,g\n3.png,y,h\n")
+    assert notes == ("manifest.csv: columns that nothing reads: 'Image'",)
+
+
 def test_a_patient_column_is_offered_as_the_group(tmp_path):
     for near in ("patient_id", "Patient ID", "subject"):
         offered = near if " " not in near else f"'{near}'"
@@ -497,6 +502,7 @@ def test_unreadable_manifests_quote_no_row(tmp_path):
 def test_empty_manifests(tmp_path):
     assert "holds no image" in _error(tmp_path, "image,group_id\n")
     assert "no header" in _error(tmp_path, "")
+    assert "write such a row: image, group_id" in _error(tmp_path, "1.png,g,a\n2.png,h,b\n")
     assert "stands twice" in _error(tmp_path, "image,group_id,image\n1.png,g,2.png\n")
 
 

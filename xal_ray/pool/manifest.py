@@ -142,7 +142,12 @@ def check_manifest(
     if not table.schema.equals(MANIFEST_SCHEMA):
         raise ValueError(f"not a manifest: {table.schema}")
     if table.num_rows == 0:
-        raise SourceError("the source holds no image", where=where)
+        raise SourceError(
+            "the source holds no image",
+            expected="a row an image, or image files below the folder",
+            where=where,
+            next_step="check pool.source.path, or add the images",
+        )
     numbers = rows if rows is not None else range(1, table.num_rows + 1)
     _check_ids(table, numbers, where)
     _check_words(table, classes, numbers, where)

@@ -63,9 +63,11 @@ class Header:
             taken: Positions of columns that have their use already.
             synonyms: Other words for it, the likeliest first.
         """
-        free = {
-            key_of(found): found for at, found in enumerate(self.names) if at not in taken and key_of(found)
-        }
+        used = {
+            key_of(self.names[at]) for at in taken
+        }  # a second spelling of one of these is no other column
+        keys = [(key_of(found), found) for at, found in enumerate(self.names) if at not in taken]
+        free = {key: found for key, found in keys if key and key not in used}
         key = key_of(name)
         near = difflib.get_close_matches(key, free, n=1, cutoff=_NEAR)
         longer = [other for other in free if other.startswith(key) and other.removeprefix(key) in _ENDINGS]

@@ -283,6 +283,8 @@ def _missing_column(
 ) -> SourceError:
     key = f"pool.source.columns.{name}"
     next_step = f"--set {key}={_shell_word(near) if near else 'COLUMN'}"
+    if name == "image" and near is None:
+        next_step += ", where the first row names the columns; else write such a row: image, group_id, label"
     if optional:
         next_step += f", or, if it holds something else, --set {key}=null"
     if name == "group_id":
