@@ -678,7 +678,8 @@ def _explain(error: ValidationError, blamed: Sequence[str], where: str) -> Confi
     same = [entry["msg"] for entry in complaints if _key_of(entry["loc"]) == key]
     reasons = dict.fromkeys(text.removeprefix("Value error, ") for text in same)
     found: Any = first["input"]
-    next_step = None
+    default = flatten(_defaults()).get(key)
+    next_step = None if default is None else f"correct it; the default is {key}={default}"
     if first["type"] in ("model_type", "model_attributes_type"):
         reasons = dict.fromkeys([f"it is a section, of {', '.join(_fields_at(first['loc']))}"])
         next_step = f"set a key of it: --set {key}.{_fields_at(first['loc'])[0]}=VALUE"
@@ -707,6 +708,10 @@ def _nearest_key(asked: str, unknown: str) -> str | None:
     leaf = asked.rpartition(".")[2]
     elsewhere = [key for key in keys if key.rpartition(".")[2] == leaf]
     return f"did you mean {' or '.join(map(repr, elsewhere[:3]))}?" if elsewhere else None
+
+
+def _defaults() -> dict[str, Any]:
+    return Config(name="x").model_dump(mode="json", exclude={"name"})
 
 
 def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:

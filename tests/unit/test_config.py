@@ -90,6 +90,12 @@ def test_an_unknown_key_of_a_set_is_answered_with_the_whole_key(text, meant):
     assert caught.value.details["next"] == f"did you mean '{meant}'?"
 
 
+def test_a_value_that_does_not_fit_is_answered_with_the_default():
+    with pytest.raises(ConfigError) as caught:
+        build_config(BASE, ["select.weight=2"])
+    assert caught.value.details["next"] == "correct it; the default is select.weight=0.5"
+
+
 def test_a_section_and_a_list_say_how_they_are_set():
     for text, next_step in (
         ("select=dual", "--set select.strategy=VALUE"),
