@@ -194,6 +194,7 @@ def _masks(root: Path) -> tuple[dict[str, list[str]], dict[str, dict]]:
         ("a/images/x.png", ["a/lung masks/x.png"]),
         ("a/x.png", ["ManualMask/leftMask/x.png", "ManualMask/rightMask/x.png"]),
         ("a/x.png", ["masks/a/x_1.png", "masks/a/x_2.png"]),
+        ("a/x.png", ["a_masks/x.png"]),
         ("train/a/x.png", ["train_masks/a/x.png"]),
         ("train/images/a/x.png", ["train/masks/a/x.png"]),
         ("Train/a/images/x.png", ["Train/a/infection masks/x.png"]),
@@ -311,6 +312,33 @@ def test_patients_sides_and_planes_below_the_classes_are_no_classes(tmp_path, be
     assert sum(each.kind == "deeper" for each in listing.warned) == 4
 
 
+def test_folders_of_masks_that_are_named_after_a_class(tmp_path):
+    names = [f"{name}/1.png" for name in ("a", "b")]
+    found, rows = _masks(_touch(tmp_path, *names, "a_masks/1.png", "b mask/1.png"))
+    assert (found, set(rows)) == ({"a/1.png": ["a_masks/1.png"], "b/1.png": ["b mask/1.png"]}, set(names))
+
+
+def test_a_copy_of_the_set_in_itself_is_refused(tmp_path):
+    root = _touch(tmp_path, *(f"{above}{name}/1.jpg" for above in ("", "brain/") for name in ("yes", "no")))
+    with pytest.raises(SourceError, match=r"(?s)copy of the set.*brain, and in it no, yes.*path to .*/brain"):
+        _read(root)
+
+
+def test_a_folder_between_the_root_and_the_classes_is_refused(tmp_path):
+    root = _touch(tmp_path, "archive/benign/1.png", "archive/malignant/1.png")
+    with pytest.raises(
+        SourceError, match=r"(?s)'archive' only, with the folders benign, malignant.*'archive'"
+    ):
+        _read(root)
+    assert {row["label"] for row in _read(root, classes=["archive", "b"]).values()} == {"archive"}
+    assert len(_read(_touch(tmp_path / "one", "a/p1/1.png"))) == 1
+
+
+def test_classes_in_a_folder_beside_the_unlabelled(tmp_path):
+    rows = _read(_touch(tmp_path, "labelled/a/1.png", "labelled/b/1.png", "unlabelled/1.png"))
+    assert [row["label"] for _, row in sorted(rows.items())] == ["a", "b", None]
+
+
 def test_splits_beside_other_folders_are_refused(tmp_path):
     root = _touch(tmp_path, *(f"{name}/a/1.png" for name in ("train", "test", "copy")))
     with pytest.raises(SourceError, match=r"(?s)test, train, and beside them copy.*pool\.classes"):
@@ -323,7 +351,7 @@ def test_splits_beside_other_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["unlabelled", "Unlabeled", "unknown", "UNSORTED", "no_label", "un-classified"]
+    "name", ["unlabelled", "Unlabeled", "unknown", "UNSORTED", "no_label", "un-classified", "seg_pred"]
 )
 def test_folders_without_a_class(tmp_path, name):
     listing = _listing(_touch(tmp_path, "a/1.png", "b/1.png", f"{name}/1.png", "train.txt"))

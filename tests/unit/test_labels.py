@@ -286,17 +286,34 @@ def test_a_box_becomes_coverage_in_the_pools_frame(pool, labels_csv):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ("0,0,99,12", "outside"),
-        ("8,0,0,12", "box"),
-        ("0,0,x,12", "not a number"),
-        ("0,,8,12", "not a number"),
+        ("90,0,99,12", "outside"),
+        ("8,0,0,12", "wrong order"),
+        ("8,0,8,12", "no area"),
+        ("0,0,x,12", "no numbers"),
+        ("0,,8,12", "no numbers"),
     ],
 )
-def test_a_box_that_does_not_fit_is_named_by_line(pool, labels_csv, cells, message):
-    path = labels_csv(f"a,cat,{cells}", header="image_id,label,box_x0,box_y0,box_x1,box_y1")
+def test_a_box_that_can_not_be_meant_costs_its_image_and_is_named_by_line(pool, labels_csv, cells, message):
+    header = "image_id,label,box_x0,box_y0,box_x1,box_y1"
     with pytest.raises(LabelError, match=message) as caught:
-        read_labels(path, pool, ["a"])
+        read_labels(labels_csv(f"a,cat,{cells}", header=header), pool, ["a"])
     assert "line 2" in str(caught.value)
+    assert caught.value.details["next"]
+    told = []
+    path = labels_csv("b,dog,0,0,8,12", f"a,cat,{cells}", header=header)
+    assert read_labels(path, pool, ["a", "b"], tell=told.append)["image_id"].to_pylist() == ["b"]
+    (line,) = told
+    assert line.startswith("warning: line 3: a box can't be meant")
+    assert "still waits" in line
+
+
+def test_a_box_over_the_edge_is_cut_and_told(pool, labels_csv):
+    path = labels_csv("a,cat,8,-5,99,12", header="image_id,label,box_x0,box_y0,box_x1,box_y1")
+    told = []
+    (roi,) = read_labels(path, pool, ["a"], tell=told.append)["roi"].to_pylist()
+    coverage = np.frombuffer(roi, dtype=np.uint8).reshape(SIZE, SIZE)
+    assert (coverage[:, 4:] == 255).all()
+    assert told == ["warning: boxes that reach out of their image are cut at its edge: lines 2"]
 
 
 def test_a_mask_is_read_from_beside_the_file_and_nowhere_else(pool, labels_csv, tmp_path):

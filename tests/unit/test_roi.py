@@ -4,7 +4,6 @@ import pytest
 from xal_ray.errors import SourceError
 from xal_ray.roi import (
     boxes_to_grid,
-    check_boxes,
     compress_counts,
     mask_to_grid,
     polygons_to_grid,
@@ -104,31 +103,10 @@ def test_masks_of_another_shape_are_refused(shape):
         mask_to_grid(np.zeros(shape), (2, 2))
 
 
-def test_check_boxes_accepts_the_frame_and_one_pixel_more():
-    check_boxes([[0, 0, 20, 10], [-1, -1, 21, 11], [3.5, 2.5, 3.6, 2.6]], frame=(10, 20))
-    check_boxes(np.zeros((0, 4)), frame=(10, 20))
-
-
-@pytest.mark.parametrize(
-    ("box", "fault"),
-    [
-        ([0, 0, np.nan, 5], "not finite"),
-        ([0, 0, np.inf, 5], "not finite"),
-        ([4, 0, 4, 5], "empty or inverted"),
-        ([0, 6, 4, 5], "empty or inverted"),
-        ([-1.5, 0, 4, 5], "outside"),
-        ([0, 0, 4, 11.5], "outside"),
-        ([0, 0, 21.5, 5], "outside"),
-        ([20.2, 0, 20.8, 5], "outside"),
-        ([0, -0.8, 5, 0], "outside"),
-    ],
-)
-def test_check_boxes_names_the_fault_the_box_and_the_place(box, fault):
-    with pytest.raises(SourceError, match=fault) as caught:
-        check_boxes([[1, 1, 2, 2], box], frame=(10, 20), where="manifest.csv, row 7")
-    assert "box 2 of 2" in caught.value.what
-    assert caught.value.details["where"] == "manifest.csv, row 7"
-    assert caught.value.details["next"]
+def test_boxes_within_the_frame_and_one_pixel_more_are_not_counted_as_cut():
+    boxes = [[0, 0, 20, 10], [-1, -1, 21, 11], [3.5, 2.5, 3.6, 2.6]]
+    found = sound_boxes(boxes, (10, 20))
+    assert (found.shapes, found.num_cut) == (boxes, 0)
 
 
 def test_polygon_covers_the_fraction_worked_out_by_hand():

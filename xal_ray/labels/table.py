@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from xal_ray import config
@@ -18,8 +19,16 @@ from xal_ray.labels.columns import BOX, OPTIONAL, check_filled, find_columns, re
 from xal_ray.layout import RECEIVED_SCHEMA
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import PoolReader
-from xal_ray.roi import boxes_to_grid, check_boxes, check_mask, mask_to_grid, pack_coverage
+from xal_ray.roi import boxes_to_grid, check_mask, mask_to_grid, pack_coverage, sound_boxes
 from xal_ray.tables import open_written
+
+
+class _RegionError(Exception):
+    """A mask or box of a line that can't be meant: what is wrong with it, what was found, what to do."""
+
+    def __init__(self, what: str, found: str, next_step: str) -> None:
+        super().__init__(what)
+        self.what, self.found, self.next_step = what, found, next_step
 
 
 def read_labels(
@@ -40,12 +49,13 @@ def read_labels(
         tell: Hears how the file was understood, where that is not plain.
 
     Returns:
-        `RECEIVED_SCHEMA`, sorted by image_id.
+        `RECEIVED_SCHEMA`, sorted by image_id. An image whose mask or box can't be meant is left out, and
+        still waits; boxes that reach out of their image are cut. Both are told, by line.
 
     Raises:
         LabelError: A column is missing, or another one holds the classes; or a line names an unknown id, an
-            id that is not awaited, an unknown class, two labels for one image, or a mask or box that does
-            not fit. The line is named. Then nothing is read.
+            id that is not awaited, an unknown class, two labels for one image, or a mask elsewhere; or no
+            line is left. The line is named. Then nothing is read.
     """
     table = open_written(path, "the labels", LabelError, ("image_id", label_column, *OPTIONAL))
     frames = {row["image_id"]: (row["height"], row["width"]) for row in _frames(pool).to_pylist()}
@@ -58,6 +68,8 @@ def read_labels(
     received: dict[str, dict[str, Any]] = {}
     lines: dict[str, int] = {}
     changed: dict[str, str] = {}
+    bad: list[tuple[int, _RegionError]] = []
+    cut: list[int] = []
     for line, *texts in zip(cells.lines, *cells.columns, strict=True):
         row = dict(zip(places, texts, strict=True))
         where = f"{path}, line {line}"
@@ -66,7 +78,12 @@ def read_labels(
             continue
         label = _class_of(row["label"], pool.classes, where)
         changed |= {row["label"]: label} if label != row["label"] else {}
-        roi = _roi(row, path, frames[image_id], pool, where, decimal_commas=table.has_decimal_commas)
+        try:
+            roi, is_cut = _roi(row, path, frames[image_id], pool, decimal_commas=table.has_decimal_commas)
+        except _RegionError as fault:
+            bad.append((line, fault))
+            continue
+        cut += [line] if is_cut else []
         entry = {"image_id": image_id, "label": label, "roi": roi}
         if received.setdefault(image_id, entry) != entry:
             raise LabelError(
@@ -76,6 +93,12 @@ def read_labels(
                 next_step="keep the line that is right, and remove the other",
             )
         lines.setdefault(image_id, line)
+    if bad and not received:
+        line, first = bad[0]
+        raise LabelError(
+            first.what, found=first.found, where=f"{path}, line {line}", next_step=first.next_step
+        )
+    _tell_of_regions(bad, cut, tell)
     if changed:
         tell(
             "labels: " + ", ".join(f"{cell} is read as {label}" for cell, label in list(changed.items())[:5])
@@ -160,53 +183,70 @@ def _roi(
     path: Path,
     frame: tuple[int, int],
     pool: PoolReader,
-    where: str,
     *,
     decimal_commas: bool,
-) -> bytes | None:
-    """The drawn region as coverage 0..255 at the pool's size, or None where none was drawn."""
+) -> tuple[bytes | None, bool]:
+    """The drawn region as coverage 0..255 at the pool's size, None where none was drawn; and if it was cut.
+
+    Raises:
+        _RegionError: It can't be meant.
+        LabelError: A mask lies elsewhere.
+    """
     grid = (pool.image_size, pool.image_size)
     mask_name = row.get("mask")
     corners = [row.get(name) or "" for name in BOX]
     if decimal_commas:
         corners = [text.replace(",", ".") for text in corners]
+    if mask_name:
+        mask = _mask(_beside(path, mask_name), frame)
+        # There may be no region: one of nothing would be ranked and drawn as one.
+        return (pack_coverage(mask_to_grid(mask.astype(np.float32), grid)) if mask.any() else None), False
+    if not any(corners):
+        return None, False
+    sound = sound_boxes([[_number(text) for text in corners]], frame)
+    if not sound.shapes:
+        raise _RegionError(
+            "a box can't be meant",
+            sound.faults.removeprefix("1 with "),
+            "correct the box (corners x0, y0, x1, y1 in pixels of the image, not width and height), or empty "
+            "its four cells",
+        )
+    return pack_coverage(boxes_to_grid(sound.shapes, frame, grid)), sound.num_cut > 0
+
+
+def _mask(path: Path, frame: tuple[int, int]) -> npt.NDArray[np.bool_]:
     try:
-        if mask_name:
-            mask = decode_mask(_beside(path, mask_name, where), config.Limits())
-            check_mask(mask, frame, where=where)
-            if not mask.any():
-                return None  # there is no region: one of nothing would be ranked and drawn as one
-            coverage = mask_to_grid(mask.astype(np.float32), grid)
-        elif any(corners):
-            box = np.array([[_number(text, where) for text in corners]])
-            check_boxes(box, frame, where=where)
-            coverage = boxes_to_grid(box, frame, grid)
-        else:
-            return None
+        mask = decode_mask(path, config.Limits())
+        check_mask(mask, frame)
     except ImageError as error:
-        raise LabelError(
+        raise _RegionError(
             "a mask can't be read",
-            found=f"{error.code}: {error.detail}",
-            where=where,
-            next_step="give the path of a mask relative to the file's folder, or empty the cell",
-        ) from error
+            f"{error.code}: {error.detail}",
+            "give the path of a mask relative to the file's folder, or empty the cell",
+        ) from None
     except InputError as error:
-        raise LabelError(
-            error.what,
-            expected=error.details["expected"],
-            found=error.details["found"],
-            where=where,
-            next_step=error.details["next"],
-        ) from error
-    return pack_coverage(coverage)
+        expected, found = error.details["expected"], error.details["found"]
+        raise _RegionError(error.what, f"{found}, not {expected}", str(error.details["next"])) from None
+    return mask
 
 
-def _beside(path: Path, name: str, where: str) -> Path:
+def _tell_of_regions(
+    bad: Sequence[tuple[int, _RegionError]], cut: Sequence[int], tell: Callable[[str], None]
+) -> None:
+    """Tell of each line whose region was cut, or whose image is left out for its region."""
+    for line, fault in bad:
+        tell(f"warning: line {line}: {fault.what} ({fault.found}): the image is left out, and still waits")
+    if cut:
+        lines = ", ".join(map(str, cut))
+        tell(f"warning: boxes that reach out of their image are cut at its edge: lines {lines}")
+
+
+def _beside(path: Path, name: str) -> Path:
     """A mask's path, which must lie in the folder of the CSV file or below."""
     outside = LabelError(
         "a mask lies outside the folder of its CSV file",
         found=repr(name),
-        where=where,
+        where=str(path),
         next_step="copy the masks beside the file or below, and give their paths from there",
     )
     if is_remote(path):
@@ -220,16 +260,8 @@ def _beside(path: Path, name: str, where: str) -> Path:
     return mask
 
 
-def _number(text: str, where: str) -> float:
+def _number(text: str) -> float:
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise LabelError(
-            "a box corner is not a number",
-            found=repr(text),
-            where=where,
-            next_step="give four numbers, with points, or empty all four cells",
-        )
-    return value
+        return math.nan

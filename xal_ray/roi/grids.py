@@ -23,7 +23,7 @@ def boxes_to_grid(boxes: npt.ArrayLike, frame: tuple[int, int], grid: tuple[int,
 
     Args:
         boxes: (n, 4) finite x0, y0, x1, y1: pixel corners in the frame, half-open; n may be 0. What lies
-            outside the frame is cut off; an empty or inverted box covers nothing (see `check_boxes`).
+            outside the frame is cut off; an empty or inverted box covers nothing (see `sound_boxes`).
         frame: Height and width of the image that the boxes were drawn on, pixels.
         grid: Rows and columns of the result.
 
@@ -35,7 +35,7 @@ def boxes_to_grid(boxes: npt.ArrayLike, frame: tuple[int, int], grid: tuple[int,
     """
     corners = _corners(boxes)
     if not np.isfinite(corners).all():
-        raise ValueError("boxes must be finite; run check_boxes first")
+        raise ValueError("boxes must be finite; run sound_boxes first")
     height, width = frame
     x0, x1 = np.clip(corners[:, [0, 2]], 0.0, width).T
     y0, y1 = np.clip(corners[:, [1, 3]], 0.0, height).T
@@ -107,44 +107,6 @@ def pack_coverage(coverage: npt.NDArray[Any]) -> bytes:
     """
     packed = np.round(coverage * 255).astype(np.uint8)
     return (packed if packed.any() else (coverage > 0).astype(np.uint8)).tobytes()
-
-
-def check_boxes(boxes: npt.ArrayLike, frame: tuple[int, int], *, where: str | None = None) -> None:
-    """Refuse boxes that can't be what the annotator meant.
-
-    Args:
-        boxes: (n, 4) x0, y0, x1, y1: pixel corners in the frame, half-open.
-        frame: Height and width of the image that the boxes were drawn on, pixels.
-        where: The file and row the boxes come from, for the message.
-
-    Raises:
-        SourceError: A box is not finite, empty, inverted, or reaches more than 1 px out of the frame.
-        ValueError: The boxes are not (n, 4).
-    """
-    corners = _corners(boxes)
-    height, width = frame
-    limits = np.array([width, height], dtype=np.float64)
-    low, high = corners[:, :2], corners[:, 2:]
-    faults = {
-        "is not finite": ~np.isfinite(corners).all(axis=1),
-        "is empty or inverted": ~(low < high).all(axis=1),
-        "lies outside the frame": (low < -FRAME_TOLERANCE_PX).any(axis=1)
-        | (high > limits + FRAME_TOLERANCE_PX).any(axis=1)
-        # Within the tolerance, yet with nothing left once it is cut at the frame.
-        | (high <= 0.0).any(axis=1)
-        | (low >= limits).any(axis=1),
-    }
-    for fault, rows in faults.items():
-        if rows.any():
-            first = int(np.argmax(rows))
-            x0, y0, x1, y1 = corners[first]
-            raise SourceError(
-                f"box {first + 1} of {len(corners)} {fault}",
-                expected=f"0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}, pixels of the image itself",
-                found=f"x0={x0:g}, y0={y0:g}, x1={x1:g}, y1={y1:g}",
-                where=where,
-                next_step="correct the box; corners are x0, y0, x1, y1 (not width and height), in pixels",
-            )
 
 
 def _corners(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -13,6 +13,8 @@ What names mean is told by `folder_names.py`: masks by `folder_masks.py`, classe
 
 from __future__ import annotations
 
+from pathlib import Path as SystemPath
+
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
@@ -22,6 +24,8 @@ from xal_ray.pool.sources.folder_masks import Masks, find_masks
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
 from xal_ray.pool.warned import Warned
+
+_MOST_NAMES = 8  # of folders that a message names
 
 
 def read(pool: Pool) -> Listing:
@@ -68,6 +72,8 @@ def read(pool: Pool) -> Listing:
         rows.append(row if pool.group_by == "image" else {**row, "group_id": None})
         if folders:
             deeper.append(Warned("deeper", image_id=row["image_id"], path=image.name))
+    if not classes:
+        _check_classes(rows, masks, layout, source.path)
     warned = [*files.warned, *_warned_of(masks), *deeper]
     notes = (*layout.notes, *masks.notes, *files.notes, *_notes(deeper))
     return Listing(manifest_of(rows), notes=notes, warned=warned)
@@ -90,6 +96,26 @@ def _row(root: SourceRoot, image: Path, masks: Masks, layout: Layout) -> tuple[R
         "roi_state": "present" if uris else "not_annotated",
     }
     return row, deeper
+
+
+def _check_classes(rows: list[Row], masks: Masks, layout: Layout, where: SystemPath) -> None:
+    """Refuse a folder that lies between the root and the classes.
+
+    Raises:
+        SourceError: All images lie in one folder, and that holds several.
+    """
+    labels = {row["label"] for row in rows if row["label"] is not None}
+    below = {deeper[0] for image in masks.images if (deeper := layout.read(image.folders)[2])}
+    if len(labels) == 1 and len(below) > 1:
+        (label,) = labels
+        raise SourceError(
+            "there must be at least two classes, and all images lie below one folder",
+            found=f"'{label}' only, with the folders {', '.join(sorted(below)[:_MOST_NAMES])}"
+            + (" and others" if len(below) > _MOST_NAMES else ""),
+            where=str(where),
+            next_step=f"if these are the classes, set pool.source.path to the folder '{label}'; else name "
+            "all classes in pool.classes",
+        )
 
 
 def _warned_of(masks: Masks) -> list[Warned]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xal_ray.errors import SourceError
-from xal_ray.pool.sources.folder_names import holds_images, is_unlabelled, split_of_folder
+from xal_ray.pool.sources.folder_names import holds_images, is_labelled, is_unlabelled, split_of_folder
 from xal_ray.pool.sources.split_names import settled_split
 
 Folders = tuple[str, ...]
@@ -84,8 +84,8 @@ def layout_of(all_folders: Iterable[Folders], classes: Collection[str], where: P
 
 
 def _plain(folders: Folders, classes: Collection[str]) -> Folders:
-    """The folders less those that only say that images lie in them."""
-    return tuple(name for name in folders if name in classes or not holds_images(name))
+    """The folders less those that only say that images or classes lie in them."""
+    return tuple(name for name in folders if name in classes or not (holds_images(name) or is_labelled(name)))
 
 
 def _depth(paths: Collection[Folders], classes: Collection[str]) -> int:
@@ -106,6 +106,7 @@ def _splits(
 ) -> tuple[dict[str, str | None], int, list[str]]:
     if tops and set(tops) <= set(classes):
         return {}, 0, []
+    _check_no_copy(paths, tops, where)
     told = {name: split for name in tops if (split := split_of_folder(name))}
     if _are_splits(tops):
         return dict(told), 0, []
@@ -131,6 +132,21 @@ def _splits(
             "are classes, name them: --set 'pool.classes=[...]'",
         )
     return {}, 0, []
+
+
+def _check_no_copy(paths: Collection[Folders], tops: Collection[str], where: Path) -> None:
+    """Refuse a folder that holds folders of the names beside it: archives often hold all of a set twice."""
+    for top in sorted(tops):
+        below = {path[1] for path in paths if len(path) > 1 and path[0] == top}
+        named_alike = sorted(below & (set(tops) - {top}))
+        if len(named_alike) > 1:
+            raise SourceError(
+                "a folder holds folders of the same names as those beside it: is it a copy of the set?",
+                expected="classes, or splits with classes below them",
+                found=f"{top}, and in it {', '.join(named_alike)}",
+                where=str(where),
+                next_step=f"set pool.source.path to {where / top}, or move that folder out",
+            )
 
 
 def _are_splits(names: Collection[str]) -> bool:

@@ -27,6 +27,7 @@ from xal_ray.pool.sources.folder_names import (
     side_of_masks,
     source_of_made,
     split_of_folder,
+    without_masks,
 )
 
 _Key = tuple[str | None, tuple[str, ...], str]
@@ -164,9 +165,12 @@ class _Index:
         return self._by_place.get(_keys(path, stem)[0], [])
 
     def fitting(self, mask: Path, stem: str) -> list[Path]:
-        """Images of a name at the mask's place below its folder of masks."""
+        """Images of a name at the mask's place: beside or below its folder of masks."""
+        # glioma_masks/1.png belongs to glioma/1.png, though other folders have a 1.png, too.
+        named = [without_masks(name) if holds_masks(name) else name for name in mask.folders]
+        beside = _keys(mask._replace(folders=tuple(name for name in named if name)), stem)[0]
         place, split = _keys(mask, stem)
-        return self._by_place.get(place) or self._by_split.get(split) or []
+        return self._by_place.get(beside) or self._by_place.get(place) or self._by_split.get(split) or []
 
     def by_name(self, mask: Path, stem: str) -> list[Path]:
         """Images of a name anywhere beside the folder of masks that the mask lies directly in."""

@@ -31,7 +31,11 @@ _IMAGES = frozenset({"image", "images", "img", "imgs"})
 _BESIDE_IMAGES = frozenset(
     {"original", "originals", "raw", "png", "jpg", "jpeg", "dicom", "tr", "ts", "input"}
 )
-_UNLABELLED = re.compile(r"un(label+ed|known|sorted|classified|annotated|assigned)|(no|to)labels?")
+_UNLABELLED = re.compile(
+    r"un(label+ed|known|sorted|classified|annotated|assigned)|(no|to)labels?|(seg)?pred(ict(ions?)?)?"
+)
+_LABELLED = re.compile(r"label+ed|sorted|classified|annotated|classes")
+_MASK_WORDS = re.compile(r"[ ._-]*(masks?|segmentations?|ground[ _-]?truth)[ ._-]*", re.IGNORECASE)
 _SIDES = frozenset({"left", "right", "l", "r"})
 
 _SUFFIX = re.compile(
@@ -80,6 +84,16 @@ def holds_images(folder: str) -> bool:
 def is_unlabelled(folder: str) -> bool:
     """Whether a folder's name says that nobody has said what its images show."""
     return _UNLABELLED.fullmatch(re.sub(r"[^a-z]", "", folder.lower())) is not None
+
+
+def is_labelled(folder: str) -> bool:
+    """Whether a folder's name says that classes lie in it, and nothing else: `labelled`, `sorted`."""
+    return _LABELLED.fullmatch(re.sub(r"[^a-z]", "", folder.lower())) is not None
+
+
+def without_masks(folder: str) -> str:
+    """What the name of a folder of masks says beside that: `glioma` of `glioma_masks`; may be nothing."""
+    return _MASK_WORDS.sub("", folder)
 
 
 def split_of_folder(folder: str) -> str | None:
