@@ -300,6 +300,7 @@ class Labels(Section):
     """Where labels come from."""
 
     source: Literal["oracle", "export"] = "oracle"
+    from_run: Place | None = None  # a run whose labels this one begins with, instead of a random draw
 
 
 class Roi(Section):
@@ -476,7 +477,15 @@ class Config(Section):
 
 
 # What changes no result: names, places and resources; a limit that stops a run; how long a run goes on.
-NO_RESULT = ("name", "num_rounds", "pool", "ray", "sweep", "score.max_error_fraction")
+NO_RESULT = (
+    "name",
+    "num_rounds",
+    "pool",
+    "ray",
+    "sweep",
+    "score.max_error_fraction",
+    "labels.from_run",  # it is read once: what came of it stands in the ledger
+)
 # What changes results only beside some values of other keys.
 HAS_EFFECT: Mapping[str, Callable[[Config], bool]] = {
     "model.weights": lambda settings: settings.train.init != "scratch",

@@ -225,3 +225,37 @@ def test_advice_to_change_what_a_begun_run_is_bound_to_says_where_to(alone, tmp_
         run(diverging, tmp_path / "run", QUIET)
     assert caught.value.details["next"].startswith("lower train.learning_rate")
     assert "--out" in caught.value.details["next"]
+
+
+def test_labels_of_one_run_begin_another(alone, tmp_path, phantom_pool):
+    """What people labelled for a run is not lost with its settings, half a round of it included."""
+    truth = {
+        row["image_id"]: row["label"]
+        for row in read_table(pool_of(alone) / "hidden_labels.parquet").to_pylist()
+    }
+    alone |= {"labels": {"source": "export"}, "num_rounds": 1}
+    old = RunLayout(tmp_path / "old")
+    for _ in range(2):
+        answer(run(build_config(alone), old.path, QUIET), old, truth)
+    changed = ["train.learning_rate=0.01", f"labels.from_run={old.path}"]
+    with pytest.raises(RunError, match="another configuration") as caught:
+        run(build_config(alone, changed[:1]), old.path, QUIET)
+    assert f"labels.from_run={old.path}" in caught.value.details["next"]
+    heard = Heard()
+    new = RunLayout(tmp_path / "new")
+    outcome = run(build_config(alone, changed), new.path, heard)
+    assert (outcome.status, outcome.waiting.title) == ("awaiting_labels", "round 0")
+    assert f"initial set: 18 labels taken over from {old.path}" in heard.lines
+    known = Ledger(new.ledger).labels()
+    assert known == {image_id: truth[image_id] for image_id in known}
+    assert set(known) == {
+        *Ledger(old.ledger).labels(),
+        *read_table(old.round(0).selection)["image_id"].to_pylist(),
+    }
+    assert "round 0: training on 18 labels" in heard.lines
+    shutil.rmtree(old.path)  # it is read once
+    answer(outcome, new, truth)
+    assert run(build_config(alone, changed), new.path, QUIET).status == "finished"
+    with pytest.raises(RunError, match="no run whose labels"):
+        run(build_config(alone, changed), tmp_path / "third", QUIET)
+    assert not (tmp_path / "third").exists()

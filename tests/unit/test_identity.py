@@ -81,6 +81,7 @@ FREE = {
     "ray.num_actors": 7,
     "sweep.seeds": 3,
     "score.max_error_fraction": 0.5,
+    "labels.from_run": "runs/other",
 }
 
 

@@ -146,6 +146,7 @@ def check_places(wish: Wish) -> None:
         needed = source.kind != "phantom" and not _is_pool(wish.settings.pool_path())
         if needed and source.path is not None:
             _refuse_local("pool.source.path", source.path)
+        _refuse_local("labels.from_run", wish.settings.labels.from_run)
     _refuse_local("--out", wish.out)
 
 

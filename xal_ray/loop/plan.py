@@ -55,20 +55,22 @@ def check_budget(config: Config, pool: PoolReader, *, whole_queries: bool = Fals
     answerable = answerable_images(config, pool)
     left = counts.get("pool", 0) if answerable is None else len(answerable)
     chosen = config.select
-    asked = chosen.initial_labels + config.num_rounds * chosen.query_size
+    is_drawn = config.labels.from_run is None
+    initial = chosen.initial_labels if is_drawn else 0  # how many another run has is seen when they are read
+    asked = initial + config.num_rounds * chosen.query_size
     needed = asked if whole_queries else asked - chosen.query_size + 1  # the last query takes what is left
     if needed > left:
         fitting = config.num_rounds - -(-(needed - left) // chosen.query_size)
         raise ConfigError(
             "the run asks for more labels than the pool has unlabelled images",
             expected=f"initial_labels + num_rounds x query_size of at most {left}",
-            found=f"{chosen.initial_labels} + {config.num_rounds} x {chosen.query_size} = {asked}",
+            found=f"{initial} + {config.num_rounds} x {chosen.query_size} = {asked}",
             where="select.query_size, select.initial_labels, num_rounds",
             next_step=f"set num_rounds={fitting}"
             if fitting > 0
             else "lower select.query_size or select.initial_labels (another --out, where a run has begun)",
         )
-    if chosen.initial_labels == 0 and not counts.get("labeled", 0):
+    if is_drawn and chosen.initial_labels == 0 and not counts.get("labeled", 0):
         raise ConfigError(
             "there is nothing to begin with",
             expected="rows with split 'labeled' in the manifest, or select.initial_labels above 0",
@@ -99,6 +101,8 @@ def describe_shortfalls(config: Config, pool: PoolReader) -> list[str]:
     The initial set is that of the run. What later rounds choose is not known before; where the cap takes all
     that a group may give, it does not matter, and otherwise a random draw stands for it.
     """
+    if config.labels.from_run is not None:
+        return []
     rows, answerable = rows_of_splits(pool.index(), "pool"), answerable_images(config, pool)
     if answerable is not None:
         rows = rows.filter(pc.is_in(rows["image_id"], answerable))
@@ -138,11 +142,11 @@ def describe(config: Config, out: Path) -> list[str]:
     """
     path = config.pool_path()
     chosen, rounds = config.select, config.num_rounds
-    asked = [chosen.initial_labels, *[chosen.query_size] * rounds]
-    labels_lines = [
-        f"labels     {chosen.initial_labels} + {rounds} x {chosen.query_size} = {sum(asked)}, "
-        f"from {config.labels.source}"
-    ]
+    total = chosen.initial_labels + rounds * chosen.query_size
+    asked = f"{chosen.initial_labels} + {rounds} x {chosen.query_size} = {total}"
+    if config.labels.from_run is not None:
+        asked = f"those of {config.labels.from_run} + {rounds} x {chosen.query_size}"
+    labels_lines = [f"labels     {asked}, from {config.labels.source}"]
     if (path / "card.json").exists():
         pool = open_prepared(config.pool, path)
         check_budget(config, pool)

@@ -25,7 +25,7 @@ from xal_ray.loop.labelling import answerable_images, check_initial_set, label_i
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
 from xal_ray.loop.selection import draw_initial_set, select_images
 from xal_ray.loop.stages import evaluate_model, score_images, train_model
-from xal_ray.loop.state import Run, open_run
+from xal_ray.loop.state import Run, keeping_labels, open_run
 from xal_ray.progress import Reporter
 from xal_ray.report.page import build_report
 from xal_ray.storage import read_table, remove_tree
@@ -76,7 +76,7 @@ def run(
     """
     layout = RunLayout(out)
     config = made_ready(config, reporter)
-    with followable(config, lambda: _elsewhere(layout)):
+    with followable(config, lambda: _elsewhere(config, layout)):
         pool = open_or_prepare(config, reporter, verbose=verbose)
         check_budget(config, pool)
         if not layout.ledger.exists():  # what stands in its way is known before anything is written
@@ -149,9 +149,11 @@ def _await(run: Run, files: RoundLayout) -> Outcome:
     return Outcome("awaiting_labels", run.layout.report, files, len(missing_labels(files)))
 
 
-def _elsewhere(layout: RunLayout) -> str:
+def _elsewhere(config: Config, layout: RunLayout) -> str:
     """Where other settings can be tried once a run has begun."""
-    return "give another --out for a new run" if layout.ledger.exists() else ""
+    return (
+        f"give another --out for a new run{keeping_labels(config, layout)}" if layout.ledger.exists() else ""
+    )
 
 
 def _remove_own(layout: RunLayout) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 
 from xal_ray.acquire.streaming import Candidates, Replay
 from xal_ray.config import Select
+from xal_ray.labels.taken_over import labels_of_run
 from xal_ray.layout import SELECTION_SCHEMA, RoundLayout, selection_table
 from xal_ray.loop.state import Run
 from xal_ray.seeds import derive_seed
@@ -48,10 +50,17 @@ def select_images(run: Run, files: RoundLayout) -> None:
 
 
 def draw_initial_set(run: Run, files: RoundLayout) -> None:
-    """A random draw, the same for every strategy with the same seed, to `selection.parquet`."""
+    """A random draw, the same for every strategy with the same seed, to `selection.parquet`.
+
+    Or, with `labels.from_run`, all that another run has labels of; they go to `labels.parquet`.
+    """
     if files.selection.exists():
         return
     table = SELECTION_SCHEMA.empty_table()
+    origin = run.config.labels.from_run
+    if origin is not None:
+        write_table(files.selection, _take_over(run, files, origin))
+        return
     count, rows = run.config.select.initial_labels, run.unlabelled()
     if count and rows.num_rows:
         wanted = Select(strategy="random", query_size=count, max_per_group=run.config.select.max_per_group)
@@ -59,6 +68,19 @@ def draw_initial_set(run: Run, files: RoundLayout) -> None:
         note_shortfall(files.title, files, wanted, len(picks.image_ids), rows.num_rows, run.reporter)
         table = selection_table(picks)
     write_table(files.selection, table)
+
+
+def _take_over(run: Run, files: RoundLayout, origin: Path) -> pa.Table:
+    """Another run's labels to `labels.parquet`; returns their images as a selection."""
+    labels = labels_of_run(origin, run.pool)
+    write_table(files.labels, labels)
+    run.reporter.line(f"{files.title}: {labels.num_rows} labels taken over from {origin}")
+    reason = f"labelled in {origin.name}"
+    rows = [
+        {"image_id": image_id, "rank": rank, "utility": 0.0, "reason": reason}
+        for rank, image_id in enumerate(labels["image_id"].to_pylist())
+    ]
+    return pa.Table.from_pylist(rows, schema=SELECTION_SCHEMA)
 
 
 def everyone(rows: pa.Table) -> Replay:

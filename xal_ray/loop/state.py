@@ -265,5 +265,13 @@ def _other_config(config: Config, pool: PoolReader, layout: RunLayout, ledger: L
         expected=expected,
         found=found,
         where=str(layout.path),
-        next_step="give another --out for this configuration, or undo the change to go on with that run",
+        next_step=f"give another --out for this configuration{keeping_labels(config, layout)}; "
+        "or undo the change to go on with that run",
     )
+
+
+def keeping_labels(config: Config, layout: RunLayout) -> str:
+    """How a new run keeps what people have labelled for this one, as the end of an advice; else empty."""
+    if config.labels.source != "export":
+        return ""
+    return f" (--set labels.from_run={layout.path} begins it with the labels of this one)"

@@ -161,7 +161,12 @@ def describe_request(config: Config) -> list[tuple[str, str]]:
 def public_config(config: Config) -> dict[str, Any]:
     """The configuration as plain values, of paths the last part alone: folders can name people and places."""
     tree = config.model_dump(mode="json", exclude={"sweep"})  # of no effect on a run; it may hold an address
-    for node, key in ((tree["pool"], "path"), (tree["pool"]["source"], "path"), (tree["model"], "weights")):
+    for node, key in (
+        (tree["pool"], "path"),
+        (tree["pool"]["source"], "path"),
+        (tree["model"], "weights"),
+        (tree["labels"], "from_run"),
+    ):
         if node[key] is not None:
             node[key] = _last_part(node[key])
     return tree

@@ -93,7 +93,10 @@ def with_places(settings: Config, root: Path) -> Config:
     if weights not in ("none", "imagenet"):
         weights = str(root / place(weights))
     model = settings.model.model_copy(update={"weights": weights})
-    return settings.model_copy(update={"pool": pool, "model": model})
+    labels = settings.labels
+    if labels.from_run is not None:
+        labels = labels.model_copy(update={"from_run": root / labels.from_run})
+    return settings.model_copy(update={"pool": pool, "model": model, "labels": labels})
 
 
 def warnings_of(base: Config, keys: Iterable[str]) -> list[str]:
