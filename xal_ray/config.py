@@ -524,9 +524,22 @@ def build_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), *, wher
     """
     given = list(overrides)
     try:
-        return Config.model_validate(_merge_overrides(tree, given))
+        merged = _merge_overrides(tree, given)
+        return Config.model_validate(merged)
     except ValidationError as error:
         raise _explain(error, _blamed(tree, given, error), where) from error
+    except ConfigError as error:  # of a place
+        if error.details["where"]:
+            raise
+        # A URI may hold a password: only its key is shown.
+        blamed = [f"{text.partition('=')[0]}=..." for text in _blamed(tree, given, error)]
+        raise ConfigError(
+            error.what,
+            expected=error.details["expected"],
+            found=error.details["found"],
+            where=" and ".join(f"--set {text}" for text in blamed) or where,
+            next_step=error.details["next"] or "correct the path or the URI",
+        ) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -609,7 +622,8 @@ def _as_written(value: Any, words: Any, key: str) -> Any:
     if words is None or not any(key == name or key.startswith(f"{name}.") for name in _TEXT_KEYS):
         return value
     if isinstance(value, list):
-        return [_as_written(entry, word, key) for entry, word in zip(value, words, strict=True)]
+        pairs = zip(value, words, strict=True)
+        return [word if entry is None and word else _as_written(entry, word, key) for entry, word in pairs]
     return words if isinstance(value, bool | int | float | date) else value
 
 
@@ -636,7 +650,9 @@ def _deep_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _deep_copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
-def _blamed(tree: Mapping[str, Any], overrides: Sequence[str], error: ValidationError) -> list[str]:
+def _blamed(
+    tree: Mapping[str, Any], overrides: Sequence[str], error: ValidationError | ConfigError
+) -> list[str]:
     """The overrides without which the first complaint would not be there; none: the tree itself has it."""
     first = _first_complaint(error)
     blamed = [
@@ -652,12 +668,14 @@ def _blamed(tree: Mapping[str, Any], overrides: Sequence[str], error: Validation
 def _complaint_about(tree: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Any, ...] | None:
     try:
         Config.model_validate(_merge_overrides(tree, overrides))
-    except ValidationError as error:
+    except (ValidationError, ConfigError) as error:
         return _first_complaint(error)
     return None
 
 
-def _first_complaint(error: ValidationError) -> tuple[Any, ...]:
+def _first_complaint(error: ValidationError | ConfigError) -> tuple[Any, ...]:
+    if isinstance(error, ConfigError):
+        return (str(error),)
     first = error.errors(include_url=False, include_context=False)[0]
     return first["type"], first["loc"], first["msg"], repr(first["input"]) if first["loc"] else None
 

@@ -65,6 +65,24 @@ def test_an_error_that_a_set_makes_stands_there_and_not_in_the_file(overrides, b
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pool.path=ftp://me:secret@x/y", "can't be used"),
+        ("pool.compare_with=[s3://me:secret@x/y]", "malformed"),
+    ],
+)
+def test_an_error_of_a_place_names_the_set_and_no_password(text, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        build_config(BASE, ["seed=3", text], where="base.yaml")
+    assert caught.value.details["where"] == f"--set {text.partition('=')[0]}=..."
+    assert caught.value.details["next"]
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match=said) as caught:
+        build_config({"name": "x", "pool": {"path": "ftp://x"}} if "ftp" in text else BASE, [text])
+    assert caught.value.details["where"]
+
+
 def test_an_error_of_the_file_stands_there_whatever_is_set():
     for overrides in ([], ["seed=3"], ["seed=3", "select.query_size=5"]):
         with pytest.raises(ConfigError) as caught:
@@ -106,7 +124,9 @@ def test_a_section_and_a_list_say_how_they_are_set():
         assert next_step in str(caught.value.details["next"])
 
 
-@pytest.mark.parametrize("text", ["[no, yes]", "[0, 1]", "[007, 1.0]", "[True, off]", "[2020-01-01, 'on']"])
+@pytest.mark.parametrize(
+    "text", ["[no, yes]", "[0, 1]", "[007, 1.0]", "[True, off]", "[2020-01-01, 'on']", "[null, x]"]
+)
 def test_names_stay_as_they_are_written(text, tmp_path):
     """YAML takes `no` for False, and 007 for 7."""
     expected = tuple(word.strip(" '") for word in text.strip("[]").split(","))
