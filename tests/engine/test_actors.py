@@ -8,11 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import xal_ray
 from xal_ray import config
-from xal_ray.engine import actors, training
+from xal_ray.engine import actors, shared, training
 from xal_ray.engine.actors import Shape
+from xal_ray.engine.same_code import SameCode
 from xal_ray.engine.shards import Shard, run_shards
-from xal_ray.errors import PoolError
+from xal_ray.errors import PoolError, StageError
 from xal_ray.machine import private_folder
 from xal_ray.progress import QUIET
 from xal_ray.storage import read_table, write_table
@@ -66,6 +68,47 @@ def test_the_same_work_is_not_set_up_twice(tmp_path, ray_session):
     for name in ("a", "b"):
         run_shards("noting", shards_of(tmp_path / name, 2), work, {"name": "same"}, one, QUIET)
     assert sorted(row["num_done"] for row in notes(tmp_path / "b")) == [3, 4]
+
+
+def test_an_actor_with_other_code_than_its_driver_does_nothing(tmp_path, ray_session, monkeypatch):
+    monkeypatch.setattr(shared, "SameCode", lambda: SameCode("0123456789abcdef", "/opt/other on head"))
+    with pytest.raises(StageError, match="other code than the process that drives it"):
+        run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, Shape(1, 0.5), QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+HOSTILE = """
+import sys, pyarrow as pa
+from pathlib import Path
+from xal_ray import config
+from xal_ray.engine import session
+from xal_ray.engine.actors import Shape
+from xal_ray.engine.shards import Shard, run_shards
+from xal_ray.progress import QUIET
+
+class Work:
+    def __call__(self, path, rows):
+        import torch, xal_ray.scorer
+        path.write_text(f"{torch.__file__} {xal_ray.scorer.__file__}")
+
+session.start(config.Ray(num_cpus=3))
+run_shards("noting", [Shard(Path(sys.argv[1]), pa.table({"n": [1]}))], Work, {}, Shape(1, 0.5), QUIET)
+session.stop()
+"""
+
+
+def test_actors_do_not_look_into_the_working_directory(tmp_path):
+    """As where the program is called in a clone of another version, or beside a user's `torch.py`."""
+    here, script = tmp_path / "here", tmp_path / "bin" / "program.py"
+    (here / "xal_ray").mkdir(parents=True)
+    script.parent.mkdir()
+    script.write_text(HOSTILE)
+    for name in ("torch.py", "json.py", "numpy.py", "xal_ray/__init__.py"):
+        (here / name).write_text("raise SystemExit('a file of the user')")
+    root = str(Path(xal_ray.__file__).parents[1])
+    command = [sys.executable, str(script), str(tmp_path / "said")]
+    subprocess.run(command, cwd=here, env={**os.environ, "PYTHONPATH": root}, check=True, timeout=120)
+    assert str(here) not in (tmp_path / "said").read_text()
 
 
 def test_another_shape_ends_the_actors_of_the_former(tmp_path, ray_session):

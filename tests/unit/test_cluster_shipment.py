@@ -8,10 +8,11 @@ import yaml
 
 import xal_ray
 from xal_ray.cli import app
-from xal_ray.cluster.shipment import hash_of, packed
+from xal_ray.cluster.shipment import packed
 from xal_ray.cluster.wish import Target, Wish, check_places
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError
+from xal_ray.own_code import sha256_of_files
 from xal_ray.places import place
 
 PHANTOM = {"kind": "phantom"}
@@ -66,9 +67,9 @@ def test_exactly_this_code_and_configuration_travel():
         found = importlib.metadata.Distribution.discover(name="xal-ray", path=[str(work)])
         assert [each.version for each in found] == [importlib.metadata.version("xal-ray")]
         folder, before = code.parent, shipment.code_sha256
-        assert hash_of(folder) == before
+        assert sha256_of_files(folder) == before
         (code / "config.py").write_bytes((code / "config.py").read_bytes() + b"#")
-        assert hash_of(folder) != before
+        assert sha256_of_files(folder) != before
     assert not work.exists()
 
 

@@ -23,7 +23,9 @@ OTHER = config.Pool(image_size=48, source=SOURCE)
 
 def begun(settings, out):
     """What a process that makes a pool leaves first."""
-    return growing.open_growing(growing.make_plan(settings, str), out)
+    plan = growing.make_plan(settings, str)
+    growing.clear_other_plan(plan, out)
+    return growing.open_growing(plan, out)
 
 
 def test_who_comes_with_other_settings_is_refused_while_the_pool_is_made(tmp_path):
@@ -80,10 +82,10 @@ def test_what_a_killed_process_began_is_kept_by_its_kind_alone(tmp_path):
 def test_an_actor_of_a_killed_process_writes_nothing_into_the_pool_of_the_next(tmp_path):
     out = tmp_path / "pool"
     plans = [growing.make_plan(settings, str) for settings in (SETTINGS, OTHER)]
-    growing.open_growing(plans[0], out)
+    begun(SETTINGS, out)
     binding = plans[0].binding(out)
     binding.check()
-    growing.open_growing(plans[1], out)
+    begun(OTHER, out)
     with pytest.raises(StageError, match="another process's now"):
         binding.check()
     with pytest.raises(StageError, match="another process's now"):

@@ -13,7 +13,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ import yaml
 from xal_ray.cluster.definition import Definition
 from xal_ray.cluster.record import write_private
 from xal_ray.errors import ConfigError, StageError
+from xal_ray.own_code import python_of_ours
 
 _LOG_LINES = 15  # of the launcher's, with an error
 _SSH_TIMEOUT_S = 30
@@ -214,15 +214,16 @@ class Launcher:
 
     def _call(self, words: Sequence[str]) -> int:
         """Run a Python of ours with its output in the log; Ctrl-C here ends it there."""
-        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_PROMPT_ENABLED": "0"}
+        python, paths = python_of_ours()
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_PROMPT_ENABLED": "0"}
         with self._log_open() as log:
             print(f"--- {' '.join(words)}", file=log, flush=True)
             process = subprocess.Popen(
-                [sys.executable, *words],
+                [*python, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=os.environ | quiet | paths,
                 start_new_session=True,
             )
             try:

@@ -30,6 +30,7 @@ import xal_ray
 from xal_ray.cluster.wish import Wish
 from xal_ray.errors import ConfigError
 from xal_ray.labels.left_out import files_of_run
+from xal_ray.own_code import sha256_of_files
 from xal_ray.places import is_remote
 from xal_ray.storage import read_json
 
@@ -81,18 +82,9 @@ def packed(wish: Wish) -> Iterator[Shipment]:
                 "py_modules": [str(code / "xal_ray")],
                 "env_vars": _environment(),
             },
-            hash_of(code),
+            sha256_of_files(code),
             hashlib.sha256(f"{entrypoint}\n{text}".encode()).hexdigest(),
         )
-
-
-def hash_of(folder: Path) -> str:
-    """SHA-256 over the relative paths and the bytes of a folder's files, in the order of their paths."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
-    return total.hexdigest()
 
 
 def is_here(path: Path) -> bool:

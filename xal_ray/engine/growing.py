@@ -94,15 +94,25 @@ def growing(out: Path) -> Path:
 
 
 def open_growing(plan: Plan, out: Path) -> Path:
-    """The folder in which a pool grows; what was begun under another plan is thrown away."""
+    """The folder in which a pool grows, bound to its plan."""
     folder = growing(out)
-    known = (folder / PLAN).exists() and read_json(folder / PLAN) == plan.record
-    if not known:
-        if not is_remote(out):  # there an object that says that something is there goes last
-            (folder / PLAN).unlink(missing_ok=True)
-        remove_tree(folder, last=PLAN)
+    if not (folder / PLAN).exists():
         write_json(folder / PLAN, plan.record)
     return folder
+
+
+def clear_other_plan(plan: Plan, out: Path) -> None:
+    """Throw away what a killed process began under another plan; nobody shall take it for what grows now.
+
+    Raises:
+        StorageError: The disk or the object store refused.
+    """
+    folder = growing(out)
+    if (folder / PLAN).exists() and read_json(folder / PLAN) == plan.record:
+        return
+    if not is_remote(out):  # there an object that says that something is there goes last
+        (folder / PLAN).unlink(missing_ok=True)
+    remove_tree(folder, last=PLAN)
 
 
 def is_whole(out: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from xal_ray import config
 from xal_ray.engine import orphans
 from xal_ray.engine.preflight import check_room
+from xal_ray.engine.same_code import job_settings
 from xal_ray.errors import StageError
 from xal_ray.machine import private_folder
 
@@ -30,6 +31,7 @@ def start_own(resources: config.Ray, spoken: dict[str, Any]) -> None:
             object_store_memory=resources.object_store_mb * 1024**2,
             include_dashboard=False,
             _temp_dir=str(folder / "r"),
+            job_config=job_settings(),
             **spoken,
         )
     except Exception as error:

@@ -24,6 +24,7 @@ from xal_ray import config
 from xal_ray.engine.growing import (
     PLAN,
     Plan,
+    clear_other_plan,
     is_whole,
     make_plan,
     open_growing,
@@ -109,6 +110,7 @@ def prepare(
                 _clear_away(out)  # a call was killed when all but this was done
             return open_prepared(settings, out, pseudonym_key_id=_key_id(settings))
         refuse_strangers(out)
+        clear_other_plan(plan, out)
         _make(plan, out, resources, reporter, check_lock, verbose=verbose)
     return open_pool(out)
 

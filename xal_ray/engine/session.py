@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from xal_ray import config
 from xal_ray.engine import actors
 from xal_ray.engine.own_ray import forget_own_token, start_own
+from xal_ray.engine.same_code import job_settings
 from xal_ray.errors import ConfigError
 from xal_ray.machine import usable_cpus
 
@@ -77,7 +78,7 @@ def _start_or_join(resources: config.Ray, verbose: bool) -> None:
         start_own(resources, spoken)
         return
     try:
-        ray.init(address=resources.address, **spoken)
+        ray.init(address=resources.address, job_config=job_settings(), **spoken)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
             "the Ray cluster can't be joined",

@@ -24,7 +24,7 @@ import pyarrow as pa
 from xal_ray import config
 from xal_ray.engine.actors import Crew, Shape, release, warm_crew
 from xal_ray.engine.session import check_capacity, is_joined, keeps_actors
-from xal_ray.engine.shared import marks
+from xal_ray.engine.shared import checks
 from xal_ray.engine.watchdog import Watchdog
 from xal_ray.engine.work import Work, to_bytes
 from xal_ray.errors import StageError
@@ -284,7 +284,8 @@ def _hand_over(block: pa.Table, dispatcher: Any, setup: bytes, attempts: int) ->
 def _setup(work: Callable[..., Work], arguments: Mapping[str, Any]) -> bytes:
     from ray import cloudpickle  # takes local classes along by value
 
-    setup: bytes = cloudpickle.dumps((marks(), work, dict(arguments)))
+    # In two layers: what is made sure of comes before anything of the work is imported.
+    setup: bytes = cloudpickle.dumps((checks(), cloudpickle.dumps((work, dict(arguments)))))
     return setup
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xal_ray import config
+from xal_ray.engine.same_code import Check, SameCode
 from xal_ray.engine.session import is_joined
 from xal_ray.errors import RunError
 from xal_ray.places import is_remote
@@ -95,3 +96,8 @@ def remove_marks(folder: Path) -> None:
 def marks() -> tuple[Mark, ...]:
     """What a process looks for before it works."""
     return tuple(_marks)
+
+
+def checks() -> tuple[Check, ...]:
+    """All that a process makes sure of before it works: that it runs this code, and sees the folders."""
+    return (SameCode(), *marks())

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from xal_ray.engine.fitting import TrainRequest, fit_and_save, unpacked
-from xal_ray.engine.shared import Mark
+from xal_ray.engine.same_code import Check
 from xal_ray.model.minibatches import LabelledImages
 from xal_ray.model.training_state import TrainingState, read_state, write_state
 from xal_ray.model.weights import CARD_FILE
@@ -28,13 +28,13 @@ class Errand:
         request: What to train on.
         weights: A reference to the packed network that the training begins with.
         every_steps: Steps from one checkpoint to the next; 0: none.
-        marks: What shows that this machine sees the folders of pool and run.
+        checks: What a worker makes sure of first: its code, and that it sees the folders of pool and run.
     """
 
     request: TrainRequest
     weights: Any
     every_steps: int
-    marks: tuple[Mark, ...] = ()
+    checks: tuple[Check, ...] = ()
 
 
 def work(arguments: dict[str, Errand]) -> None:
@@ -47,8 +47,8 @@ def work(arguments: dict[str, Errand]) -> None:
     import ray.train
 
     errand, context = arguments["errand"], ray.train.get_context()
-    for mark in errand.marks:
-        mark.check()
+    for each in errand.checks:
+        each.check()
     sync = Distributed(context.get_world_rank(), context.get_world_size())
     checkpoints = ReportedCheckpoints(errand.every_steps, sync.rank, sync.world_size)
     if checkpoints.model_is_done:

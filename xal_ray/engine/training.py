@@ -14,7 +14,7 @@ from xal_ray import config
 from xal_ray.engine import actors
 from xal_ray.engine.fitting import TrainRequest, build, fit_and_save, load_images, packed
 from xal_ray.engine.session import check_capacity, gpus_per_worker, is_joined, keeps_actors, start
-from xal_ray.engine.shared import marks
+from xal_ray.engine.shared import checks
 from xal_ray.engine.train_storage import TrainStorage, train_storage
 from xal_ray.engine.train_worker import Errand, work
 from xal_ray.engine.watchdog import GROWTH_TIMEOUT_S
@@ -103,7 +103,7 @@ def _fit(
         def _register_sigint_handler(self, controller: Any) -> None:
             """A Ctrl-C is the command's: Ray Train's handler would stay, and end later rounds with code 0."""
 
-    errand = Errand(request, ray.put(weights), resources.checkpoint_every_steps, marks())
+    errand = Errand(request, ray.put(weights), resources.checkpoint_every_steps, checks())
     trainer = Trainer(
         work,
         train_loop_config={"errand": errand},

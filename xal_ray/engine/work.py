@@ -64,9 +64,10 @@ class Actor:
         try:
             if setup != self.setup:
                 self.setup, self.work = b"", None  # the old work's memory goes first
-                marks, work, arguments = pickle.loads(setup)  # noqa: S301 - made by our own driver
-                for mark in marks:
-                    mark.check()
+                checks, packed = pickle.loads(setup)  # noqa: S301 - made by our own driver
+                for each in checks:
+                    each.check()
+                work, arguments = pickle.loads(packed)  # noqa: S301
                 self.work, self.setup = work(**arguments), setup
             begin = time.monotonic()
             do(rows)

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 from xal_ray.config import Limits
 from xal_ray.errors import XalRayError
 from xal_ray.images.failure import ImageError
+from xal_ray.own_code import python_of_ours
 
 _CHILD = "XAL_RAY_CAPPED"  # set in the environment of a child
 _LENGTH = struct.Struct(">Q")
@@ -161,12 +162,10 @@ class Capped:
 def _start(limits: Limits, function: str) -> subprocess.Popen[bytes]:
     # One thread and one arena: others would take address space, which is what is capped.
     alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", _CHILD: "1"}
-    # A worker of Ray's may have this package from a path that only it knows.
-    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    python, paths = python_of_ours()
     return subprocess.Popen(
         [
-            sys.executable,
-            "-P",  # not from the folder that it happens to run in
+            *python,
             "-m",
             __name__,
             str(limits.max_memory_mb),

@@ -12,7 +12,7 @@ from xal_ray.config import Config, build_config
 from xal_ray.engine import actors
 from xal_ray.engine.activations import keep_activations
 from xal_ray.engine.session import capacity, start
-from xal_ray.engine.shared import marks, sharing
+from xal_ray.engine.shared import checks, sharing
 from xal_ray.errors import ConfigError
 from xal_ray.ledger import locked
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
@@ -123,7 +123,7 @@ def sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool = Fa
             settings.sweep.scheduler != "none",
             spaces,
             math.inf if settings.sweep.search == "optuna" else 60.0,
-            marks(),
+            checks(),
         )
         if _is_something_left(setting, plan):
             _build_models(known, reporter, verbose=verbose)

@@ -20,7 +20,7 @@ from typing import Any
 
 from xal_ray import config
 from xal_ray.config import Config
-from xal_ray.engine.shared import Mark
+from xal_ray.engine.same_code import Check
 from xal_ray.errors import XalRayError
 from xal_ray.evaluate import area_over_rounds
 from xal_ray.layout import RoundLayout, RunLayout
@@ -49,7 +49,7 @@ class Setting:
         spaces: What a search draws from, by configuration key.
         wait_s: How long a trial waits for another process that holds its folder: a worker that an earlier,
             killed sweep left behind, or, where a search may suggest an arm twice, the trial's own twin.
-        marks: What shows a worker that it sees the sweep's folder.
+        checks: What a worker makes sure of first: its code, and that it sees the sweep's folder.
     """
 
     base: Config
@@ -59,7 +59,7 @@ class Setting:
     stops_count: bool
     spaces: Mapping[str, Space] = field(default_factory=dict)
     wait_s: float = 60.0
-    marks: tuple[Mark, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     def drawn_trial(self, drawn: Mapping[str, Any]) -> TrialPlan:
         """The trial that Tune means with one of its configurations: of a grid, or of a search."""
@@ -150,9 +150,10 @@ def run_trial(setting: Setting, drawn: Mapping[str, Any], report: Report) -> Non
 
     Raises:
         RunError: This machine does not see the sweep's folder.
+        StageError: This process has other code than the sweep's driver.
     """
-    for mark in setting.marks:
-        mark.check()
+    for each in setting.checks:
+        each.check()
     trial = setting.drawn_trial(drawn)
     trial.failure.unlink(missing_ok=True)
     readings: list[dict[str, Any]] = []
