@@ -19,6 +19,7 @@ from xal_ray.ledger import LOCK_NAME, Ledger
 from xal_ray.loop import rounds, run
 from xal_ray.pool.schema import open_pool
 from xal_ray.progress import QUIET
+from xal_ray.single_pass import score_pool, settings_of_pass
 from xal_ray.storage import lease, names_below, names_in, read_table, write_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
@@ -76,6 +77,15 @@ def test_a_run_in_a_store_that_was_killed_twice_equals_the_local_one(
     assert known == Ledger(tmp_path / "run" / "ledger.jsonl").labels()
     assert len(known) == 18
     assert len([name for name in names_in(layout.path) if name.startswith(LOCK_NAME)]) == 1
+
+    settings = settings_of_pass(layout.path, {}, ["ray.num_actors=0"], where="--set")
+    out = s3_bucket / "scores"  # a pass with its model finds the run in the store
+    score_pool(layout.round(1).folder, place, out, settings, QUIET, query_size=5)
+    picks = read_table(out / "selection.parquet")["image_id"].to_pylist()
+    assert len(set(picks) - set(known)) == 5
+    score_pool(layout.round(1).folder, place, out, settings, QUIET, query_size=5)
+    with pytest.raises(RunError, match="another choice"):
+        score_pool(layout.round(1).folder, place, out, settings, QUIET, query_size=6)
 
     write_bytes(s3_bucket / "others" / "thesis.txt", b"dear")
     with pytest.raises(RunError, match="something else"):

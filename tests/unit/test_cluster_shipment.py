@@ -1,5 +1,6 @@
 import importlib.metadata
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from xal_ray.cluster.shipment import packed
 from xal_ray.cluster.wish import Target, Wish, check_places
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError
+from xal_ray.labels.left_out import labelled_or_picked, read_ids
+from xal_ray.layout import SELECTION_SCHEMA, RunLayout
+from xal_ray.ledger import Ledger
 from xal_ray.own_code import sha256_of_files
 from xal_ray.places import place
+from xal_ray.storage import write_table
 
 PHANTOM = {"kind": "phantom"}
 
@@ -122,6 +127,31 @@ def test_the_job_is_a_command_line_of_ours(command, tmp_path):
                 "model.safetensors",
             ]
     assert "'s3://b/a folder'" in shipment.entrypoint
+
+
+def test_what_a_pass_leaves_out_travels_with_it(tmp_path):
+    """The run of this machine that its model is of, and lists of images; what lies in a store is named."""
+    layout = RunLayout(tmp_path / "run")
+    layout.path.mkdir()
+    ledger = Ledger(layout.ledger, lambda: None)
+    ledger.append("run_started", pool_hash="c0ffee")
+    ledger.append("round_committed", round_number=-1, labels={"b": "cat"}, files={}, selected={})
+    write_table(layout.round(2).selection, SELECTION_SCHEMA.empty_table())
+    (layout.round(2).folder / "model.safetensors").write_bytes(b"large")
+    (tmp_path / "list.csv").write_text("image_id\nc\n")
+    lists = (tmp_path / "list.csv", place("s3://b/list.txt"))
+    asked = Wish(
+        "score", build_config({"name": "s"}), place("s3://b/o"), place("s3://b/m"), place("s3://b/p"), (),
+        layout.path, lists,
+    )  # fmt: skip
+    with packed(asked) as shipment:
+        work = Path(shipment.runtime_env["working_dir"])
+        words = shlex.split(shipment.entrypoint)
+        named = [after for word, after in pairwise(words) if word in ("--run", "--exclude")]
+        assert named == ["run", "exclude/0-list.csv", "s3://b/list.txt"]
+        assert labelled_or_picked(work / "run").to_pylist() == ["b"]
+        assert read_ids(work / named[1]).to_pylist() == ["c"]
+        assert not list(work.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
