@@ -132,7 +132,8 @@ def _tiny_run(pool):
         "pool": {"path": str(pool.path)},
         "model": {"backbone": "efficientnet_lite0", "weights": "imagenet"},  # starts in half the time
         "train": {"max_steps": 4, "eval_every_steps": 2, "minibatch_size": 8, "num_threads": 1},
-        "score": {"batch_size": 8, "rows_per_shard": 16},
+        # Of maps of 2 x 2 cells many are 0 in all of them.
+        "score": {"batch_size": 8, "rows_per_shard": 16, "max_error_fraction": 0.9},
         "select": {"initial_labels": 12, "query_size": 6},
         "ray": RAY.model_dump(),
     }

@@ -21,7 +21,7 @@ from xal_ray.acquire.subsample import draw, expected_overlap
 from xal_ray.config import ROI_STRATEGIES
 from xal_ray.errors import ConfigError
 from xal_ray.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout, selection_table
-from xal_ray.pool.schema import PoolReader
+from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
 from xal_ray.scores import groups_of, ranked_chunks, score_chunks
 from xal_ray.storage import write_json, write_table
@@ -57,19 +57,38 @@ class Question:
 
 
 def check_strategy(settings: config.Config, pool: PoolReader) -> None:
-    """Refuse a strategy that can't rank this pool, before anything is scored.
+    """Refuse a strategy that can't rank this pool's unlabelled images, before anything is scored.
 
     Raises:
-        ConfigError: It needs regions of interest, and the pool has none.
+        ConfigError: It needs regions of interest, and none of them has one; or it needs those of other
+            groups, and all are of one group.
     """
     strategy = settings.select.strategy
-    if strategy in ROI_STRATEGIES and not pool.card["roi"].get("present"):
+    if strategy not in ROI_STRATEGIES:
+        return
+    if not pool.card["roi"].get("present"):
+        raise _no_regions(strategy, "the pool has none", pool)
+    rows = rows_of_splits(pool.index(), "pool")
+    with_roi = rows.filter(pc.equal(rows["roi_state"], "present"))
+    if not with_roi.num_rows:
+        raise _no_regions(strategy, "none of the pool's unlabelled images has one", pool)
+    if strategy == "shuffled_roi" and pc.count_distinct(with_roi["group_id"]).as_py() < 2:
         raise ConfigError(
-            f"select.strategy={strategy} needs regions of interest, and the pool has none",
-            expected="masks or boxes in the pool's source",
+            "select.strategy=shuffled_roi lends regions of interest to other groups, and all are of one",
+            expected="unlabelled images of at least two groups with regions of interest",
+            found=f"{with_roi.num_rows} images of one group",
             where=str(pool.path),
-            next_step="set roi.source=none, and select.strategy to one that needs no ROI (margin, say)",
+            next_step="set select.strategy to another one (smallest_roi is a control too)",
         )
+
+
+def _no_regions(strategy: str, found: str, pool: PoolReader) -> ConfigError:
+    return ConfigError(
+        f"select.strategy={strategy} needs regions of interest, and {found}",
+        expected="masks or boxes in the pool's source",
+        where=str(pool.path),
+        next_step="set roi.source=none, and select.strategy to one that needs no ROI (margin, say)",
+    )
 
 
 def rows_to_score(

@@ -19,6 +19,7 @@ from xal_ray.errors import ConfigError, InputError, ModelError, PoolError, RunEr
 from xal_ray.labels.left_out import LeftOut, left_out, run_of_model
 from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.ledger import is_lock, locked
+from xal_ray.model.saliency import check_maps
 from xal_ray.model.weights import load_model
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import SPLITS, PoolReader, open_pool
@@ -129,6 +130,9 @@ def score_pool(
                     settings.roi,
                     settings.ray,
                     reporter,
+                    ranked_by_maps=[files.scores]
+                    if settings.select.strategy in config.MAP_STRATEGIES
+                    else [],
                     verbose=verbose,
                 )
         except InputError:
@@ -214,7 +218,7 @@ def _check(
     check_splits(splits, query_size)
     if query_size:
         check_strategy(settings, pool)
-    _, spec, card = load_model(model)
+    network, spec, card = load_model(model)
     if (spec.classes, spec.image_size, spec.channels) != (pool.classes, pool.image_size, pool.channels):
         raise ModelError(
             "the model was trained on another kind of pool",
@@ -223,6 +227,7 @@ def _check(
             where=str(model),
             next_step="prepare the pool with the model's image_size, channels and classes",
         )
+    check_maps(network, spec.image_size, settings.select.strategy)
     return card
 
 

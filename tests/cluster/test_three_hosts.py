@@ -71,7 +71,7 @@ def write_config(shared: Path) -> Path:
             "minibatch_size": 8,
             "num_threads": 1,
         },
-        "score": {"batch_size": 4, "rows_per_shard": 4},
+        "score": {"batch_size": 4, "rows_per_shard": 4, "max_error_fraction": 0.9},
         "select": {"initial_labels": 12, "query_size": 8},
         "ray": {"num_actors": 4, "num_cpus": 6, "object_store_mb": 200, "checkpoint_every_steps": 10},
     }

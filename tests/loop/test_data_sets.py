@@ -61,7 +61,7 @@ def test_two_rounds(kind, tmp_path, ray_session):
             "model": {"backbone": "efficientnet_lite0", "weights": "imagenet", "freeze": "backbone"},
             "train": {"max_steps": 4, "eval_every_steps": 2, "minibatch_size": 8, "num_threads": 1},
             "score": {"batch_size": 8},
-            "select": {"initial_labels": 14, "query_size": 3},
+            "select": {"strategy": "smallest_roi", "initial_labels": 14, "query_size": 3},
             "ray": {**ray_session.model_dump(), "num_actors": 0},
         }
     )

@@ -90,3 +90,32 @@ def test_a_strategy_that_needs_rois_is_refused_where_there_are_none():
     check_strategy(build_config({"name": "x", "select": {"strategy": "margin"}}), without)
     with pytest.raises(ConfigError, match="dual needs regions of interest"):
         check_strategy(build_config({"name": "x"}), without)
+
+
+@pytest.mark.parametrize(
+    ("rows", "strategy", "message"),
+    [
+        ([("pool", "p", "present"), ("pool", "q", "present")], "shuffled_roi", None),
+        ([("pool", "p", "present")] * 2, "shuffled_roi", "all are of one"),
+        ([("pool", "p", "present"), ("pool", "q", "not_annotated")], "shuffled_roi", "all are of one"),
+        ([("pool", "p", "present"), ("val", "q", "present")], "shuffled_roi", "all are of one"),
+        ([("pool", "p", "present")], "dual", None),
+        (
+            [("pool", "p", "absent_confirmed"), ("val", "q", "present")],
+            "dual",
+            "none of the pool's unlabelled",
+        ),
+        ([("pool", "p", "not_annotated"), ("test", "q", "present")], "smallest_roi", "unlabelled images"),
+        ([("pool", "p", "not_annotated"), ("test", "q", "present")], "entropy", None),
+    ],
+)
+def test_the_unlabelled_images_are_what_must_have_rois(rows, strategy, message):
+    splits, groups, states = zip(*rows, strict=True)
+    index = pa.table({"split": splits, "group_id": groups, "roi_state": states})
+    pool = SimpleNamespace(card={"roi": {"present": 1}}, path="pools/x", index=lambda: index)
+    settings = build_config({"name": "x", "select": {"strategy": strategy}})
+    if message is None:
+        check_strategy(settings, pool)
+        return
+    with pytest.raises(ConfigError, match=message):
+        check_strategy(settings, pool)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from xal_ray.progress import Reporter
 from xal_ray.scorer import Scorer
 from xal_ray.storage import names_in, present, read_table, sha256_file, write_table
 
-# What to do about most images without a score, by their reason.
+_UNDEFINED_MAP = "undefined_map"
+# What to do about most images without a score or a map, by their reason.
 _CURES = {
     "non_finite_output": "a diverged model gives no finite output: lower train.learning_rate",
     "out_of_memory": "remove the folder, then lower score.batch_size, or use fewer actors on a node or a GPU",
     "crashed": "look at the nodes for a broken device or a lack of memory, remove the folder, and go on",
+    _UNDEFINED_MAP: "raise score.max_error_fraction: such images are then ranked by their uncertainty alone",
 }
 
 
@@ -78,6 +81,7 @@ def score(
     reporter: Reporter,
     *,
     activations: ActivationReader | None = None,
+    ranked_by_maps: Collection[Path] = (),
     verbose: bool = False,
 ) -> Pace:
     """Score rows of a pool into folders of shards; shards that are already there are not scored again.
@@ -91,6 +95,8 @@ def score(
         resources: Actors, CPUs and GPUs.
         reporter: Hears about progress.
         activations: What the model's frozen backbone made of the pool; read instead of its pixels.
+        ranked_by_maps: Those of the output folders whose images are to be ranked by their maps, so that few
+            may be without one.
         verbose: Let Ray speak.
 
     Returns:
@@ -99,7 +105,8 @@ def score(
     Each folder's shards, in the order of their names, then hold exactly the requested rows, in their order.
 
     Raises:
-        StageError: More than `max_error_fraction` of the rows have no score, or the stage failed.
+        StageError: More than `max_error_fraction` of the rows have no score, or no map where they are to be
+            ranked by these, or the stage failed.
     """
     shards = [
         shard
@@ -125,9 +132,15 @@ def score(
             resources,
         )
     for folder in requests:
-        _check(
-            folder, [shard for shard in shards if shard.path.parent == folder], settings.max_error_fraction
-        )
+        found = _check(folder, [shard for shard in shards if shard.path.parent == folder])
+        _refuse_too_many("score", found.failed, found, settings.max_error_fraction)
+        if found.undefined:
+            count = found.undefined.total()
+            reporter.line(
+                f"{count} of {found.num_rows} images have no saliency map: it is the same everywhere"
+            )
+        if folder in ranked_by_maps:
+            _refuse_too_many("saliency map", found.undefined, found, settings.max_error_fraction)
     return pace
 
 
@@ -136,12 +149,27 @@ def _card_of(model: Path) -> str:
     return sha256_file(card) if card.is_file() else ""  # without one the scorer says what is missing
 
 
-def _check(folder: Path, shards: Sequence[Shard], max_error_fraction: float) -> None:
+@dataclass(frozen=True)
+class _Found:
+    """What a folder of shards holds: rows, and those of them that lack something, by `error_code`.
+
+    Attributes:
+        failed: Rows without probabilities.
+        undefined: Rows with probabilities, but without a map.
+    """
+
+    folder: Path
+    num_rows: int
+    failed: Counter[str]
+    undefined: Counter[str]
+
+
+def _check(folder: Path, shards: Sequence[Shard]) -> _Found:
     """Compare scores with the request, a shard at a time."""
-    num_rows = num_failed = 0
-    reasons: Counter[str] = Counter()
+    num_rows = 0
+    codes: Counter[str] = Counter()
     for shard in shards:
-        scores = read_table(shard.path, ["image_id", "predicted", "error_code"])
+        scores = read_table(shard.path, ["image_id", "error_code"])
         if not scores["image_id"].equals(shard.rows["image_id"]):
             raise StageError(
                 "the scores do not cover exactly the requested images",
@@ -151,8 +179,7 @@ def _check(folder: Path, shards: Sequence[Shard], max_error_fraction: float) -> 
                 next_step="remove the file and run the same command again",
             )
         num_rows += scores.num_rows
-        num_failed += scores["predicted"].null_count
-        reasons.update(scores.filter(pc.is_null(scores["predicted"]))["error_code"].to_pylist())
+        codes.update(scores["error_code"].drop_null().to_pylist())
     strangers = set(names_in(folder, ".parquet")) - {shard.path.name for shard in shards}
     if strangers:
         raise StageError(
@@ -162,12 +189,18 @@ def _check(folder: Path, shards: Sequence[Shard], max_error_fraction: float) -> 
             where=str(folder),
             next_step="remove the folder and run the same command again",
         )
-    if num_failed > max_error_fraction * max(num_rows, 1):
-        raise StageError(
-            "too many images have no score",
-            expected=f"at most {max_error_fraction:.1%} (score.max_error_fraction)",
-            found=f"{num_failed} of {num_rows}: "
-            + ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items())),
-            where=f"{folder}, column error_code",
-            next_step=_CURES[max(reasons, key=lambda reason: (reasons[reason], reason))],
-        )
+    undefined = Counter({_UNDEFINED_MAP: codes.pop(_UNDEFINED_MAP)}) if _UNDEFINED_MAP in codes else Counter()
+    return _Found(folder, num_rows, codes, undefined)
+
+
+def _refuse_too_many(what: str, lacking: Counter[str], found: _Found, max_error_fraction: float) -> None:
+    if lacking.total() <= max_error_fraction * max(found.num_rows, 1):
+        return
+    raise StageError(
+        f"too many images have no {what}",
+        expected=f"at most {max_error_fraction:.1%} (score.max_error_fraction)",
+        found=f"{lacking.total()} of {found.num_rows}: "
+        + ", ".join(f"{number} {code}" for code, number in sorted(lacking.items())),
+        where=f"{found.folder}, column error_code",
+        next_step=_CURES[max(lacking, key=lambda code: (lacking[code], code))],
+    )

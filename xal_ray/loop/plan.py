@@ -15,6 +15,7 @@ from xal_ray.layout import INITIAL, RoundLayout
 from xal_ray.loop.labelling import answerable_images
 from xal_ray.loop.selection import everyone
 from xal_ray.model.network import ModelSpec
+from xal_ray.model.saliency import check_maps
 from xal_ray.model.weights import build_network
 from xal_ray.pool.activations import refuse_remote
 from xal_ray.pool.card import open_prepared
@@ -88,11 +89,13 @@ def check_model(config: Config, pool: PoolReader, tell: Callable[[str], None] = 
         tell: Hears how a file of weights was understood.
 
     Raises:
-        ModelError: The weights can't be had, do not fit, or the image size does not suit the backbone.
+        ModelError: The weights can't be had, do not fit, or the image size does not suit the backbone or the
+            strategy.
     """
     spec = ModelSpec(config.model.backbone, pool.classes, pool.image_size, pool.channels)
     weights = "none" if config.train.init == "scratch" else config.model.weights
-    build_network(spec, weights, config.seed, tell)
+    network = build_network(spec, weights, config.seed, tell)
+    check_maps(network, pool.image_size, config.select.strategy)
 
 
 def describe_shortfalls(config: Config, pool: PoolReader) -> list[str]:

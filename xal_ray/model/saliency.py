@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xal_ray.config import Saliency
+from xal_ray.config import MAP_STRATEGIES, Saliency, Strategy
+from xal_ray.errors import ModelError
 from xal_ray.model.network import Network
 
 SCORECAM_BATCH = 16  # masked images in one forward pass
@@ -90,6 +91,37 @@ def explain_activation(
     logits, gradient = _head_gradient(network, activation, targets)
     weights = network.spatial(gradient).mean(dim=(2, 3))
     return logits, _weighted_map(network.spatial(activation), weights)
+
+
+def check_maps(network: Network, image_size: int, strategy: Strategy) -> None:
+    """Refuse a strategy that looks at saliency maps where each of them is a single cell.
+
+    A map of one cell is the same everywhere, so that its misalignment is undefined for every image.
+
+    Args:
+        network: The network, on any device.
+        image_size: Height and width of its images, pixels.
+        strategy: `select.strategy`.
+
+    Raises:
+        ModelError: It is so.
+    """
+    if strategy not in MAP_STRATEGIES:
+        return
+    network.eval()
+    device = network.classifier.weight.device
+    with torch.no_grad():
+        activation = network.features(torch.zeros(1, 3, image_size, image_size, device=device))
+    height, width = network.spatial(activation).shape[2:]
+    if height * width == 1:
+        raise ModelError(
+            f"select.strategy={strategy} ranks by saliency maps, and these would be of a single cell",
+            expected=f"an image size at which {network.target_layer_name} has several cells",
+            found=f"1 x 1 at {image_size} pixels",
+            where="pool.image_size",
+            next_step="set select.strategy to one that looks at no map (entropy, say), or prepare another "
+            f"pool with pool.image_size={2 * image_size}",
+        )
 
 
 def explain_kept(network: Network, kept: Kept, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xal_ray.config import Config, build_config
+from xal_ray.config import MAP_STRATEGIES, Config, build_config
 from xal_ray.engine import actors
 from xal_ray.engine.activations import keep_activations
 from xal_ray.engine.session import capacity, start
@@ -224,7 +224,8 @@ def _build_models(arms: Sequence[ArmPlan], reporter: Reporter, *, verbose: bool)
     seen = set()
     for each in arms:
         settings = each.config
-        key = settings.pool_path(), settings.model, settings.train.init
+        looks_at_maps = settings.select.strategy in MAP_STRATEGIES
+        key = settings.pool_path(), settings.model, settings.train.init, looks_at_maps
         if key not in seen:
             seen.add(key)
             pool = open_pool(settings.pool_path())
