@@ -168,25 +168,31 @@ def describe_pass(
     query_size: int,
     run: Path | None = None,
     exclude: tuple[Path, ...] = (),
+    here: bool = True,
 ) -> list[str]:
     """What a pass would do, in words; what lies in an object store is not asked.
 
     Raises:
-        InputError: The pool that is there can't be used so.
+        InputError: The pass would be refused.
     """
     lines = [
         f"score      {', '.join(splits)} of {pool_path}, with {model}, into {out}",
         f"choose     {query_size}" + (f" by {settings.select.strategy}" if query_size else ""),
     ]
-    if not query_size:
-        return lines
     check_splits(splits, query_size)
     places = [pool_path, model, *([run] if run else []), *exclude]
-    if any(is_remote(path) for path in places) or not (pool_path / "card.json").exists():
-        return lines
+    if any(is_remote(path) for path in places):
+        return [*lines, "note       what lies in an object store is not asked here"]
+    if not here and not all(path.exists() for path in places):
+        return [*lines, "note       what is not seen from this machine is not looked at"]
     pool = open_pool(pool_path)
-    check_strategy(settings, pool)
+    card = _check(model, pool, settings, splits, query_size)
     known = left_out(pool, run or run_of_model(model), exclude)
+    _rows(pool.index(), settings, splits, query_size, known)
+    if not is_remote(out):
+        _check_bound(out, _record(card, pool, settings, splits, query_size, known))
+    if not query_size:
+        return lines
     return [*lines, f"of         {known.in_words(pool.card['counts'].get('pool', 0))}"]
 
 
@@ -293,6 +299,18 @@ def _bind(out: Path, record: dict[str, Any]) -> None:
         RunError: It holds something else.
     """
     path = out / RECORD_NAME
+    found = _check_bound(out, record)
+    if found is None:
+        write_json(path, record)
+        return
+    remove_leftovers(out)
+    if found.get("choice") is None and record["choice"] is not None:
+        write_json(path, record)
+
+
+def _check_bound(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Refuse a folder that holds something else; returns what it is bound to, None for a new one."""
+    path = out / RECORD_NAME
     if not path.exists():
         strangers = [name for name in names_in(out) if not is_lock(name)]
         if strangers:
@@ -302,9 +320,8 @@ def _bind(out: Path, record: dict[str, Any]) -> None:
                 where=str(out),
                 next_step="give another --out",
             )
-        write_json(path, record)
-        return
-    found = read_json(path)
+        return None
+    found: dict[str, Any] = read_json(path)
     parts = ["scores"] if record["choice"] is None or found.get("choice") is None else ["scores", "choice"]
     before = config.flatten({name: found.get(name) or {} for name in parts})
     now = config.flatten({name: record[name] for name in parts})
@@ -318,9 +335,7 @@ def _bind(out: Path, record: dict[str, Any]) -> None:
             where=str(out),
             next_step="give another --out",
         )
-    remove_leftovers(out)
-    if found.get("choice") is None and record["choice"] is not None:
-        write_json(path, record)
+    return found
 
 
 def _remove_own(out: Path) -> None:

@@ -23,6 +23,7 @@ from xal_ray.cli.options import (
 from xal_ray.cli.shown import echo, errors_shown
 from xal_ray.cluster.wish import Target, Wish
 from xal_ray.config import load_config, read_yaml
+from xal_ray.places import is_remote
 from xal_ray.progress import Reporter
 
 
@@ -62,7 +63,7 @@ def run(
             on_cluster(
                 Wish("run", settings, folder, options=for_job(verbose, debug)),
                 target,
-                describe(settings, folder) if dry_run else None,
+                describe(settings, folder, here=False) if dry_run else None,
             )
             return
         if dry_run:
@@ -158,7 +159,7 @@ def sweep(
             on_cluster(
                 Wish("sweep", settings, folder, options=for_job(verbose, debug)),
                 target,
-                describe_sweep(settings, folder) if dry_run else None,
+                describe_sweep(settings, folder, here=False) if dry_run else None,
             )
             return
         if dry_run:
@@ -236,13 +237,20 @@ def score(
         from xal_ray.labels.left_out import run_of_model
         from xal_ray.single_pass import describe_pass, score_pool, settings_of_pass
 
-        run = run or run_of_model(model)
+        asks_cloud = any(is_remote(path) for path in (model, run) if path is not None)
+        run = run or (None if dry_run and asks_cloud else run_of_model(model))
         tree = {} if config is None else read_yaml(config)
-        settings = settings_of_pass(run, tree, overrides or [], where=str(config or "the command line"))
+        settings = settings_of_pass(
+            None if dry_run and asks_cloud else run,
+            tree,
+            overrides or [],
+            where=str(config or "the command line"),
+        )
         splits, lists = tuple(split or ["pool"]), tuple(exclude or [])
         asked: dict[str, Any] = {"splits": splits, "query_size": query_size, "run": run, "exclude": lists}
-        plan = describe_pass(model, pool, out, settings, **asked) if dry_run else None
         target = Target(cluster, address, down, keep_on_failure, detach)
+        here = not target.is_given
+        plan = describe_pass(model, pool, out, settings, **asked, here=here) if dry_run else None
         if target.is_given:
             options = [word for name in splits for word in ("--split", name)]
             options += ["--query-size", str(query_size), *for_job(verbose, debug)]

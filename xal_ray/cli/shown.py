@@ -9,8 +9,10 @@ from contextlib import contextmanager
 
 import typer
 
-from xal_ray.cli.standing import BROKEN_PIPE, check_folder, nobody_reads
+from xal_ray.cli.standing import BROKEN_PIPE, check_folder, nobody_reads, stop_code
 from xal_ray.errors import XalRayError
+
+_STOPPED = "stopped; the same command goes on from here"
 
 
 @contextmanager
@@ -22,10 +24,13 @@ def errors_shown(debug: bool) -> Iterator[None]:
         sys.stdout.flush()
     except typer.Exit:
         raise
-    except KeyboardInterrupt as signal:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        raise typer.Exit(getattr(signal, "exit_code", 130)) from None
+    except KeyboardInterrupt:
+        typer.echo(_STOPPED, err=True)
+        raise typer.Exit(stop_code() or 130) from None
     except Exception as error:
+        if (code := stop_code()) is not None:  # what a signal broke off may fail in its own way
+            typer.echo(_STOPPED, err=True)
+            raise typer.Exit(code) from None
         if isinstance(error, BrokenPipeError) and nobody_reads():
             raise typer.Exit(BROKEN_PIPE) from None
         if debug:

@@ -16,19 +16,7 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 _GRACE_S = 5.0  # for an orderly end, before a second signal ends the process as it stands
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asks the process to end: as Ctrl-C does.
-
-    Attributes:
-        exit_code: What a shell expects of it.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.exit_code = 128 + number
-
-
-_first: float | None = None  # when a signal came
+_first: tuple[float, int] | None = None  # when a signal came, and which
 
 
 def take_signals() -> None:
@@ -43,10 +31,18 @@ def _stop(number: int, _: FrameType | None) -> None:
     global _first
     now = time.monotonic()
     if _first is None:
-        _first = now
-        raise Stopped(number)
-    if now - _first > _GRACE_S:
+        _first = now, number
+        raise KeyboardInterrupt
+    if now - _first[0] > _GRACE_S:
         os._exit(128 + number)
+
+
+def stop_code() -> int | None:
+    """The exit code that a shell expects after the signal that came; None: none did.
+
+    It is kept here, since what is raised may reach a command as another `KeyboardInterrupt` (of Ray's, say).
+    """
+    return 128 + _first[1] if _first is not None else None
 
 
 def finish_signals() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +17,6 @@ from xal_ray.model.network import ModelSpec
 from xal_ray.model.saliency import check_maps
 from xal_ray.model.weights import build_network
 from xal_ray.pool.activations import refuse_remote
-from xal_ray.pool.card import open_prepared
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
 from xal_ray.seeds import derive_seed
@@ -134,42 +132,4 @@ def describe_shortfalls(config: Config, pool: PoolReader) -> list[str]:
     return [
         f"           of these {'' if is_sure else 'about '}{total} = {sum(chosen)} are to be had:",
         *lines,
-    ]
-
-
-def describe(config: Config, out: Path) -> list[str]:
-    """The resolved plan in words: what a run would do, without doing any of it.
-
-    Raises:
-        InputError: The pool that is there does not fit.
-    """
-    path = config.pool_path()
-    chosen, rounds = config.select, config.num_rounds
-    total = chosen.initial_labels + rounds * chosen.query_size
-    asked = f"{chosen.initial_labels} + {rounds} x {chosen.query_size} = {total}"
-    if config.labels.from_run is not None:
-        asked = f"those of {config.labels.from_run} + {rounds} x {chosen.query_size}"
-    labels_lines = [f"labels     {asked}, from {config.labels.source}"]
-    if (path / "card.json").exists():
-        pool = open_prepared(config.pool, path)
-        check_budget(config, pool)
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(pool.card["counts"].items()))
-        pool_line = f"{path}: {counts}; classes {', '.join(pool.classes)}"
-        labels_lines += describe_shortfalls(config, pool)
-    else:
-        pool_line = f"{path}: not there yet; prepared first from a {config.pool.source.resolved_kind()}"
-    trainer = "in this process" if config.train.num_workers == 0 else f"{config.train.num_workers} workers"
-    actors = config.ray
-    return [
-        f"run        {out}{' (there is one: it goes on)' if (out / 'ledger.jsonl').exists() else ''}",
-        f"pool       {pool_line}",
-        *labels_lines,
-        f"rounds     {rounds}, and a last one that only trains and evaluates",
-        f"select     {chosen.strategy}, weight {chosen.weight:g}, normalise {chosen.normalise}; "
-        f"ROI: {config.roi.source}",
-        f"model      {config.model.backbone}, weights {config.model.weights}, freeze {config.model.freeze}",
-        f"train      {trainer}, at most {config.train.max_steps} steps a round",
-        f"score      {config.score.saliency}, {actors.num_actors} actors x {actors.cpus_per_actor:g} CPU, "
-        f"GPUs an actor: {actors.gpus_per_actor}",
-        f"ray        {actors.num_cpus} logical CPUs, object store {actors.object_store_mb} MB",
     ]

@@ -21,7 +21,7 @@ from xal_ray.engine.activations import keep_activations
 from xal_ray.errors import ConfigError, RunError
 from xal_ray.layout import INITIAL, RoundLayout, RunLayout
 from xal_ray.ledger import CheckLock, Ledger, is_lock
-from xal_ray.places import place
+from xal_ray.places import is_remote, place
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
@@ -192,6 +192,27 @@ def open_run(
     return run
 
 
+def check_folder(config: Config, pool: PoolReader | None, layout: RunLayout) -> None:
+    """Refuse a folder that `open_run` would refuse, without writing to it.
+
+    Args:
+        config: The run.
+        pool: Its pool; None: not known yet, so that only the keys are compared.
+        layout: The run's folder, on a disk.
+
+    Raises:
+        RunError: It belongs to another configuration or holds something else.
+    """
+    ledger = Ledger(layout.ledger)
+    if not ledger.records:
+        _refuse_strangers(layout, _as_yaml(config))
+    elif pool is None or is_remote(place(config.model.weights)):
+        if _differing_keys(config, layout):
+            raise _other_config(config, pool, layout, ledger)
+    elif ledger.records[0].data["run_id"] != identify(config, pool):
+        raise _other_config(config, pool, layout, ledger)
+
+
 def _not_below_what_was_asked(config: Config, layout: RunLayout, ledger: Ledger) -> Config:
     """With as many rounds as have asked for labels, where `num_rounds` was lowered: they were paid for."""
     asked = [
@@ -250,13 +271,20 @@ def _refuse_strangers(layout: RunLayout, resolved: bytes) -> None:
         )
 
 
-def _other_config(config: Config, pool: PoolReader, layout: RunLayout, ledger: Ledger) -> RunError:
+def _differing_keys(config: Config, layout: RunLayout) -> list[tuple[str, Any, Any]]:
+    """The keys in which a configuration differs from that of a run's folder: key, before, now."""
     before = flatten(build_config(read_yaml(layout.config), where=str(layout.config)).identity())
     now = flatten(config.identity())
-    differing = [key for key in [*now, *before] if before.get(key) != now.get(key)]
-    if differing:
-        key = differing[0]
-        expected, found = f"{key}: {before.get(key)}", f"{key}: {now.get(key)}"
+    return [
+        (key, before.get(key), now.get(key)) for key in [*now, *before] if before.get(key) != now.get(key)
+    ]
+
+
+def _other_config(config: Config, pool: PoolReader | None, layout: RunLayout, ledger: Ledger) -> RunError:
+    differing = _differing_keys(config, layout)
+    if differing or pool is None:
+        key, before, now = differing[0]
+        expected, found = f"{key}: {before}", f"{key}: {now}"
     else:
         expected = f"a pool with content hash {ledger.records[0].data['pool_hash'][:12]}"
         found = f"one with {pool.content_hash[:12]}"

@@ -22,12 +22,26 @@ from xal_ray.model.architectures import create_model, import_lite
 from xal_ray.model.checkpoints import head_names, load_checkpoint, misfits_of
 from xal_ray.model.network import ModelSpec, Network
 from xal_ray.model.weight_files import read_checkpoint
-from xal_ray.places import place
+from xal_ray.places import is_remote, place
 from xal_ray.storage import read_json, sha256_bytes, write_bytes, write_json
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
 PLACE_FILE = "backbone.json"
+
+
+def is_at_hand(backbone: Backbone, weights: str) -> bool:
+    """Whether weights can be read without asking another machine for them."""
+    if weights == "none":
+        return True
+    if weights != "imagenet":
+        return not is_remote(place(weights))
+    if backbone == "efficientnet_lite0":
+        return True  # an installed package has them
+    import torchvision
+
+    url = str(torchvision.models.get_model_weights(backbone).DEFAULT.url)
+    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
 
 
 def build_network(

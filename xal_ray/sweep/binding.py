@@ -21,14 +21,7 @@ RECORD_NAME = "sweep.json"
 def own_folder(folder: Path) -> Iterator[None]:
     """Refuse a folder with something else in it, and leave nothing in a new one where the input is wrong."""
     is_new = not (folder / RECORD_NAME).exists()
-    strangers = [name for name in names_in(folder) if is_new and not is_lock(name)]
-    if strangers:
-        raise RunError(
-            "the output folder holds something else than a sweep",
-            found=min(strangers),
-            where=str(folder),
-            next_step="give another --out",
-        )
+    refuse_strangers(folder)
     try:
         yield
     except InputError:
@@ -37,8 +30,30 @@ def own_folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def bind(settings: Config, pool: PoolReader, folder: Path) -> None:
+def refuse_strangers(folder: Path) -> None:
+    """Refuse a folder with something else in it.
+
+    Raises:
+        RunError: It is one.
+    """
+    strangers = [name for name in names_in(folder) if not is_lock(name)]
+    if strangers and RECORD_NAME not in strangers:
+        raise RunError(
+            "the output folder holds something else than a sweep",
+            found=min(strangers),
+            where=str(folder),
+            next_step="give another --out",
+        )
+
+
+def bind(settings: Config, pool: PoolReader, folder: Path, *, only_check: bool = False) -> None:
     """Bind a folder to a sweep's base, or refuse it where it belongs to another.
+
+    Args:
+        settings: The base.
+        pool: Its pool.
+        folder: The sweep's.
+        only_check: Write nothing.
 
     Raises:
         RunError: It does.
@@ -52,7 +67,8 @@ def bind(settings: Config, pool: PoolReader, folder: Path) -> None:
     record: dict[str, Any] = {"base": flatten(identity), "pool": pool.content_hash}
     path = folder / RECORD_NAME
     if not path.exists():
-        write_json(path, record)
+        if not only_check:
+            write_json(path, record)
         return
     before = read_json(path)
     if before == record:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ from xal_ray.engine import actors
 from xal_ray.engine.activations import keep_activations
 from xal_ray.engine.session import capacity, start
 from xal_ray.engine.shared import checks, sharing
-from xal_ray.errors import ConfigError
+from xal_ray.errors import ConfigError, InputError, StorageError
 from xal_ray.ledger import locked
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
+from xal_ray.loop.rehearsal import has_source, rehearse
 from xal_ray.machine import settle, usable_cpus
+from xal_ray.places import is_remote
+from xal_ray.pool.activations import refuse_remote
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.progress import Reporter
 from xal_ray.sweep.arms import Trial
-from xal_ray.sweep.binding import RECORD_NAME, bind, own_folder
+from xal_ray.sweep.binding import RECORD_NAME, bind, own_folder, refuse_strangers
 from xal_ray.sweep.capacity import Share, share_out
 from xal_ray.sweep.page.page import PAGE_NAME
-from xal_ray.sweep.planning import ArmPlan, Plan, plan_arms, warnings_of
+from xal_ray.sweep.planning import ArmPlan, Plan, is_cache_chosen, plan_arms, warnings_of
 from xal_ray.sweep.progress import SweepProgress
 from xal_ray.sweep.proposing import known_arms, propose
 from xal_ray.sweep.results.best import BEST_NAME
@@ -32,6 +36,7 @@ from xal_ray.sweep.results.wording import Verdict
 from xal_ray.sweep.space import Space, parse_pairs, scalar
 from xal_ray.sweep.trial import Setting, TrialPlan
 
+_NO_CHECK = {"weight": 0.5, "normalise": "rank"}  # keys on whose values no check depends
 _MAX_FAILURES = 5  # that are named on the command line
 
 
@@ -107,6 +112,37 @@ def sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool = Fa
     """
     for line in settle():
         reporter.line(line)
+    try:
+        return _sweep(settings, out, reporter, verbose=verbose)
+    except _CacheError as found:
+        reporter.line(
+            f"activations can't be kept beside the pool ({found}): trials do without (sweep.cache=never)"
+        )
+        chosen = settings.sweep.model_copy(update={"cache": "never"})
+        return _sweep(settings.model_copy(update={"sweep": chosen}), out, reporter, verbose=verbose)
+
+
+class _CacheError(InputError):
+    """Activations that nobody asked for, and that would only have saved time, can't be had here."""
+
+
+@contextmanager
+def _optional_cache(settings: Config, each: ArmPlan) -> Iterator[None]:
+    """What goes wrong with activations that the sweep chose by itself is no reason to stop.
+
+    Raises:
+        _CacheError: In the place of the error.
+    """
+    try:
+        yield
+    except (StorageError, ConfigError) as error:
+        if not is_cache_chosen(settings, each.arm.params):
+            raise
+        details = error.details
+        raise _CacheError(": ".join(filter(None, [details["where"], details["found"]]))) from error
+
+
+def _sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool) -> SweepOutcome:
     spaces, plan = propose(settings)
     share = _share(settings, plan, spaces)
     folder = out.absolute()
@@ -126,7 +162,7 @@ def sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool = Fa
             checks(),
         )
         if _is_something_left(setting, plan):
-            _build_models(known, reporter, verbose=verbose)
+            _build_models(settings, known, reporter, verbose=verbose)
             actors.release()  # what decoded the images must not hold the processors of the trials
             plan = _run_trials(setting, plan, share, reporter, verbose=verbose)
         trials = [trial.outcome(stops_count=setting.stops_count) for trial in _trials(setting, plan)]
@@ -136,18 +172,19 @@ def sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool = Fa
     return SweepOutcome(tuple(trials), verdict, out / PAGE_NAME, best if best.exists() else None)
 
 
-def describe_sweep(settings: Config, out: Path) -> list[str]:
-    """What a sweep would do, without doing any of it.
+def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[str]:
+    """What a sweep would do, without doing any of it or asking a cloud or MLflow.
 
     Raises:
         InputError: It can't be done.
     """
-    spaces, plan = propose(settings)
+    spaces, plan = propose(settings, ask=False)
     share = _share(settings, plan, spaces)
+    notes = _rehearse(settings, known_arms(settings, plan, spaces), out, here=here)
     chosen = settings.sweep
     seeds = _seeds(settings)
     drawn = f", and {chosen.num_samples} that Optuna suggests" if chosen.search == "optuna" else ""
-    there = " (there is one: it goes on)" if (out / RECORD_NAME).exists() else ""
+    there = " (there is one: it goes on)" if not is_remote(out) and (out / RECORD_NAME).exists() else ""
     return [
         f"sweep      {out}{there}",
         *(
@@ -162,7 +199,34 @@ def describe_sweep(settings: Config, out: Path) -> list[str]:
         f"{share.resources.num_actors} actors",
         f"search     {chosen.search}, scheduler {chosen.scheduler}",
         f"compared   area under the validation curve of {chosen.metric}, seed by seed",
+        *(f"note       {text}" for text in notes),
     ]
+
+
+def _rehearse(settings: Config, arms: Sequence[ArmPlan], out: Path, *, here: bool) -> list[str]:
+    """Check what `sweep` checks before the first trial, and write nothing; returns what to bear in mind."""
+    pools: dict[Path, PoolReader] = {}
+    notes: dict[str, None] = {}
+    seen = set()
+    for each in arms:
+        chosen = each.config
+        key = chosen.pool_path(), chosen.model, chosen.train.init, chosen.select.model_copy(update=_NO_CHECK)
+        if key in seen:
+            continue
+        seen.add(key)
+        if not has_source(chosen):
+            notes["there is no pool yet, and no pool.source to make it from"] = None
+            continue
+        found = rehearse(chosen, whole_queries=True, here=here)
+        notes |= dict.fromkeys(found.notes)
+        if found.pool is not None:
+            _check_validation(found.pool)
+            pools[chosen.pool_path()] = found.pool
+    if not is_remote(out):
+        refuse_strangers(out)
+        if base := pools.get(settings.pool_path()) or next(iter(pools.values()), None):
+            bind(settings, base, out, only_check=True)
+    return list(notes)
 
 
 def _share(settings: Config, plan: Plan, spaces: Mapping[str, Space]) -> Share:
@@ -210,11 +274,14 @@ def _open_pools(
         if path not in pools:
             pools[path] = open_or_prepare(each.config, reporter, verbose=verbose)
             _check_validation(pools[path])
+        if each.config.model.cache_activations:
+            with _optional_cache(settings, each):
+                refuse_remote(path)
         check_budget(each.config, pools[path], whole_queries=True)
     bind(settings, pools.get(settings.pool_path()) or next(iter(pools.values())), folder)
 
 
-def _build_models(arms: Sequence[ArmPlan], reporter: Reporter, *, verbose: bool) -> None:
+def _build_models(base: Config, arms: Sequence[ArmPlan], reporter: Reporter, *, verbose: bool) -> None:
     """Build each network once, and run those backbones over their pools whose activations trials will share.
 
     Raises:
@@ -231,7 +298,8 @@ def _build_models(arms: Sequence[ArmPlan], reporter: Reporter, *, verbose: bool)
             pool = open_pool(settings.pool_path())
             check_model(settings, pool, reporter.line)
             if settings.model.cache_activations:
-                keep_activations(pool, settings.model, settings.ray, reporter, verbose=verbose)
+                with _optional_cache(base, each):
+                    keep_activations(pool, settings.model, settings.ray, reporter, verbose=verbose)
 
 
 def _check_validation(pool: PoolReader) -> None:

@@ -141,10 +141,15 @@ def _value_at(settings: Config, key: str) -> Value:
     return node
 
 
+def is_cache_chosen(base: Config, params: Mapping[str, Value]) -> bool:
+    """Whether the sweep decides about `model.cache_activations`: where neither base nor arm says."""
+    is_decided = "cache_activations" in base.model.model_fields_set or "model.cache_activations" in params
+    return not is_decided and base.sweep.cache != "never"
+
+
 def _with_cache(base: Config, settings: Config, params: Mapping[str, Value]) -> Config:
     """`model.cache_activations` where `sweep.cache` may decide, and results allow it."""
-    is_decided = "cache_activations" in base.model.model_fields_set or "model.cache_activations" in params
-    if is_decided or base.sweep.cache == "never" or settings.obstacle_to_caching() is not None:
+    if not is_cache_chosen(base, params) or settings.obstacle_to_caching() is not None:
         return settings
     return settings.model_copy(
         update={"model": settings.model.model_copy(update={"cache_activations": True})}

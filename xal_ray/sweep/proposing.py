@@ -14,8 +14,12 @@ from xal_ray.sweep.space import Choices, Space, grid, parse_params
 from xal_ray.sweep.tracking import check_tracking
 
 
-def propose(settings: Config) -> tuple[dict[str, Space], Plan]:
+def propose(settings: Config, *, ask: bool = True) -> tuple[dict[str, Space], Plan]:
     """What is tried, and the arms as far as they are known before the first trial: all but Optuna's.
+
+    Args:
+        settings: The base of all arms, with its section `sweep`.
+        ask: Whether MLflow may be asked if it takes the trials.
 
     Raises:
         ConfigError: It can't be tried.
@@ -33,7 +37,7 @@ def propose(settings: Config) -> tuple[dict[str, Space], Plan]:
             where="sweep.search",
             next_step="pip install 'xal-ray[optuna]', or use sweep.search=random",
         )
-    check_tracking(chosen.mlflow)
+    check_tracking(chosen.mlflow, ask=ask)
     spaces = parse_params(chosen.params)
     if chosen.search == "grid":
         return spaces, plan_arms(settings, grid(spaces))

@@ -11,8 +11,12 @@ from typing import Any
 from xal_ray.errors import ConfigError
 
 
-def check_tracking(uri: str | None) -> None:
+def check_tracking(uri: str | None, *, ask: bool = True) -> None:
     """Ask MLflow for its experiments, before anything runs.
+
+    Args:
+        uri: The tracking URI.
+        ask: Whether MLflow may be asked, which makes a database where there is none.
 
     Raises:
         ConfigError: It is not installed, or does not answer at this place.
@@ -25,6 +29,8 @@ def check_tracking(uri: str | None) -> None:
             where="sweep.mlflow",
             next_step="pip install 'xal-ray[mlflow]'",
         )
+    if not ask:
+        return
     _settle()
     try:
         with warnings.catch_warnings():

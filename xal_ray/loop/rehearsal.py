@@ -1,0 +1,200 @@
+"""What a run would be refused for, found without doing any of it: nothing is written, no cloud is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xal_ray.config import ROI_STRATEGIES, Config
+from xal_ray.engine.growing import refuse_strangers
+from xal_ray.engine.preflight import fit_to_cpus
+from xal_ray.engine.session import is_joined
+from xal_ray.errors import ConfigError, LabelError
+from xal_ray.layout import RunLayout
+from xal_ray.loop.plan import check_budget, check_model, describe_shortfalls
+from xal_ray.loop.state import check_folder
+from xal_ray.model.network import ModelSpec
+from xal_ray.model.weights import build_network, is_at_hand
+from xal_ray.places import is_remote, place
+from xal_ray.pool.card import open_prepared
+from xal_ray.pool.manifest import classes_of
+from xal_ray.pool.schema import PoolReader
+from xal_ray.pool.sources import read_source
+
+_ANY_TWO = ("a", "b")  # classes, where they are not known yet: the last layer is made anew in any case
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was found.
+
+    Attributes:
+        pool: The pool, where it is prepared and lies on a disk.
+        about_pool: It in words.
+        notes: What could not be looked at, or will be another number than asked for.
+    """
+
+    pool: PoolReader | None
+    about_pool: str
+    notes: tuple[str, ...]
+
+
+def rehearse(
+    config: Config, out: Path | None = None, *, whole_queries: bool = False, here: bool = True
+) -> Rehearsal:
+    """Check all that a run checks before its first round, and the output folder where one is given.
+
+    Args:
+        config: The run.
+        out: Its folder.
+        whole_queries: As `check_budget` takes it.
+        here: It would run on this machine: what is not seen from here is not there. Elsewhere it may be.
+
+    Raises:
+        InputError: The run would be refused.
+    """
+    notes: list[str] = []
+    path = config.pool_path()
+    is_there = not is_remote(path) and (path / "card.json").exists()
+    if here and not is_joined(config.ray):
+        workers = config.train.num_workers
+        notes += fit_to_cpus(config.ray, num_workers=workers, decodes=not (is_there or is_remote(path)))[1]
+    pool = None
+    if is_remote(path):
+        about = f"{path}: in an object store, which is not asked here"
+    elif is_there:
+        pool = open_prepared(config.pool, path)
+        check_budget(config, pool, whole_queries=whole_queries)
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(pool.card["counts"].items()))
+        about = f"{path}: {counts}; classes {', '.join(pool.classes)}"
+    elif not here and not _is_source_seen(config):
+        about = f"{path}: not seen from this machine"
+    else:
+        refuse_strangers(path)
+        about = f"{path}: not there yet; prepared first from {_check_source(config, notes.append)}"
+    _check_weights(config, pool, notes.append, here=here)
+    if out is not None and not is_remote(out):
+        check_folder(config, pool, RunLayout(out))
+    return Rehearsal(pool, about, tuple(notes))
+
+
+def has_source(config: Config) -> bool:
+    """Whether there is a pool, or anything to make one from."""
+    source, path = config.pool.source, config.pool_path()
+    return source.path is not None or source.kind is not None or is_remote(path) or path.exists()
+
+
+def _is_source_seen(config: Config) -> bool:
+    path = config.pool.source.path
+    return path is None or is_remote(path) or path.exists()
+
+
+def _check_weights(
+    config: Config, pool: PoolReader | None, note: Callable[[str], None], *, here: bool
+) -> None:
+    """Load the weights, where they lie on this machine."""
+    model = config.model
+    weights = "none" if config.train.init == "scratch" else model.weights
+    is_elsewhere = not here and weights not in ("none", "imagenet") and not place(weights).exists()
+    if not is_at_hand(model.backbone, weights) or is_elsewhere:
+        note(f"the weights {weights} are not on this machine, and not looked at")
+    elif pool is not None:
+        check_model(config, pool)
+    else:
+        settings = config.pool
+        spec = ModelSpec(model.backbone, settings.classes or _ANY_TWO, settings.image_size, settings.channels)
+        build_network(spec, weights, config.seed)
+
+
+def _check_source(config: Config, note: Callable[[str], None]) -> str:
+    """List a source whose pool is not made yet, and refuse what its list alone shows; returns it in words."""
+    source = config.pool.source
+    if source.path is not None and is_remote(source.path):
+        return f"{source.path}, in an object store, which is not asked here"
+    listing = read_source(config.pool)
+    manifest = listing.manifest
+    for text in listing.notes:
+        note(text)
+    classes_of(manifest, config.pool.classes or listing.classes)
+    if manifest["reader"].null_count < manifest.num_rows:  # a case tells its images, labels and ROIs itself
+        return f"{manifest.num_rows} files or cases ({source.resolved_kind()})"
+    _check_regions(config, manifest)
+    _check_labels(config, manifest)
+    return f"{manifest.num_rows} images ({source.resolved_kind()})"
+
+
+def _check_labels(config: Config, manifest: pa.Table) -> None:
+    """Refuse an oracle without labels, and more labels than there are images."""
+    known = manifest.num_rows - manifest["label"].null_count
+    if config.labels.source == "oracle" and not known:
+        raise LabelError(
+            "no label of the source's images is known, so there is no oracle to ask",
+            expected="labels in the source, which are hidden until an image is chosen",
+            found=f"{manifest.num_rows} images without",
+            where=f"{config.pool.source.path}, labels.source",
+            next_step="label them yourself: labels.source=export",
+        )
+    chosen = config.select
+    needed = chosen.initial_labels + (config.num_rounds - 1) * chosen.query_size + 1
+    if needed > manifest.num_rows:
+        raise ConfigError(
+            "the run asks for more labels than the source has images",
+            expected=f"initial_labels + num_rounds x query_size of at most {manifest.num_rows}",
+            found=f"{chosen.initial_labels} + {config.num_rounds} x {chosen.query_size}",
+            where="select.query_size, select.initial_labels, num_rounds",
+            next_step="lower num_rounds, select.query_size or select.initial_labels",
+        )
+
+
+def _check_regions(config: Config, manifest: pa.Table) -> None:
+    """Refuse a strategy that needs regions of interest where the source has none."""
+    if config.select.strategy not in ROI_STRATEGIES:
+        return
+    states = pc.unique(manifest["roi_state"]).to_pylist()
+    drawn = any(manifest[name].null_count < manifest.num_rows for name in ("mask_uri", "polygons", "rle"))
+    boxed = bool(pc.any(pc.greater(pc.list_value_length(manifest["boxes"]), 0)).as_py())
+    if not drawn and not boxed and "present" not in states:
+        raise ConfigError(
+            f"select.strategy={config.select.strategy} needs regions of interest, and the source has none",
+            expected="masks or boxes in the source",
+            where=str(config.pool.source.path),
+            next_step="set roi.source=none, and select.strategy to one that needs no ROI (margin, say)",
+        )
+
+
+def describe(config: Config, out: Path, *, here: bool = True) -> list[str]:
+    """The resolved plan in words: what a run would do, without doing any of it or asking a cloud.
+
+    Raises:
+        InputError: The run would be refused.
+    """
+    found = rehearse(config, out, here=here)
+    chosen, rounds = config.select, config.num_rounds
+    total = chosen.initial_labels + rounds * chosen.query_size
+    asked = f"{chosen.initial_labels} + {rounds} x {chosen.query_size} = {total}"
+    if config.labels.from_run is not None:
+        asked = f"those of {config.labels.from_run} + {rounds} x {chosen.query_size}"
+    labels_lines = [f"labels     {asked}, from {config.labels.source}"]
+    if found.pool is not None:
+        labels_lines += describe_shortfalls(config, found.pool)
+    trainer = "in this process" if config.train.num_workers == 0 else f"{config.train.num_workers} workers"
+    actors = config.ray
+    goes_on = not is_remote(out) and (out / "ledger.jsonl").exists()
+    return [
+        f"run        {out}{' (there is one: it goes on)' if goes_on else ''}",
+        f"pool       {found.about_pool}",
+        *labels_lines,
+        f"rounds     {rounds}, and a last one that only trains and evaluates",
+        f"select     {chosen.strategy}, weight {chosen.weight:g}, normalise {chosen.normalise}; "
+        f"ROI: {config.roi.source}",
+        f"model      {config.model.backbone}, weights {config.model.weights}, freeze {config.model.freeze}",
+        f"train      {trainer}, at most {config.train.max_steps} steps a round",
+        f"score      {config.score.saliency}, {actors.num_actors} actors x {actors.cpus_per_actor:g} CPU, "
+        f"GPUs an actor: {actors.gpus_per_actor}",
+        f"ray        {actors.num_cpus} logical CPUs, object store {actors.object_store_mb} MB",
+        *(f"note       {text}" for text in found.notes),
+    ]
