@@ -19,7 +19,7 @@ from xal_ray.pool.schema import (
     open_pool,
 )
 from xal_ray.pool.sources import phantom
-from xal_ray.progress import QUIET
+from xal_ray.progress import QUIET, Reporter
 from xal_ray.roi import mask_to_grid
 from xal_ray.storage import read_table
 
@@ -167,6 +167,29 @@ def test_one_bad_region_costs_one_image_at_most_and_is_listed(images, tmp_path, 
     assert ("shape_cut", "i02") in [(row["kind"], row["image_id"]) for row in warned]
     assert pool.card["warned"]["counts"]["shape_cut"] == 1
     assert any("reach out of them" in note and "warnings.parquet" in note for note in pool.card["notes"])
+
+
+def test_what_reading_notices_is_said_once_counted_and_listed(images, tmp_path, ray_session):
+    Image.fromarray(np.zeros((20, 30), dtype=np.uint8)).save(images / "0-mask.png")
+    Image.fromarray(np.full((20, 30), 3, dtype=np.uint8)).save(images / "1-mask.png")
+    for number in (2, 3):  # values of 12 bits
+        Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 6).save(images / f"{number}.png")
+    said = []
+    reporter = Reporter(quiet=True)
+    reporter.line = said.append
+    pool = prepare(settings_of(images), tmp_path / "pool", ray_session, reporter)
+    assert pool.card["roi"] == {"present": 11, "absent_confirmed": 1}
+    assert not pool.read_rows(pool.index()).has_roi[0]
+    counted = {name: (each["num_images"], each["example"]) for name, each in pool.card["remarks"].items()}
+    assert counted == {"few_greys": (2, "i02"), "whole_mask": (1, "i01")}
+    (warning,) = [line for line in said if "pool.raster.window" in line]
+    assert warning.startswith("warning: 2 images keep fewer than 32 greys")
+    assert warning.removeprefix("warning: ") in pool.card["notes"]
+    listed = read_table(pool.path / "warnings.parquet").to_pylist()
+    assert ("few_greys", "i03") in [(row["kind"], row["image_id"]) for row in listed]
+    ranged = settings_of(images, raster=config.Raster(window="range"))
+    pool = prepare(ranged, tmp_path / "ranged", ray_session, QUIET)
+    assert list(pool.card["remarks"]) == ["whole_mask"]
 
 
 def test_a_pool_that_is_there_is_opened_and_other_settings_are_refused(

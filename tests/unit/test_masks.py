@@ -297,6 +297,20 @@ def test_cheng_without_a_tumour_is_confirmed_to_have_none(tmp_path):
         assert _read(row, "cheng").settled["roi_state"] == state
 
 
+def test_crumbs_in_the_mask_of_a_case_are_no_label(tmp_path):
+    scan = np.add.outer(np.arange(64), np.arange(72) * 9)[:, :, None].repeat(2, axis=2).astype(np.float32)
+    scan[0, 0, 1] = 1e6  # one voxel takes all greys of its slice
+    mask = np.where(DISC, 4.0, 1e-9).astype(np.float32)[:, :, None].repeat(2, axis=2)
+    (tmp_path / "t1ce.nii").write_bytes(make.nifti(scan))
+    (tmp_path / "seg.nii").write_bytes(make.nifti(mask))
+    files = {"channel_uris": [str(tmp_path / "t1ce.nii")], "mask_uri": str(tmp_path / "seg.nii")}
+    (row,) = manifest_of([{**_row(tmp_path), "reader": "brats", **files}]).to_pylist()
+    images = read_row(row, Pool(image_size=32, source={"kind": "brats", "slices": {"task": "dominant"}}))
+    assert [image.settled["label"] for image in images] == ["enhancing", "enhancing"]
+    np.testing.assert_allclose([image.roi.mean() for image in images], DISC.mean(), atol=1e-6)
+    assert [image.remarks for image in images] == [(), ("few_greys",)]
+
+
 # --- what is said of it
 
 

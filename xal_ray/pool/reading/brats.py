@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from xal_ray.config import Pool, Slices
 from xal_ray.images import ImageError, scale_to_8_bit, to_training_size
 from xal_ray.images.nifti import Volume, open_volume
-from xal_ray.images.scaling import finite_range
+from xal_ray.images.scaling import finite_range, lost_greys
 from xal_ray.places import place
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.sources.brats import CLASSES, is_hyphened
@@ -102,7 +104,13 @@ def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
         }
         pixels = to_training_size(picture, pool.image_size, pool.channels)
         frame = (picture.shape[0], picture.shape[1])
-        images.append(ReadImage(pixels, frame, _roi(each, mask, values, pool.image_size), settled))
+        remarks = [
+            lost_greys(partial(volume.plane_values, each.number), plane)
+            for volume, plane in zip(volumes, planes, strict=True)
+        ]
+        roi = _roi(each, mask, values, pool.image_size)
+        noticed = tuple(dict.fromkeys(chain(*remarks)))
+        images.append(ReadImage(pixels, frame, roi, settled, remarks=noticed))
     return images
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from xal_ray.config import Pool
 from xal_ray.images import ImageError, scale_to_8_bit, to_training_size
 from xal_ray.images.matlab import read_cheng
-from xal_ray.images.scaling import finite_range
+from xal_ray.images.scaling import finite_range, lost_greys
 from xal_ray.places import place
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.reading.region import region_of_mask
@@ -36,9 +36,11 @@ def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
     if file.mask.shape != file.image.shape:
         raise ImageError("frame_mismatch", "image and mask differ in size")
     size = pool.image_size
-    pixels = to_training_size(scale_to_8_bit(file.image, *finite_range(file.image)), size, pool.channels)
+    grey = scale_to_8_bit(file.image, *finite_range(file.image))
+    pixels = to_training_size(grey, size, pool.channels)
     roi = region_of_mask(file.mask, (size, size))
     settled = {"label": LABELS[file.label], "roi_state": roi.state}
     identified = {"group_id": ("patient", file.patient)}
     frame = (file.image.shape[0], file.image.shape[1])
-    return [ReadImage(pixels, frame, roi.coverage, settled, identified, remarks=roi.remarks)]
+    remarks = (*lost_greys(lambda: file.image, grey), *roi.remarks)
+    return [ReadImage(pixels, frame, roi.coverage, settled, identified, remarks=remarks)]
