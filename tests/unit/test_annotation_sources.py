@@ -298,6 +298,23 @@ def test_coco_sizes_that_are_none_leave_the_frame_to_the_picture(tmp_path, sides
     np.testing.assert_array_equal(_roi(row, pool), boxes_to_grid([[48, 36, 72, 54]], (72, 96), (64, 64)))
 
 
+@pytest.mark.parametrize("item", [{"file_name": ""}, {"file_name": 7}, {"id": None}, {"id": [1]}])
+def test_coco_an_image_without_a_name_is_left_out(tmp_path, item):
+    _, listing = _shapes(tmp_path, SOUND_BOX)
+    path = tmp_path / "labels.json"
+    document = json.loads(path.read_text())
+    document["images"][0] |= item
+    document["images"].append(7)
+    path.write_text(json.dumps(document))
+    listing = read_source(_coco_pool(path))
+    assert listing.manifest["image_id"].to_pylist() == ["b"]
+    assert listing.excluded == {"no_file_name": 2}
+
+
+def _coco_pool(path):
+    return Pool(image_size=64, source={"kind": "coco", "path": str(path)})
+
+
 def test_coco_where_nothing_is_left_the_first_fault_is_named(tmp_path):
     with pytest.raises(
         SourceError, match=r"(?s)no image can be used.*1 x roi_mismatch.*wrong order.*images\[0\]"
@@ -425,6 +442,16 @@ def test_yolo_a_line_of_no_known_class_costs_its_image(tmp_path, line):
     assert listing.manifest["label"].to_pylist() == ["cyst"]
     assert [(each.error_code, each.detail) for each in listing.refused] == [
         ("unknown_label", "line 2 names no class of the YAML file")
+    ]
+
+
+def test_yolo_labels_that_are_no_text_cost_their_image(tmp_path):
+    pool = _yolo_lines(tmp_path, "0 .5 .5 .5 .5\n")[0]
+    (tmp_path / "labels" / "1.txt").write_bytes(b"\xff\xfe0 \xe4")
+    listing = read_source(pool)
+    assert listing.manifest["label"].to_pylist() == ["cyst"]
+    assert [(each.error_code, each.detail) for each in listing.refused] == [
+        ("unknown_label", "labels/1.txt: a file can't be read")
     ]
 
 

@@ -53,6 +53,7 @@ REASONS = {
     "no_finding": "show no finding, and that is no class",
     "undecided": "are ones on which the readers do not agree enough",
     "missing_file": "are named by the source, but their file is not there",
+    "no_file_name": "are named by the source without an id or a file name",
     "not_in_csv": "are files of which the source's tables say nothing",
     "no_original_size": "are resized copies of an original whose size is not told",
     "no_mask": "are cases without a mask",

@@ -98,9 +98,10 @@ def read(pool: Pool) -> Listing:
             f"COCO: {document.name}: {len(document.images)} images, {document.num_annotations} annotations, "
             f"{len(document.categories)} categories; {len(rows) - before} images are used."
         )
+        source.excluded["no_file_name"] += document.num_unnamed
         if document.num_strays:
             notes.append(f"{document.name}: {document.num_strays} annotations belong to no image.")
-    excluded = source.excluded + source.question.left_out
+    excluded = +(source.excluded + source.question.left_out)
     if not rows:
         raise _nothing_left(excluded + source.faults.counts(), source.faults, root)
     if group_key:

@@ -30,6 +30,7 @@ class Document:
         num_annotations: All of them.
         num_strays: Those whose image is not there, or which name none.
         unknown: Ids of images with an annotation whose category is not listed.
+        num_unnamed: Images without an id or a file name, which are left out.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Document:
     num_annotations: int
     num_strays: int
     unknown: frozenset[int | str]
+    num_unnamed: int
 
     def annotations_of(self, position: int) -> list[Item]:
         """The annotations of an image."""
@@ -73,7 +75,7 @@ def read_document(root: SourceRoot, name: str, limits: Limits, *, needed: bool) 
         )
         for number, item in enumerate(content["categories"])
     }
-    images = [_image(item, f"{where}, images[{number}]") for number, item in enumerate(content["images"])]
+    images = [image for item in content["images"] if (image := _image(item)) is not None]
     by_image: dict[int | str, list[Item]] = {image["id"]: [] for image in images}
     if len(by_image) < len(images):
         raise SourceError("two images have one id", expected="an id of its own for each image", where=where)
@@ -87,7 +89,16 @@ def read_document(root: SourceRoot, name: str, limits: Limits, *, needed: bool) 
         else:
             by_image[image].append(item)
     number = len(content["annotations"])
-    return Document(name, images, categories, by_image, number, num_strays, frozenset(unknown))
+    return Document(
+        name,
+        images,
+        categories,
+        by_image,
+        number,
+        num_strays,
+        frozenset(unknown),
+        len(content["images"]) - len(images),
+    )
 
 
 def _load(root: SourceRoot, name: str, limits: Limits) -> Any:
@@ -98,11 +109,12 @@ def _load(root: SourceRoot, name: str, limits: Limits) -> Any:
         raise SourceError("a JSON file can't be read", expected="JSON in UTF-8", where=where) from None
 
 
-def _image(item: Any, where: str) -> Item:
-    """An image with what is used of it."""
-    _id(item, "id", where)
-    if not isinstance(item.get("file_name"), str) or not item["file_name"]:
-        raise SourceError("an image has no file name", where=where)
+def _image(item: Any) -> Item | None:
+    """An image with what is used of it; None: it has no id or no file name."""
+    if not isinstance(item, dict) or not _is_id(item.get("id")):
+        return None
+    if not isinstance(item.get("file_name"), str) or not item["file_name"].strip():
+        return None
     sides = {key: _side(item.get(key)) for key in ("width", "height")}
     # Without both the picture's own frame counts.
     return {**item, **(sides if all(sides.values()) else dict.fromkeys(sides))}

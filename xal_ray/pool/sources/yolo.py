@@ -197,5 +197,8 @@ def _labels_of(image: str, source: _Source) -> Labels | None:
     file = "/".join([*folders, name])
     if file not in source.files:
         return None
-    data = read_below(source.root, file, _LARGEST_LABELS)
-    return parse_labels(data, source.settings, str(source.root.path / file))
+    try:
+        data = read_below(source.root, file, _LARGEST_LABELS)
+        return parse_labels(data, source.settings, str(source.root.path / file))
+    except SourceError as error:  # too large, or no text: it costs its image
+        return Labels(unknown=f"{file}: {error.what}")
