@@ -168,7 +168,7 @@ def extended(finished, base_of, tmp_path_factory):
     before = {path: path.read_bytes() for path in out.rglob("ledger.jsonl")}
     said, killed = io.StringIO(), []
     threading.Thread(target=kill_a_trial_at_work, args=(out, killed), daemon=True).start()
-    settings = base_of(seed=1, sweep={"params": {"select.strategy": ["entropy"]}})
+    settings = base_of(seed=1, sweep={"params": {"select.strategy": ["entropy", "smallest_roi"]}})
     outcome = sweep(settings, out, Reporter(Console(file=said, width=200)))
     return outcome, out, before, killed, said.getvalue()
 
@@ -176,11 +176,35 @@ def extended(finished, base_of, tmp_path_factory):
 def test_more_arms_and_seeds_add_to_what_is_there(extended):
     outcome, out, before, _, said = extended
     assert [(label, seed) for label, seed, _ in statuses(outcome)] == [
-        (f"select.strategy={strategy}", seed) for strategy in ("random", "entropy") for seed in (1, 2)
+        (f"select.strategy={strategy}", seed)
+        for strategy, seeds in (("random", (0, 1, 2)), ("margin", (0, 1, 2)), ("smallest_roi", (1, 2)))
+        for seed in seeds
     ]
     assert {path: path.read_bytes() for path in before} == before
-    assert len(list(out.rglob("ledger.jsonl"))) == len(before) + 3
-    assert "1 are there already" in said
+    assert len(list(out.rglob("ledger.jsonl"))) == len(before) + 4
+    assert "2 are there already" in said
+
+
+def test_a_sweep_is_its_folder(extended):
+    """Table, verdict, page and best.yaml are of the arms of both calls; equal arms count once."""
+    _, out, _, _, said = extended
+    assert (
+        "another arm in effect, and counted once: select.strategy=entropy is select.strategy=margin" in said
+    )
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert [arm["params"]["select.strategy"] for arm in verdict["arms"]] == [
+        "random",
+        "margin",
+        "smallest_roi",
+    ]
+    assert verdict["num_compared"] == 2
+    assert verdict["best"] != "select.strategy=smallest_roi"
+    assert load_config(out / "best.yaml").select.strategy in ("random", "margin")
+    table = read_table(out / "sweep.parquet")
+    assert set(table["select.strategy"].to_pylist()) == {"random", "margin", "smallest_roi"}
+    page = (out / "sweep.html").read_text()
+    assert "strategy=margin" in page
+    assert "strategy=smallest_roi" in page
 
 
 def test_a_trial_whose_worker_dies_goes_on_in_another(extended):

@@ -77,8 +77,11 @@ def test_tensorboard_gets_every_round_with_the_arm(failing):
     events = {path.parent.name.partition(",")[0]: path for path in (out / "tune").rglob("events.out.*")}
     assert set(events) >= {"select.strategy=random", "select.initial_labels=12"}
     content = events["select.initial_labels=12"].read_bytes()
-    for name in (b"val/balanced_accuracy", b"test/balanced_accuracy", b"objective"):
+    for name in (b"val/balanced_accuracy", b"objective"):
         assert content.count(b"ray/tune/" + name) >= 2
+    assert b"test/" not in content
+    for path in (out / "tune").rglob("*"):  # nor what Tune itself writes: nobody chooses by it
+        assert not path.is_file() or b"test/" not in path.read_bytes(), path
     assert b"arm/select.initial_labels" in content
 
 
@@ -96,6 +99,7 @@ def test_mlflow_gets_every_round_with_the_arm(failing):
     }
     assert set(runs) == {None, "1", "12"}
     assert len(client.get_metric_history(runs["12"].info.run_id, "val/balanced_accuracy")) == 2
+    assert not any(name.startswith("test") for run in runs.values() for name in run.data.metrics)
     assert runs["12"].info.status == "FINISHED"
 
 

@@ -20,8 +20,10 @@ from PIL import Image
 
 from xal_ray.config import build_config
 from xal_ray.errors import RunError
+from xal_ray.intervals import share_interval
 from xal_ray.pool.schema import INDEX_SCHEMA, PART_SCHEMA, SCHEMA_VERSION, PoolReader, open_pool
 from xal_ray.report import alignment_section, figures, numbers, overlay, page, reader
+from xal_ray.report.area import area_interval
 from xal_ray.storage import write_json, write_table
 
 CLASSES = ["clear", "lesion", "<script>alert(1)</script>"]
@@ -365,6 +367,30 @@ def test_split_of_few_groups_is_shown_with_a_warning(tmp_path: Path) -> None:
     assert "area 0.450" in text
     assert "val <10 groups" in text
     assert "Warning: the test" not in visible_text(render(tmp_path / "more", Recipe(num_rounds=1)))
+
+
+def test_area_has_an_interval_over_groups(tmp_path: Path) -> None:
+    """An image's own area: models of rounds 0 to 2 at 4, 8 and 12 labels weigh 1/4, 1/2 and 1/4."""
+    recipe = Recipe()
+    pool, path = write_pool(tmp_path / "pool", recipe), write_run(tmp_path / "demo", recipe)
+    ids = image_ids()[NUM_POOL:]
+    for number in range(3):
+        # In round n every (n + 2)nd image is right, both images of a group alike.
+        right = [place // 2 % (number + 2) == 0 for place in range(NUM_TEST)]
+        table = pa.table(
+            {"image_id": ids, "predicted": pa.array([0 if yes else 2 for yes in right], pa.int32())}
+        )
+        write_table(path / "rounds" / f"{number:03d}" / "holdout" / "00000.parquet", table)
+    run = reader.read_run(path, CLASSES, 4)
+    groups = np.arange(NUM_TEST // 2)
+    areas = 2 * ((groups % 2 == 0) / 4 + (groups % 3 == 0) / 2 + (groups % 4 == 0) / 4)
+    expected = share_interval(areas[:, None], np.full((len(groups), 1), 2))
+    assert area_interval(run.committed, "test", pool.index(), CLASSES) == pytest.approx(expected)
+    assert area_interval(run.committed[:1], "test", pool.index(), CLASSES) is None
+    assert area_interval(run.committed, "val", pool.index(), CLASSES) is None
+    failed = pa.table({"image_id": ids, "predicted": pa.array([None] * NUM_TEST, pa.int32())})
+    write_table(path / "rounds" / "001" / "holdout" / "00000.parquet", failed)
+    assert area_interval(run.committed, "test", pool.index(), CLASSES) is None
 
 
 def test_alignment_is_held_against_other_groups(finished: str) -> None:

@@ -15,12 +15,13 @@ import yaml
 from xal_ray.config import Config, build_config, load_config
 from xal_ray.layout import RunLayout
 from xal_ray.ledger import Ledger
+from xal_ray.paired import smallest_sign_flip_p
 from xal_ray.storage import read_json, read_table, write_json
 from xal_ray.sweep.arms import Arm, Trial, Value
 from xal_ray.sweep.results.comparison import compare
 from xal_ray.sweep.results.outcome import verdict_tree, write_results
 from xal_ray.sweep.results.readings import METRICS, arm_key, read_trials, table_schema
-from xal_ray.sweep.results.wording import Verdict, give_verdict
+from xal_ray.sweep.results.wording import Verdict, give_verdict, seeds_needed
 
 BASELINE = Arm({"select.strategy": "random"}, is_baseline=True)
 SEED = 5
@@ -315,11 +316,115 @@ def test_no_arm_is_better(tmp_path: Path) -> None:
     assert load_config(tmp_path / "b" / "best.yaml").select.strategy == "random"
 
 
-def test_a_control_that_is_best_is_called_one(tmp_path: Path) -> None:
-    shuffled = Arm({"select.strategy": "shuffled_roi"})
-    verdict, tree = judge(tmp_path, [(BASELINE, 0.0), (weight(0.5), 0.01), (shuffled, 0.02)])
-    assert tree["best"] == "select.strategy=shuffled_roi"
-    assert any("it is a control" in remark for remark in verdict.remarks)
+def control(strategy: str = "shuffled_roi") -> Arm:
+    return Arm({"select.strategy": strategy}, is_control=True)
+
+
+def test_a_control_is_compared_and_never_chosen(tmp_path: Path) -> None:
+    gains = [(BASELINE, 0.0), (weight(0.5), 0.01), (control(), 0.02)]
+    verdict, tree = write_sweep(tmp_path, gains)
+    assert [arm["standing"] for arm in tree["arms"]] == ["baseline", "better", "better"]
+    assert tree["best"] == "select.weight=0.5"
+    assert load_config(tmp_path / "best.yaml").select.weight == 0.5
+    assert verdict.headline.startswith("select.weight=0.5 is better than")
+    (remark,) = (remark for remark in verdict.remarks if "control" in remark)
+    assert remark.startswith("A control has as large a mean as the chosen arm (select.strategy=shuffled_roi ")
+    assert "It is never chosen" in remark
+
+
+def test_where_only_controls_are_better_the_baseline_is_chosen(tmp_path: Path) -> None:
+    verdict, tree = judge(tmp_path, [(BASELINE, 0.0), (weight(0.5), -0.01), (control(), 0.02)])
+    assert verdict.headline.startswith("No arm but a control is shown to be better than the baseline")
+    assert tree["best"] == BASELINE.label
+    verdict, tree = judge(tmp_path / "alone", [(Arm(control().params, True, True), 0.0)], 2)
+    assert tree["best"] is None
+    assert any("No arm but a control finished" in remark for remark in verdict.remarks)
+
+
+def test_test_metrics_are_those_of_the_choice_and_the_baseline_alone(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [(BASELINE, 0.0), (weight(0.1), 0.01), (weight(0.2), 0.03)], num_seeds=3)
+    rows = read_table(tmp_path / "sweep.parquet").to_pylist()
+    names = [name for name in rows[0] if name.startswith("test_")]
+    assert len(names) == 9
+    seen = {row["arm"] for row in rows if any(row[name] is not None for name in names)}
+    assert seen == {BASELINE.label, "select.weight=0.2"}
+    assert all(row["val_balanced_accuracy"] is not None for row in rows)
+
+
+def test_without_a_choice_no_test_metric_is_written(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [(BASELINE, 0.0)], 2, {(0, 1): Curve((0.5,), "stopped")})
+    rows = read_table(tmp_path / "sweep.parquet").to_pylist()
+    assert all(row["test_balanced_accuracy"] is None for row in rows)
+
+
+def test_a_later_choice_says_that_the_test_split_was_seen(tmp_path: Path) -> None:
+    first, _ = write_sweep(tmp_path, [(BASELINE, 0.0), (weight(0.1), 0.01)])
+    gains = [(BASELINE, 0.0), (weight(0.1), 0.01), (weight(0.2), 0.03)]
+    trials = write_trials(tmp_path / "again", gains, 8)
+    verdict = write_results(tmp_path, base_config(8), trials, [])
+    assert not any("shown before" in remark for remark in first.remarks)
+    (remark,) = (remark for remark in verdict.remarks if "shown before" in remark)
+    assert "for select.weight=0.1" in remark
+    assert read_json(tmp_path / "verdict.json")["shown_on_test"] == [
+        BASELINE.label, "select.weight=0.1", "select.weight=0.2",
+    ]  # fmt: skip
+
+
+def joined(folder: Path, *calls: tuple[Sequence[tuple[Arm, float]], int]) -> tuple[Verdict, dict[str, Any]]:
+    """Arms that came with as many seeds, each with those that it was given."""
+    trials = [
+        trial
+        for number, (gains, num_seeds) in enumerate(calls)
+        for trial in write_trials(folder / str(number), gains, num_seeds)
+    ]
+    verdict = give_verdict(compare(base_config(1), read_trials(folder, trials, "balanced_accuracy")))
+    return verdict, verdict_tree(verdict, [])
+
+
+def test_arms_of_all_calls_are_one_family(tmp_path: Path) -> None:
+    """Each arm is paired over the seeds that it was given; Holm's correction counts all of them."""
+    few = [(weight(0.1), 0.05), (weight(0.2), -0.01)]
+    verdict, tree = joined(tmp_path, ([(BASELINE, 0.0), (weight(0.5), 0.03)], 10), (few, 8))
+    assert [arm["seeds"] for arm in tree["arms"]] == [10, 10, 8, 8]
+    assert [len(arm["differences"] or {}) for arm in tree["arms"]] == [0, 10, 8, 8]
+    assert tree["num_compared"] == 3
+    assert tree["arms"][1]["adjusted_p"] == pytest.approx(3 * 2 / 2**10)
+    assert tree["seeds"] == list(range(SEED, SEED + 10))
+    # The arm with the largest mean has fewer than ten seeds, beside others that have ten.
+    assert tree["best"] == "select.weight=0.5"
+    assert any("2 arms with fewer seeds can't be chosen" in remark for remark in verdict.remarks)
+
+
+def test_ten_seeds_are_enough_beside_more(tmp_path: Path) -> None:
+    _, tree = joined(tmp_path, ([(BASELINE, 0.0), (weight(0.5), 0.01)], 9), ([(weight(0.1), 0.05)], 8))
+    assert tree["best"] == "select.weight=0.5"
+    _, tree = joined(tmp_path / "b", ([(BASELINE, 0.0), (weight(0.5), 0.01)], 8), ([(weight(0.1), 0.05)], 8))
+    assert tree["best"] == "select.weight=0.1"
+
+
+def test_an_arm_without_a_seed_of_the_baseline_is_not_compared(tmp_path: Path) -> None:
+    gains = [(BASELINE, 0.0), (weight(0.5), 0.03), (weight(0.1), 0.9)]
+    others = {(2, place): Curve((), "failed", "no") for place in range(8)}
+    trials = write_trials(tmp_path, gains, 8, others)
+    kept = [trial for trial in trials if trial.arm != weight(0.1)]
+    stray = write_trial(tmp_path / "b", base_config(1), weight(0.1), 99, Curve((0.9,) * 3))
+    readings = read_trials(tmp_path, [*kept, stray], "balanced_accuracy")
+    comparison = compare(base_config(8), readings)
+    assert comparison.arms[2].standing == "not compared"
+    assert comparison.best is not None
+    assert comparison.best.label == "select.weight=0.5"
+
+
+@pytest.mark.parametrize(
+    ("num_arms", "needed"),
+    [(1, 6), (2, 7), (10, 9), (100, 12), (204, 13), (250, 14), (251, None)],
+)
+def test_seeds_needed_are_those_that_would_do(num_arms: int, needed: int | None) -> None:
+    """`300 x 2 / 2^14` is below .05, but with so many seeds the test has no more than 10,000 flips."""
+    assert seeds_needed(num_arms) == needed
+    if needed is not None:
+        assert num_arms * smallest_sign_flip_p(needed) < 0.05
+        assert num_arms * smallest_sign_flip_p(needed - 1) >= 0.05
 
 
 def test_equal_arms_go_to_the_earlier(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from xal_ray.config import Config
@@ -76,6 +78,11 @@ def label_images(run: Run, files: RoundLayout) -> bool:
         picked = read_table(files.selection)["image_id"].to_pylist()
         write_table(files.labels, reveal(run.pool, picked))
     return not missing_labels(files)
+
+
+def reveal_classes(pool: PoolReader, image_ids: Sequence[str]) -> set[str]:
+    """The classes among images that an initial set holds; which of them is which is not told."""
+    return set(reveal(pool, image_ids)["label"].to_pylist())
 
 
 def missing_labels(files: RoundLayout) -> list[str]:

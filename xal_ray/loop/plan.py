@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xal_ray.config import Config, Select
+from xal_ray.config import Config
 from xal_ray.engine.prepare import prepare
 from xal_ray.errors import ConfigError
 from xal_ray.layout import INITIAL, RoundLayout
 from xal_ray.loop.labelling import answerable_images
-from xal_ray.loop.selection import everyone
+from xal_ray.loop.selection import everyone, random_query
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.saliency import check_maps
 from xal_ray.model.weights import build_network
@@ -113,7 +113,7 @@ def describe_shortfalls(config: Config, pool: PoolReader) -> list[str]:
         if not size or not rows.num_rows:
             chosen.append(0)
             continue
-        wanted = Select(strategy="random", query_size=size, max_per_group=config.select.max_per_group)
+        wanted = random_query(config.select, size)
         seed = derive_seed(config.seed, number, "select")
         picks = pick(everyone(rows), wanted, rows.num_rows, seed=seed, index=rows).image_ids
         found = shortfall(wanted, len(picks), rows.num_rows)

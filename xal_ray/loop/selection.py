@@ -63,7 +63,7 @@ def draw_initial_set(run: Run, files: RoundLayout) -> None:
         return
     count, rows = run.config.select.initial_labels, run.unlabelled()
     if count and rows.num_rows:
-        wanted = Select(strategy="random", query_size=count, max_per_group=run.config.select.max_per_group)
+        wanted = random_query(run.config.select, count)
         picks = pick(everyone(rows), wanted, rows.num_rows, seed=_seed(run, files), index=run.index)
         note_shortfall(files.title, files, wanted, len(picks.image_ids), rows.num_rows, run.reporter)
         table = selection_table(picks)
@@ -81,6 +81,11 @@ def _take_over(run: Run, files: RoundLayout, origin: Path) -> pa.Table:
         for rank, image_id in enumerate(labels["image_id"].to_pylist())
     ]
     return pa.Table.from_pylist(rows, schema=SELECTION_SCHEMA)
+
+
+def random_query(select: Select, size: int) -> Select:
+    """A random draw of so many, with the cap per group: the initial set, for every strategy alike."""
+    return Select(strategy="random", query_size=size, max_per_group=select.max_per_group)
 
 
 def everyone(rows: pa.Table) -> Replay:

@@ -21,11 +21,11 @@ import yaml
 from xal_ray.acquire.strategies import uncertainty_column
 from xal_ray.config import Config
 from xal_ray.errors import RunError
-from xal_ray.evaluate import area_over_rounds
 from xal_ray.pool.breakdown import MIN_GROUPS
 from xal_ray.pool.schema import ROI_STATES, SPLITS, PoolReader
 from xal_ray.report import figures, overlay
 from xal_ray.report.alignment_section import MEASURES, describe_alignment, tested_rows
+from xal_ray.report.area import area, area_interval
 from xal_ray.report.numbers import format_number, p_words, signed
 from xal_ray.report.pool_section import describe_pool
 from xal_ray.report.reader import Pick, Picks, Round, Run, read_run, shown_uncertainty
@@ -117,7 +117,8 @@ def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
         "splits": SPLITS,
         "roi_states": ROI_STATES,
         "chance": 1 / len(pool.classes),
-        "areas": {name: _area(run.committed, name) for name in ("test", "val")},
+        "areas": {name: area(run.committed, name) for name in ("test", "val")},
+        "area_ci95": area_interval(run.committed, split, index, pool.classes),
         "learning_figure": figures.learning_curve(run.committed, len(pool.classes)),
         "alignment_figure": figures.alignment_curve(run.committed, split),
         "training_figure": figures.training_history(run.committed),
@@ -186,13 +187,6 @@ def _few_groups(last: Round | None) -> list[tuple[str, int]]:
     """Evaluated splits with fewer than `MIN_GROUPS` groups, and how many those are."""
     found = last.splits if last else {}
     return [(name, metrics.num_groups) for name, metrics in found.items() if metrics.num_groups < MIN_GROUPS]
-
-
-def _area(committed: Sequence[Round], split: str) -> float | None:
-    """Area under balanced accuracy; None where a round lacks it, or two rounds have equally many labels."""
-    metrics = [a_round.splits.get(split) for a_round in committed]
-    num_labels = [a_round.num_labels or 0 for a_round in committed]
-    return area_over_rounds(num_labels, [found.balanced_accuracy if found else None for found in metrics])
 
 
 def _state_words(run: Run) -> str:

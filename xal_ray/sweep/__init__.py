@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xal_ray.sweep.conduct import SweepOutcome, describe_sweep, settings_of, sweep
+    from xal_ray.sweep.asking import describe_sweep
+    from xal_ray.sweep.conduct import SweepOutcome, settings_of, sweep
 
 __all__ = ["SweepOutcome", "describe_sweep", "settings_of", "sweep"]
 
@@ -16,6 +17,6 @@ __all__ = ["SweepOutcome", "describe_sweep", "settings_of", "sweep"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'xal_ray.sweep' has no attribute '{name}'")
-    from xal_ray.sweep import conduct
+    from xal_ray.sweep import asking, conduct
 
-    return getattr(conduct, name)
+    return getattr(asking if name == "describe_sweep" else conduct, name)

@@ -18,10 +18,12 @@ class Arm:
     Attributes:
         params: Configuration key to value, in the order of the sweep's parameters.
         is_baseline: The arm that the others are compared with.
+        is_control: Its strategy is one of `CONTROL_STRATEGIES`: it is compared, and never chosen.
     """
 
     params: Mapping[str, Value]
     is_baseline: bool = False
+    is_control: bool = False
 
     @property
     def label(self) -> str:

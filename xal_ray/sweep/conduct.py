@@ -12,20 +12,29 @@ from typing import Any
 from xal_ray.config import MAP_STRATEGIES, Config, build_config
 from xal_ray.engine import actors
 from xal_ray.engine.activations import keep_activations
-from xal_ray.engine.session import capacity, start
+from xal_ray.engine.session import start
 from xal_ray.engine.shared import checks, sharing
 from xal_ray.errors import ConfigError, InputError, StorageError
 from xal_ray.ledger import locked
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
-from xal_ray.loop.rehearsal import has_source, rehearse
-from xal_ray.machine import settle, usable_cpus
-from xal_ray.places import is_remote
+from xal_ray.machine import settle
 from xal_ray.pool.activations import refuse_remote
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.progress import Reporter
+from xal_ray.storage import names_in
 from xal_ray.sweep.arms import Trial
-from xal_ray.sweep.binding import RECORD_NAME, bind, own_folder, refuse_strangers
-from xal_ray.sweep.capacity import Share, share_out
+from xal_ray.sweep.asking import about_dropped, check_validation, num_classes, num_trials, seeds_of, share_of
+from xal_ray.sweep.binding import (
+    Record,
+    RecordedArm,
+    add_to_record,
+    bind,
+    own_folder,
+    read_record,
+)
+from xal_ray.sweep.capacity import Share
+from xal_ray.sweep.family import Family, gather
+from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds
 from xal_ray.sweep.page.page import PAGE_NAME
 from xal_ray.sweep.planning import ArmPlan, Plan, is_cache_chosen, plan_arms, warnings_of
 from xal_ray.sweep.progress import SweepProgress
@@ -33,10 +42,9 @@ from xal_ray.sweep.proposing import known_arms, propose
 from xal_ray.sweep.results.best import BEST_NAME
 from xal_ray.sweep.results.outcome import write_results
 from xal_ray.sweep.results.wording import Verdict
-from xal_ray.sweep.space import Space, parse_pairs, scalar
+from xal_ray.sweep.space import parse_pairs, scalar
 from xal_ray.sweep.trial import Setting, TrialPlan
 
-_NO_CHECK = {"weight": 0.5, "normalise": "rank"}  # keys on whose values no check depends
 _MAX_FAILURES = 5  # that are named on the command line
 
 
@@ -98,7 +106,7 @@ def sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool = Fa
     """Run every arm with every seed, or what is left of that, and compare the arms with the baseline.
 
     Trials whose runs have finished are never run again: the same call goes on where it stopped, and one with
-    more arms or seeds adds to what is there.
+    more arms or seeds adds to what is there. What comes out is about all arms of the folder.
 
     Args:
         settings: The base of all arms, with its section `sweep`.
@@ -144,13 +152,15 @@ def _optional_cache(settings: Config, each: ArmPlan) -> Iterator[None]:
 
 def _sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool) -> SweepOutcome:
     spaces, plan = propose(settings)
-    share = _share(settings, plan, spaces)
+    share = share_of(settings, plan, spaces)
     folder = out.absolute()
-    for line in _about_dropped(plan):
+    for line in about_dropped(plan.dropped):
         reporter.line(line)
     known = known_arms(settings, plan, spaces)
     with locked(folder, what="sweep"), own_folder(folder), sharing([folder], settings.ray):
-        _open_pools(settings, known, folder, reporter, verbose=verbose)
+        pools = _open_pools(settings, known, folder, reporter, verbose=verbose)
+        left_out = lacking_seeds(known, pools, seeds_of(settings))
+        seeds = [seed for seed in seeds_of(settings) if seed not in left_out]
         setting = Setting(
             settings,
             folder,
@@ -160,110 +170,67 @@ def _sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool) ->
             spaces,
             math.inf if settings.sweep.search == "optuna" else 60.0,
             checks(),
+            tuple(seeds),
         )
-        if _is_something_left(setting, plan):
+        family = _gather(setting, plan, pools)
+        for line in (*about_dropped(family.twins), *about_left_out(left_out)):
+            reporter.line(line)
+        asked = [RecordedArm(each.name, each.arm.params, setting.seeds) for each in family.asked]
+        add_to_record(folder, asked, settings, left_out, family.twins)
+        if _is_something_left(setting, family.asked):
             _build_models(settings, known, reporter, verbose=verbose)
             actors.release()  # what decoded the images must not hold the processors of the trials
-            plan = _run_trials(setting, plan, share, reporter, verbose=verbose)
-        trials = [trial.outcome(stops_count=setting.stops_count) for trial in _trials(setting, plan)]
-        keys = {key for each in plan.arms for key in each.arm.params}
-        verdict = write_results(folder, settings, trials, warnings_of(settings, keys))
+            plan = _run_trials(setting, Plan(family.asked), share, reporter, verbose=verbose)
+            if settings.sweep.search == "optuna":  # only now are its arms known
+                family = _gather(setting, plan, pools)
+                add_to_record(folder, [], settings, twins=family.twins)
+        record = read_record(folder)
+        trials = _outcomes(setting, family, record)
+        keys = {key for trial in trials for key in trial.arm.params}
+        warnings = [
+            *warnings_of(keys, record.searches, record.schedulers),
+            *about_left_out(record.left_out),
+            *about_dropped(record.twins),
+        ]
+        verdict = write_results(folder, settings, trials, warnings)
     best = out / BEST_NAME
     return SweepOutcome(tuple(trials), verdict, out / PAGE_NAME, best if best.exists() else None)
 
 
-def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[str]:
-    """What a sweep would do, without doing any of it or asking a cloud or MLflow.
-
-    Raises:
-        InputError: It can't be done.
-    """
-    spaces, plan = propose(settings, ask=False)
-    share = _share(settings, plan, spaces)
-    notes = _rehearse(settings, known_arms(settings, plan, spaces), out, here=here)
-    chosen = settings.sweep
-    seeds = _seeds(settings)
-    drawn = f", and {chosen.num_samples} that Optuna suggests" if chosen.search == "optuna" else ""
-    there = " (there is one: it goes on)" if not is_remote(out) and (out / RECORD_NAME).exists() else ""
-    return [
-        f"sweep      {out}{there}",
-        *(
-            f"arm        {each.arm.label}{' (baseline)' if each.arm.is_baseline else ''}"
-            for each in plan.arms
-        ),
-        *(f"left out   {line}" for line in _about_dropped(plan)),
-        f"seeds      {len(seeds)}: {seeds[0]} to {seeds[-1]}",
-        f"trials     {len(plan.arms)} arms{drawn}, in all {_num_trials(settings, plan)} runs of "
-        f"{settings.num_rounds} rounds",
-        f"at once    {share.trials_at_once}, each with {share.cpus:g} CPUs, {share.gpus:g} GPUs and "
-        f"{share.resources.num_actors} actors",
-        f"search     {chosen.search}, scheduler {chosen.scheduler}",
-        f"compared   area under the validation curve of {chosen.metric}, seed by seed",
-        *(f"note       {text}" for text in notes),
-    ]
-
-
-def _rehearse(settings: Config, arms: Sequence[ArmPlan], out: Path, *, here: bool) -> list[str]:
-    """Check what `sweep` checks before the first trial, and write nothing; returns what to bear in mind."""
-    pools: dict[Path, PoolReader] = {}
-    notes: dict[str, None] = {}
-    seen = set()
-    for each in arms:
-        chosen = each.config
-        key = chosen.pool_path(), chosen.model, chosen.train.init, chosen.select.model_copy(update=_NO_CHECK)
-        if key in seen:
-            continue
-        seen.add(key)
-        if not has_source(chosen):
-            notes["there is no pool yet, and no pool.source to make it from"] = None
-            continue
-        found = rehearse(chosen, whole_queries=True, here=here)
-        notes |= dict.fromkeys(found.notes)
-        if found.pool is not None:
-            _check_validation(found.pool)
-            pools[chosen.pool_path()] = found.pool
-    if not is_remote(out):
-        refuse_strangers(out)
-        if base := pools.get(settings.pool_path()) or next(iter(pools.values()), None):
-            bind(settings, base, out, only_check=True)
-    return list(notes)
-
-
-def _share(settings: Config, plan: Plan, spaces: Mapping[str, Space]) -> Share:
-    return share_out(
-        [each.config for each in known_arms(settings, plan, spaces)],
-        settings.ray,
-        settings.sweep.trials_at_once,
-        _num_trials(settings, plan),
-        have=capacity(settings.ray),
-        cores=usable_cpus(),
+def _gather(setting: Setting, plan: Plan, pools: Mapping[Path, PoolReader]) -> Family:
+    return gather(
+        setting.base,
+        plan,
+        setting.seeds,
+        read_record(setting.folder).arms,
+        lambda each: num_classes(each, pools),
     )
 
 
-def _num_trials(settings: Config, plan: Plan) -> int:
-    suggested = settings.sweep.num_samples if settings.sweep.search == "optuna" else 0
-    return (len(plan.arms) + suggested) * settings.sweep.seeds
+def _outcomes(setting: Setting, family: Family, record: Record) -> list[Trial]:
+    """How all trials of the folder stand; arms of earlier calls whose folder is gone are no part of it."""
+    asked = {each.name for each in family.asked}
+    there = asked | set(names_in(setting.folder / "trials"))
+    return [
+        # What a scheduler of an earlier call stopped stays stopped.
+        setting.trial_of(member.plan, seed).outcome(
+            stops_count=setting.stops_count or member.plan.name not in asked
+        )
+        for member in family.members
+        if member.plan.name in there
+        for seed in member.seeds
+        if seed not in record.left_out
+    ]
 
 
-def _seeds(settings: Config) -> list[int]:
-    return [settings.seed + number for number in range(settings.sweep.seeds)]
-
-
-def _trials(setting: Setting, plan: Plan) -> list[TrialPlan]:
-    return [setting.trial_of(each, seed) for each in plan.arms for seed in _seeds(setting.base)]
-
-
-def _about_dropped(plan: Plan) -> list[str]:
-    if not plan.dropped:
-        return []
-    shown = "; ".join(plan.dropped[:3]) + ("; ..." if len(plan.dropped) > 3 else "")
-    return [f"{len(plan.dropped)} combinations are another arm in effect: {shown}"]
+def _trials(setting: Setting, arms: Sequence[ArmPlan]) -> list[TrialPlan]:
+    return [setting.trial_of(each, seed) for each in arms for seed in setting.seeds]
 
 
 def _open_pools(
     settings: Config, arms: Sequence[ArmPlan], folder: Path, reporter: Reporter, *, verbose: bool
-) -> None:
-    """Open or prepare the arms' pools, and refuse what can't work with them before any trial runs.
+) -> dict[Path, PoolReader]:
+    """Open or prepare the arms' pools, by path, and refuse what can't work with them before any trial runs.
 
     Raises:
         InputError: A pool or a budget does not fit; or the folder belongs to another sweep.
@@ -273,12 +240,13 @@ def _open_pools(
         path = each.config.pool_path()
         if path not in pools:
             pools[path] = open_or_prepare(each.config, reporter, verbose=verbose)
-            _check_validation(pools[path])
+            check_validation(pools[path])
         if each.config.model.cache_activations:
             with _optional_cache(settings, each):
                 refuse_remote(path)
         check_budget(each.config, pools[path], whole_queries=True)
     bind(settings, pools.get(settings.pool_path()) or next(iter(pools.values())), folder)
+    return pools
 
 
 def _build_models(base: Config, arms: Sequence[ArmPlan], reporter: Reporter, *, verbose: bool) -> None:
@@ -302,28 +270,19 @@ def _build_models(base: Config, arms: Sequence[ArmPlan], reporter: Reporter, *, 
                     keep_activations(pool, settings.model, settings.ray, reporter, verbose=verbose)
 
 
-def _check_validation(pool: PoolReader) -> None:
-    if not pool.card["counts"].get("val"):
-        raise ConfigError(
-            "a sweep compares arms on the validation split, and the pool has no labelled image there",
-            where=str(pool.path),
-            next_step="set pool.splits.val above 0, or give rows with split 'val' in the manifest",
-        )
-
-
 def _run_trials(setting: Setting, plan: Plan, share: Share, reporter: Reporter, *, verbose: bool) -> Plan:
     """Run what has not ended yet; returns the arms, with those that a search suggested."""
     chosen = setting.base.sweep
-    trials = _trials(setting, plan)
+    trials = _trials(setting, plan.arms)
     known = {trial.title for trial in trials if _has_ended(setting, trial)}
-    total = _num_trials(setting.base, plan)
+    total = num_trials(setting.base, plan, len(setting.seeds))
     there = f"; {len(known)} are there already" if known else ""
     reporter.line(f"{total} trials, {share.trials_at_once} at once{there}")
     start(setting.base.ray, verbose=verbose)
     from xal_ray.sweep.tuning import Grid, Search, Tuning
 
     tuning = Tuning(setting, share, SweepProgress(reporter, total, known), verbose=verbose)
-    seeds, may_stop = _seeds(setting.base), chosen.scheduler != "none"
+    seeds, may_stop = setting.seeds, chosen.scheduler != "none"
     if chosen.search != "optuna":
         # The baseline is what all others are compared with: it is never stopped.
         first, rest = (plan.arms[:1], plan.arms[1:]) if may_stop else (plan.arms, ())
@@ -338,9 +297,9 @@ def _run_trials(setting: Setting, plan: Plan, share: Share, reporter: Reporter, 
     return plan
 
 
-def _is_something_left(setting: Setting, plan: Plan) -> bool:
+def _is_something_left(setting: Setting, arms: Sequence[ArmPlan]) -> bool:
     is_search = setting.base.sweep.search == "optuna"
-    return is_search or not all(_has_ended(setting, trial) for trial in _trials(setting, plan))
+    return is_search or not all(_has_ended(setting, trial) for trial in _trials(setting, arms))
 
 
 def _has_ended(setting: Setting, trial: TrialPlan) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xal_ray import config
-from xal_ray.config import HAS_EFFECT, Config, build_config, flatten, set_key
+from xal_ray.config import CONTROL_STRATEGIES, HAS_EFFECT, Config, build_config, flatten, set_key
 from xal_ray.errors import ConfigError
 from xal_ray.places import place
 from xal_ray.storage import digest
@@ -77,10 +77,11 @@ def plan_arm(base: Config, params: Mapping[str, Value], *, is_baseline: bool = F
     first = _with_params(base, params)
     kept = {key: _value_at(first, key) for key in params if key not in HAS_EFFECT or first.has_effect(key)}
     chosen = _with_params(base, kept) if kept != dict(params) else first
-    arm = Arm(kept or {"select.strategy": chosen.select.strategy}, is_baseline)
+    params_of_arm = kept or {"select.strategy": chosen.select.strategy}
+    arm = Arm(params_of_arm, is_baseline, chosen.select.strategy in CONTROL_STRATEGIES)
     slug = _slug(base, chosen)
     chosen = _with_own_pool(base, _with_cache(base, chosen, params))
-    return ArmPlan(arm, chosen, f"{slug}-{digest(_effect(chosen))[:8]}")
+    return ArmPlan(arm, chosen, f"{slug}-{digest(effect(chosen))[:8]}")
 
 
 def with_places(settings: Config, root: Path) -> Config:
@@ -99,8 +100,14 @@ def with_places(settings: Config, root: Path) -> Config:
     return settings.model_copy(update={"pool": pool, "model": model, "labels": labels})
 
 
-def warnings_of(base: Config, keys: Iterable[str]) -> list[str]:
-    """What to bear in mind when arms that differ in these keys are compared, in sentences."""
+def warnings_of(keys: Iterable[str], searches: Iterable[str], schedulers: Iterable[str]) -> list[str]:
+    """What to bear in mind when arms are compared, in sentences.
+
+    Args:
+        keys: That differ between the arms.
+        searches: That proposed any of them.
+        schedulers: That could stop any of their trials.
+    """
     swept, sentences = set(keys), []
     if found := sorted(_BUDGET_KEYS & swept):
         sentences.append(
@@ -112,12 +119,12 @@ def warnings_of(base: Config, keys: Iterable[str]) -> list[str]:
             f"Arms differ in {', '.join(found)}: with one seed they do not begin from the same labelled set "
             "and images, so pairs share less than their seeds suggest."
         )
-    if base.sweep.scheduler == "asha":
+    if "asha" in schedulers:
         sentences.append(
             "The scheduler asha stops trials by their validation curve so far, whatever their seed; an arm's "
             "mean over the trials that it let finish is too good by that."
         )
-    if base.sweep.search == "optuna":
+    if "optuna" in searches:
         sentences.append(
             "Optuna chose the arms by the same validation curves that compare them: the best of them looks "
             "better than it is."
@@ -170,10 +177,10 @@ def _pool_settings(pool: config.Pool) -> dict[str, Any]:
 
 
 def _effect_of(plan: ArmPlan) -> str:
-    return digest(_effect(plan.config))
+    return digest(effect(plan.config))
 
 
-def _effect(settings: Config) -> dict[str, Any]:
+def effect(settings: Config) -> dict[str, Any]:
     """What trials of an arm depend on beside their seed, the data, and what all arms share."""
     identity = settings.identity() | {"num_rounds": settings.num_rounds}
     del identity["seed"]
@@ -181,7 +188,7 @@ def _effect(settings: Config) -> dict[str, Any]:
 
 
 def _slug(base: Config, chosen: Config) -> str:
-    before, now = flatten(_effect(base)), flatten(_effect(chosen))
+    before, now = flatten(effect(base)), flatten(effect(chosen))
     differing = {key.partition(".")[2]: now[key] for key in now if now[key] != before.get(key)}
     text = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", Arm(differing).label.replace(", ", ","))
     return text.strip("._")[:_MAX_SLUG].rstrip("._") or "base"

@@ -50,6 +50,7 @@ class Setting:
         wait_s: How long a trial waits for another process that holds its folder: a worker that an earlier,
             killed sweep left behind, or, where a search may suggest an arm twice, the trial's own twin.
         checks: What a worker makes sure of first: its code, and that it sees the sweep's folder.
+        seeds: Of all arms, in the order in which a search counts them.
     """
 
     base: Config
@@ -60,12 +61,13 @@ class Setting:
     spaces: Mapping[str, Space] = field(default_factory=dict)
     wait_s: float = 60.0
     checks: tuple[Check, ...] = ()
+    seeds: tuple[int, ...] = ()
 
     def drawn_trial(self, drawn: Mapping[str, Any]) -> TrialPlan:
         """The trial that Tune means with one of its configurations: of a grid, or of a search."""
         if SEED in drawn:
             return self.trial(drawn[ARM], drawn[SEED])
-        return self.trial(read_drawn(self.spaces, drawn[ARM]), self.base.seed + drawn[SEED_INDEX])
+        return self.trial(read_drawn(self.spaces, drawn[ARM]), self.seeds[drawn[SEED_INDEX]])
 
     def trial(self, params: Mapping[str, Value], seed: int) -> TrialPlan:
         """The trial of an arm with a seed."""
@@ -196,11 +198,12 @@ def _read_round(files: RoundLayout, before: list[dict[str, Any]], metric: str) -
     """A round's results as Tune and TensorBoard get them.
 
     The objective is the area under the validation curve so far, divided by its width; of the first round the
-    value itself. Nothing reads the test split's values but people.
+    value itself. The test split is none of theirs: Tune's logs, TensorBoard and MLflow are read before the
+    choice.
     """
     metrics = read_json(files.metrics)
-    splits = {split: _numbers(metrics["splits"][split] or {}) for split in ("val", "test")}
-    value = splits["val"].get(metric, math.nan)
+    validation = _numbers(metrics["splits"]["val"] or {})
+    value = validation.get(metric, math.nan)
     num_labels = [*(reading["num_labels"] for reading in before), metrics["num_labels"]]
     values = [*(reading["val"].get(metric) for reading in before), value]
     area = area_over_rounds(num_labels, values) if before else value
@@ -209,7 +212,7 @@ def _read_round(files: RoundLayout, before: list[dict[str, Any]], metric: str) -
         ROUNDS_DONE: files.number + 1,
         "num_labels": metrics["num_labels"],
         OBJECTIVE: math.nan if area is None else area,
-        **splits,
+        "val": validation,
     }
 
 

@@ -24,6 +24,7 @@ from xal_ray.errors import StageError, StorageError
 from xal_ray.places import RemotePath, is_remote
 from xal_ray.storage import digest, read_json, remove_tree, write_json
 from xal_ray.sweep.arms import Arm, Value
+from xal_ray.sweep.binding import RecordedArm, add_to_record
 from xal_ray.sweep.capacity import Share
 from xal_ray.sweep.drawing import ARM, OBJECTIVE, SEED, SEED_INDEX, optuna_search, read_drawn
 from xal_ray.sweep.planning import ArmPlan
@@ -121,6 +122,13 @@ class Tuning:
         if plan.outcome(stops_count=True).status == "unfinished":
             write_json(plan.stop, {"round": result.get("round")})
         self.progress.ended(plan, result.get(OBJECTIVE), result.get("time_total_s", 0.0))
+
+    def begins(self, trial: Any) -> None:
+        """Write down an arm that a search suggests, so that the folder knows it if the sweep is killed."""
+        if SEED_INDEX in trial.config:
+            each = self.setting.drawn_trial(trial.config)
+            entry = RecordedArm(each.plan.name, each.plan.arm.params, (each.seed,))
+            add_to_record(self.setting.folder, [entry], self.setting.base)
 
     def begins_again(self, trial: Any) -> None:
         """Tell people that a trial's worker died."""
@@ -230,6 +238,11 @@ class Tuning:
 
 class _Listener(tune.Callback):  # type: ignore[misc]  # mypy does not follow Ray
     """Passes on how trials end. It holds nothing, since Tune stores it with the experiment."""
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial is about to run."""
+        if _at_work is not None:
+            _at_work.begins(trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended by itself, or was stopped."""

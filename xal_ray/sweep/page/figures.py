@@ -78,8 +78,7 @@ def validation_curves(comparison: Comparison) -> str | None:
 
 def curves_on_test(comparison: Comparison) -> str | None:
     """Test curves of the baseline and the chosen arm, with bands; None without either."""
-    shown = [arm for arm in comparison.arms if arm.arm.is_baseline or arm is comparison.best]
-    return _draw_curves(comparison, [arm for arm in shown if arm.finished], "test")
+    return _draw_curves(comparison, [arm for arm in comparison.on_test if arm.finished], "test")
 
 
 def curve(arm: ArmSummary, split: str, metric: str) -> list[CurvePoint]:

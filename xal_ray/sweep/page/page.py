@@ -17,6 +17,7 @@ from xal_ray.pool.breakdown import MIN_GROUPS
 from xal_ray.report.numbers import format_number, p_words
 from xal_ray.report.page import public_config
 from xal_ray.storage import write_bytes
+from xal_ray.sweep.arms import Value
 from xal_ray.sweep.page import figures
 from xal_ray.sweep.page.canvas import short_keys
 from xal_ray.sweep.page.parallel_figure import parallel_figure
@@ -89,7 +90,8 @@ def _context(base: Config, verdict: Verdict, warnings: Sequence[str]) -> dict[st
         "num_trials": sum(len(arm.readings) for arm in comparison.arms),
         "num_finished": sum(len(arm.finished) for arm in comparison.arms),
         "seed_words": _seed_words(comparison.seeds),
-        "asked": _asked(base),
+        "same_seeds": len({tuple(r.trial.seed for r in arm.readings) for arm in comparison.arms}) == 1,
+        "asked": _asked(base, comparison),
         "ended_early": [
             (reading, arm, without_folders(reading.trial.cause or ""))
             for arm in comparison.arms
@@ -108,10 +110,14 @@ def _context(base: Config, verdict: Verdict, warnings: Sequence[str]) -> dict[st
     }
 
 
-def _asked(base: Config) -> list[tuple[str, str]]:
-    """What was tried, as (term, words)."""
+def _asked(base: Config, comparison: Comparison) -> list[tuple[str, str]]:
+    """What was tried by all calls together, as (term, words); how, by the last."""
     sweep = base.sweep
-    params = [(key, _values_words(key, values)) for key, values in sweep.params.items()]
+    values: dict[str, list[Value]] = {}
+    for arm in comparison.arms:
+        for key, value in ({} if arm.arm.is_baseline else arm.arm.params).items():
+            values.setdefault(key, []).append(value)
+    params = [(key, _values_words(key, list(dict.fromkeys(found)))) for key, found in values.items()]
     samples = "" if sweep.search == "grid" else f", {sweep.num_samples} arms"
     return [
         *params,
@@ -184,7 +190,11 @@ def _about_groups(comparison: Comparison) -> list[str]:
 
 
 def _seed_words(seeds: Sequence[int]) -> str:
-    return f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    """`0 to 9`, or all of them where some between are left out."""
+    if not seeds:
+        return "none"
+    is_range = len(seeds) == seeds[-1] - seeds[0] + 1
+    return f"{seeds[0]} to {seeds[-1]}" if is_range and len(seeds) > 1 else ", ".join(map(str, seeds))
 
 
 def _duration(seconds: float | None) -> str:

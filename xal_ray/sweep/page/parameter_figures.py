@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from xal_ray.report.figures import MUTED
-from xal_ray.sweep.arms import Value
 from xal_ray.sweep.page.canvas import (
     BASELINE_COLOUR,
     BEST_COLOUR,
@@ -116,7 +115,7 @@ def _draw_numbers(
                 if arm.arm.params[axis.key] == value and _combination(arm, words) == combination
             ]
             _draw_seeds(cell, here, float(value), colour)
-            if estimate := _average(here, axis, value, combination):
+            if estimate := _average(here):
                 points.append((float(value), estimate))
         _draw_means(cell, points, colour, combination, connect)
     if axis.logarithmic:
@@ -150,7 +149,7 @@ def _draw_columns(cell: Any, comparison: Comparison, axis: Axis) -> None:
     for x, value in enumerate(axis.values):
         here = [arm for arm in comparison.arms if _has(arm, axis) and arm.arm.params[axis.key] == value]
         _draw_seeds(cell, here, float(x), BEST_COLOUR, JITTER)
-        if estimate := _average(here, axis, value, ""):
+        if estimate := _average(here):
             if estimate.low is not None:
                 cell.vlines(x, estimate.low, estimate.high, color=BEST_COLOUR, linewidth=2.2, zorder=3)
             cell.plot(
@@ -183,10 +182,13 @@ def _draw_seeds(cell: Any, arms: Sequence[ArmSummary], x: float, colour: str, ji
         )
 
 
-def _average(arms: Sequence[ArmSummary], axis: Axis, value: Value, combination: str) -> Estimate | None:
+def _average(arms: Sequence[ArmSummary]) -> Estimate | None:
     """Mean over complete arms within each seed, then over seeds: arms that share seeds are no sample."""
     complete = [arm for arm in arms if arm.is_complete]
     if not complete:
         return None
-    by_seed = [fmean(arm.objectives[seed] for arm in complete) for seed in complete[0].objectives]
+    seeds = [seed for seed in complete[0].objectives if all(seed in arm.objectives for arm in complete)]
+    if not seeds:
+        return None
+    by_seed = [fmean(arm.objectives[seed] for arm in complete) for seed in seeds]
     return estimate_mean(by_seed)

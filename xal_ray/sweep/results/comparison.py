@@ -18,6 +18,7 @@ from xal_ray.sweep.arms import Arm
 from xal_ray.sweep.results.readings import TrialReading, arm_key
 
 SIGNIFICANCE = 0.05
+ENOUGH_SEEDS = 10  # with which an arm may be chosen beside others with more
 
 Standing = Literal["baseline", "better", "worse", "not shown", "not compared"]
 
@@ -64,7 +65,8 @@ class ArmSummary:
         readings: Its trials, by seed.
         objectives: Seed to area under the validation curve, of finished trials.
         estimate: Of the objectives; None without any.
-        is_complete: Every seed of the sweep has an objective. Only such arms are compared and chosen.
+        is_complete: Every seed that it was planned with has an objective. Only such arms are compared and
+            chosen.
         difference: To the baseline; None for the baseline itself, and where nothing is compared.
     """
 
@@ -102,6 +104,11 @@ class ArmSummary:
         """The trials that ran to their end."""
         return tuple(reading for reading in self.readings if reading.trial.status == "finished")
 
+    @property
+    def num_seeds(self) -> int:
+        """How many seeds it was planned with."""
+        return len(self.readings)
+
     def count(self, status: str) -> int:
         """How many trials have a status."""
         return sum(reading.trial.status == status for reading in self.readings)
@@ -123,10 +130,13 @@ class Comparison:
 
     Attributes:
         metric: Whose area is the objective.
-        seeds: Of the sweep.
+        seeds: Of all arms together; an arm that was added with others has some of them.
         arms: In the order in which they came.
         baseline: None where no trial of it is known.
-        best: The complete arm with the largest mean objective, the earliest of equals.
+        candidates: The arms that may be chosen: complete, no control, and with `ENOUGH_SEEDS` seeds, or as
+            many as any of them has.
+        best: The candidate with the largest mean difference to the baseline, the earliest of equals; by the
+            objective itself where there is no baseline to compare with.
         test: None without a best arm other than the baseline, or without a test split.
     """
 
@@ -134,6 +144,7 @@ class Comparison:
     seeds: tuple[int, ...]
     arms: tuple[ArmSummary, ...]
     baseline: ArmSummary | None
+    candidates: tuple[ArmSummary, ...]
     best: ArmSummary | None
     test: OnTest | None
 
@@ -144,8 +155,13 @@ class Comparison:
 
     @property
     def num_pairs(self) -> int:
-        """Seeds that a compared arm shares with the baseline: those that the baseline finished."""
-        return len(self.baseline.objectives) if self.baseline else 0
+        """The most seeds that a compared arm shares with the baseline."""
+        return max((len(arm.difference.by_seed) for arm in self.arms if arm.difference), default=0)
+
+    @property
+    def on_test(self) -> tuple[ArmSummary, ...]:
+        """The arms whose test split is shown: the chosen one and the baseline, once there is a choice."""
+        return tuple(arm for arm in self.arms if self.best and (arm is self.best or arm.arm.is_baseline))
 
     def standing(self, standing: Standing) -> tuple[ArmSummary, ...]:
         """The arms that stand so."""
@@ -159,18 +175,18 @@ def compare(base: Config, readings: Sequence[TrialReading]) -> Comparison:
         base: The sweep's configuration.
         readings: Of all trials, those of an arm side by side (`read_trials`).
     """
-    seeds = tuple(range(base.seed, base.seed + base.sweep.seeds))
     grouped = groupby(readings, key=lambda reading: arm_key(reading.trial.arm))
-    arms = tuple(_summarise(tuple(group), seeds) for _, group in grouped)
+    arms = tuple(_summarise(tuple(group)) for _, group in grouped)
     arms = _with_differences(arms, _baseline_of(arms), base.seed)
     baseline = _baseline_of(arms)
-    candidates = [arm for arm in arms if arm.is_complete and arm.estimate]
-    best = max(candidates, key=_mean_objective, default=None)
+    candidates = _candidates(arms)
+    best = max(candidates, key=lambda arm: _merit(arm, baseline), default=None)
     return Comparison(
         metric=base.sweep.metric,
-        seeds=seeds,
+        seeds=tuple(sorted({reading.trial.seed for reading in readings})),
         arms=arms,
         baseline=baseline,
+        candidates=candidates,
         best=best,
         test=_read_test(best, baseline),
     )
@@ -186,7 +202,7 @@ def estimate_difference(values: Sequence[float]) -> Estimate:
     return Estimate(*mean_with_interval(values, (-1.0, 1.0)))
 
 
-def _summarise(readings: tuple[TrialReading, ...], seeds: Sequence[int]) -> ArmSummary:
+def _summarise(readings: tuple[TrialReading, ...]) -> ArmSummary:
     arm = readings[0].trial.arm
     objectives = _by_seed(readings, lambda reading: reading.objective)
     return ArmSummary(
@@ -194,7 +210,7 @@ def _summarise(readings: tuple[TrialReading, ...], seeds: Sequence[int]) -> ArmS
         readings=readings,
         objectives=objectives,
         estimate=estimate_mean(list(objectives.values())) if objectives else None,
-        is_complete=set(seeds) <= set(objectives),
+        is_complete=len(objectives) == len(readings),
     )
 
 
@@ -207,7 +223,7 @@ def _with_differences(
     found = {
         number: _difference(arm, baseline, base_seed)
         for number, arm in enumerate(arms)
-        if arm.is_complete and not arm.arm.is_baseline
+        if arm.is_complete and not arm.arm.is_baseline and arm.objectives.keys() & baseline.objectives.keys()
     }
     adjusted = holm([difference.p for difference in found.values()])
     for number, p in zip(found, adjusted, strict=True):
@@ -254,8 +270,19 @@ def _paired(one: Mapping[int, float], other: Mapping[int, float]) -> dict[int, f
     return {seed: value - other[seed] for seed, value in one.items() if seed in other}
 
 
-def _mean_objective(arm: ArmSummary) -> float:
-    return arm.estimate.mean if arm.estimate else float("-inf")
+def _candidates(arms: Sequence[ArmSummary]) -> tuple[ArmSummary, ...]:
+    able = [arm for arm in arms if arm.is_complete and arm.estimate and not arm.arm.is_control]
+    least = min(ENOUGH_SEEDS, max((arm.num_seeds for arm in able), default=0))
+    return tuple(arm for arm in able if arm.num_seeds >= least)
+
+
+def _merit(arm: ArmSummary, baseline: ArmSummary | None) -> float:
+    """What an arm is chosen by: a difference within seeds, so that arms of other seeds stand beside it."""
+    if baseline is None or not baseline.objectives:
+        return arm.estimate.mean if arm.estimate else float("-inf")
+    if arm.arm.is_baseline:
+        return 0.0
+    return arm.difference.estimate.mean if arm.difference else float("-inf")
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xal_ray.config import Config
-from xal_ray.storage import write_json, write_table
+from xal_ray.storage import read_json, write_json, write_table
 from xal_ray.sweep.arms import Trial
 from xal_ray.sweep.page.page import build_page
 from xal_ray.sweep.results.best import write_best
@@ -29,14 +29,15 @@ STATUSES = ("finished", "stopped", "failed", "unfinished")
 
 
 def write_results(folder: Path, base: Config, trials: Sequence[Trial], warnings: Sequence[str]) -> Verdict:
-    """Write all that a sweep leaves behind, replacing what an earlier call wrote.
+    """Write all that a sweep leaves behind; it is about all trials of the folder.
 
-    The same trials give the same bytes.
+    The same trials give the same bytes. The test metrics of the table are those of the baseline and the
+    chosen arm alone.
 
     Args:
         folder: The sweep's folder.
         base: Its configuration.
-        trials: All of them, arms in the order in which they are to be shown; unfinished ones too.
+        trials: All of the folder, arms in the order in which they are to be shown; unfinished ones too.
         warnings: Sentences for the page.
 
     Returns:
@@ -47,12 +48,23 @@ def write_results(folder: Path, base: Config, trials: Sequence[Trial], warnings:
         StorageError: The disk refused.
     """
     readings = read_trials(folder, trials, base.sweep.metric)
-    write_table(folder / TABLE_NAME, trials_table(readings))
-    verdict = give_verdict(compare(base, readings))
-    write_json(folder / VERDICT_NAME, verdict_tree(verdict, warnings))
+    comparison = compare(base, readings)
+    shown = [arm.arm for arm in comparison.on_test]
+    write_table(folder / TABLE_NAME, trials_table(readings, shown))
+    before = _shown_before(folder)
+    verdict = give_verdict(comparison, before)
+    tree = verdict_tree(verdict, warnings)
+    tree["shown_on_test"] = list(dict.fromkeys([*before, *(arm.label for arm in shown)]))
+    write_json(folder / VERDICT_NAME, tree)
     write_best(folder, base, verdict.comparison)
     build_page(folder, base, verdict, warnings)
     return verdict
+
+
+def _shown_before(folder: Path) -> list[str]:
+    """The arms whose test metrics earlier calls have shown."""
+    path = folder / VERDICT_NAME
+    return list(read_json(path).get("shown_on_test", ())) if path.exists() else []
 
 
 def verdict_tree(verdict: Verdict, warnings: Sequence[str]) -> dict[str, Any]:
@@ -80,7 +92,9 @@ def _arm_tree(arm: ArmSummary, comparison: Comparison) -> dict[str, Any]:
         "shown_as": arm_name(arm.arm),
         "params": dict(arm.arm.params),
         "is_baseline": arm.arm.is_baseline,
+        "is_control": arm.arm.is_control,
         "is_best": arm is comparison.best,
+        "seeds": arm.num_seeds,
         "standing": arm.standing,
         "objective": asdict(arm.estimate) if arm.estimate else None,
         "objectives": _seed_keys(arm.objectives),

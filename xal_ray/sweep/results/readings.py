@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,11 +133,17 @@ def table_schema(arms: Sequence[Arm]) -> pa.Schema:
     )
 
 
-def trials_table(readings: Sequence[TrialReading]) -> pa.Table:
-    """A row for each trial and round (`table_schema`); a trial without rounds has one row of nulls."""
+def trials_table(readings: Sequence[TrialReading], on_test: Collection[Arm]) -> pa.Table:
+    """A row for each trial and round (`table_schema`); a trial without rounds has one row of nulls.
+
+    Args:
+        readings: Of all trials.
+        on_test: The arms whose test metrics may be seen; those of the others are null, so that nobody chooses
+            by them.
+    """
     schema = table_schema([reading.trial.arm for reading in readings])
     rows = [
-        _trial_cells(reading, schema) | _round_cells(a_round)
+        _trial_cells(reading, schema) | _round_cells(a_round, with_test=reading.trial.arm in on_test)
         for reading in readings
         for a_round in reading.rounds or (None,)
     ]
@@ -224,14 +230,15 @@ def _trial_cells(reading: TrialReading, schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def _round_cells(a_round: RoundReading | None) -> dict[str, Any]:
+def _round_cells(a_round: RoundReading | None, *, with_test: bool) -> dict[str, Any]:
     if a_round is None:
         return {}
+    hidden = () if with_test else _value_names("test")
     return {
         "round": a_round.number,
         "num_labels": a_round.num_labels,
         **{f"{stage}_s": seconds for stage, seconds in a_round.seconds.items()},
-        **a_round.values,
+        **{name: value for name, value in a_round.values.items() if name not in hidden},
     }
 
 

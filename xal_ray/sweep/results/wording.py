@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from xal_ray.config import CONTROL_STRATEGIES
 from xal_ray.paired import holm, smallest_sign_flip_p
 from xal_ray.report.numbers import format_number, p_words, signed
 from xal_ray.sweep.arms import Arm
@@ -37,13 +36,20 @@ class Verdict:
     comparison: Comparison
 
 
-def give_verdict(comparison: Comparison) -> Verdict:
-    """Put a comparison into words."""
+def give_verdict(comparison: Comparison, shown_on_test: Sequence[str] = ()) -> Verdict:
+    """Put a comparison into words.
+
+    Args:
+        comparison: The numbers.
+        shown_on_test: Labels of the arms whose test metrics have been shown before.
+    """
     remarks = (
         _about_seeds(comparison),
         _about_missing(comparison),
         _about_baseline(comparison),
         _about_choice(comparison),
+        _about_controls(comparison),
+        _about_test(comparison, shown_on_test),
     )
     return Verdict(_headline(comparison), tuple(remark for remark in remarks if remark), comparison)
 
@@ -91,7 +97,8 @@ def _headline(comparison: Comparison) -> str:
         return _nothing_compared(comparison)
     reference = f"the baseline ({arm_name(baseline.arm)})"
     better, worse = comparison.standing("better"), comparison.standing("worse")
-    shown = max(better or compared, key=lambda arm: _difference(arm).estimate.mean)
+    usable = [arm for arm in better if not arm.arm.is_control]
+    shown = max(usable or better or compared, key=lambda arm: _difference(arm).estimate.mean)
     evidence = _evidence(_difference(shown), len(compared))
     value = estimate_words(_difference(shown).estimate, with_sign=True)
     if not better:
@@ -100,6 +107,8 @@ def _headline(comparison: Comparison) -> str:
         largest = f"the largest difference is {value} for {arm_name(shown.arm)} ({evidence})"
         return f"No arm is shown to be better than {reference}: {largest}."
     text = f"{arm_name(shown.arm)} is better than {reference}: {value} ({evidence})."
+    if not usable:
+        text = f"No arm but a control is shown to be better than {reference}. {text}"
     if len(compared) == 1:
         return text
     counts = f"{len(better)} of {len(compared)} arms {_are(len(better))} better"
@@ -120,7 +129,7 @@ def _nothing_compared(comparison: Comparison) -> str:
             f"The validation {comparison.metric.replace('_', ' ')} of {name} has gaps in every trial, "
             "so no arm can be compared with it."
         )
-    return f"No other arm finished all {len(comparison.seeds)} seeds, so none is compared with {name}."
+    return f"No other arm finished {_all_seeds(comparison)}, so none is compared with {name}."
 
 
 def _evidence(difference: Difference, num_compared: int) -> str:
@@ -137,7 +146,7 @@ def _about_seeds(comparison: Comparison) -> str:
     if smallest < SIGNIFICANCE:
         return ""
     pairs, arms = _counted(max(counts), "paired seed"), _counted(len(counts), "compared arm")
-    needed = _seeds_needed(len(counts))
+    needed = seeds_needed(len(counts))
     way_out = f"It takes {needed} seeds."
     if needed is None:
         most = int(SIGNIFICANCE / smallest_sign_flip_p(MANY_SEEDS))
@@ -149,7 +158,7 @@ def _about_seeds(comparison: Comparison) -> str:
     )
 
 
-def _seeds_needed(num_arms: int) -> int | None:
+def seeds_needed(num_arms: int) -> int | None:
     """The least number of paired seeds with which an arm of so many could be significant; None for none."""
     possible = (
         count for count in range(2, MANY_SEEDS) if num_arms * smallest_sign_flip_p(count) < SIGNIFICANCE
@@ -183,27 +192,68 @@ def _about_baseline(comparison: Comparison) -> str:
     if baseline is None or baseline.is_complete or not comparison.compared:
         return ""
     return (
-        f"The baseline has a result for {comparison.num_pairs} of {len(comparison.seeds)} seeds only: "
+        f"The baseline has a result for {len(baseline.objectives)} of {baseline.num_seeds} seeds only: "
         "differences are over these, and it can't be chosen."
     )
 
 
 def _about_choice(comparison: Comparison) -> str:
-    best = comparison.best
+    best, candidates = comparison.best, comparison.candidates
     if best is None or best.estimate is None:
-        return f"No arm finished all {len(comparison.seeds)} seeds, so none is chosen: there is no best.yaml."
-    num_candidates = sum(arm.is_complete for arm in comparison.arms)
-    if num_candidates == 1:
-        return f"best.yaml holds {arm_name(best.arm)}, the only arm that finished all seeds."
+        what = "arm" if not any(arm.is_complete for arm in comparison.arms) else "arm but a control"
+        return f"No {what} finished {_all_seeds(comparison)}, so none is chosen: there is no best.yaml."
+    others = [arm for arm in comparison.arms if arm.is_complete and not arm.arm.is_control]
+    fewer = ""
+    if len(others) > len(candidates):
+        few = len(others) - len(candidates)
+        fewer = f" {_counted(few, 'arm')} with fewer seeds can't be chosen."
+    if len(candidates) == 1:
+        return f"best.yaml holds {arm_name(best.arm)}, the only arm that could be chosen.{fewer}"
     chosen = f"{'the baseline' if best.arm.is_baseline else arm_name(best.arm)} has the largest mean"
     if best.standing not in ("baseline", "better"):
         chosen += ", which does not show that it is better than the baseline"
-    if best.arm.params.get("select.strategy") in CONTROL_STRATEGIES and not best.arm.is_baseline:
-        chosen += "; it is a control, so what it gains does not come from what the others add to it"
     return (
         f"best.yaml: {chosen}. The mean of {format_number(best.estimate.mean)} is optimistic, as the largest "
-        f"of {num_candidates} on the same validation split (the winner's curse)."
+        f"of {len(candidates)} on the same validation split (the winner's curse).{fewer}"
     )
+
+
+def _about_controls(comparison: Comparison) -> str:
+    """Where a control does at least as well as what was chosen."""
+    best = comparison.best
+    if best is None or best.estimate is None:
+        return ""
+    mean = best.estimate.mean
+    above = [
+        arm
+        for arm in comparison.arms
+        if arm.arm.is_control and arm.is_complete and arm.estimate and arm.estimate.mean >= mean
+    ]
+    if not above:
+        return ""
+    names = ", ".join(f"{arm_name(arm.arm)} {estimate_words(arm.estimate)}" for arm in above if arm.estimate)
+    return (
+        f"A control has as large a mean as the chosen arm ({names}). It is never chosen: what it gains does "
+        "not come from looking where the expert looks, and so perhaps nor does what the others gain."
+    )
+
+
+def _about_test(comparison: Comparison, shown_before: Sequence[str]) -> str:
+    """Where this choice was made after a look at the test split."""
+    now = [arm.label for arm in comparison.on_test]
+    others = [label for label in shown_before if label not in now]
+    if not others:
+        return ""
+    names = ", ".join(one_line(label) for label in others)
+    return (
+        f"The test split has been shown before, for {without_folders(names)}: it is no longer fresh for what "
+        "was chosen since."
+    )
+
+
+def _all_seeds(comparison: Comparison) -> str:
+    count = len(comparison.seeds)
+    return f"all {count} seeds" if all(arm.num_seeds == count for arm in comparison.arms) else "all its seeds"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -1,0 +1,154 @@
+"""What a call asks for before anything runs: arms, seeds, trials and resources, and all that in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from xal_ray.config import Config
+from xal_ray.engine.session import capacity
+from xal_ray.errors import ConfigError
+from xal_ray.loop.rehearsal import has_source, rehearse
+from xal_ray.machine import usable_cpus
+from xal_ray.places import is_remote
+from xal_ray.pool.schema import PoolReader, open_pool
+from xal_ray.sweep.binding import RECORD_NAME, bind, read_record, refuse_strangers
+from xal_ray.sweep.capacity import Share, share_out
+from xal_ray.sweep.family import gather
+from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds
+from xal_ray.sweep.planning import ArmPlan, Plan
+from xal_ray.sweep.proposing import known_arms, propose
+from xal_ray.sweep.space import Space
+
+_NO_CHECK = {"weight": 0.5, "normalise": "rank"}  # keys on whose values no check depends
+
+
+def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[str]:
+    """What a sweep would do, without doing any of it or asking a cloud or MLflow.
+
+    Raises:
+        InputError: It can't be done.
+    """
+    spaces, plan = propose(settings, ask=False)
+    share = share_of(settings, plan, spaces)
+    chosen = settings.sweep
+    seeds = seeds_of(settings)
+    known = known_arms(settings, plan, spaces)
+    notes, pools = _rehearse(settings, known, out, here=here)
+    there = [each for each in known if each.config.pool_path() in pools]
+    left_out = lacking_seeds(there, pools, seeds)
+    recorded = () if is_remote(out) else read_record(out).arms
+    family = gather(settings, plan, seeds, recorded, lambda each: num_classes(each, pools))
+    earlier = len(family.members) - len(family.asked)
+    drawn = f", and {chosen.num_samples} that Optuna suggests" if chosen.search == "optuna" else ""
+    goes_on = " (there is one: it goes on)" if not is_remote(out) and (out / RECORD_NAME).exists() else ""
+    return [
+        f"sweep      {out}{goes_on}",
+        *(
+            f"arm        {each.arm.label}{' (baseline)' if each.arm.is_baseline else ''}"
+            for each in family.asked
+        ),
+        *([f"there      {earlier} more of earlier calls, compared with these"] if earlier else []),
+        *(
+            f"left out   {line}"
+            for line in (
+                *about_dropped(plan.dropped),
+                *about_dropped(family.twins),
+                *about_left_out(left_out),
+            )
+        ),
+        f"seeds      {len(seeds)}: {seeds[0]} to {seeds[-1]}",
+        f"trials     {len(family.asked)} arms{drawn}, in all {num_trials(settings, Plan(family.asked))} "
+        f"runs of {settings.num_rounds} rounds",
+        f"at once    {share.trials_at_once}, each with {share.cpus:g} CPUs, {share.gpus:g} GPUs and "
+        f"{share.resources.num_actors} actors",
+        f"search     {chosen.search}, scheduler {chosen.scheduler}",
+        f"compared   area under the validation curve of {chosen.metric}, seed by seed",
+        *(f"note       {text}" for text in notes),
+    ]
+
+
+def _rehearse(
+    settings: Config, arms: Sequence[ArmPlan], out: Path, *, here: bool
+) -> tuple[list[str], dict[Path, PoolReader]]:
+    """Check what `sweep` checks before the first trial, and write nothing.
+
+    Returns:
+        What to bear in mind, and the pools that are there, by path.
+    """
+    pools: dict[Path, PoolReader] = {}
+    notes: dict[str, None] = {}
+    seen = set()
+    for each in arms:
+        chosen = each.config
+        key = chosen.pool_path(), chosen.model, chosen.train.init, chosen.select.model_copy(update=_NO_CHECK)
+        if key in seen:
+            continue
+        seen.add(key)
+        if not has_source(chosen):
+            notes["there is no pool yet, and no pool.source to make it from"] = None
+            continue
+        found = rehearse(chosen, whole_queries=True, here=here)
+        notes |= dict.fromkeys(found.notes)
+        if found.pool is not None:
+            check_validation(found.pool)
+            pools[chosen.pool_path()] = found.pool
+    if not is_remote(out):
+        refuse_strangers(out)
+        if base := pools.get(settings.pool_path()) or next(iter(pools.values()), None):
+            bind(settings, base, out, only_check=True)
+    return list(notes), pools
+
+
+def seeds_of(settings: Config) -> list[int]:
+    """The paired seeds."""
+    return [settings.seed + number for number in range(settings.sweep.seeds)]
+
+
+def num_trials(settings: Config, plan: Plan, num_seeds: int | None = None) -> int:
+    """How many runs a call asks for, those that are there already among them."""
+    suggested = settings.sweep.num_samples if settings.sweep.search == "optuna" else 0
+    return (len(plan.arms) + suggested) * (num_seeds or settings.sweep.seeds)
+
+
+def share_of(settings: Config, plan: Plan, spaces: Mapping[str, Space]) -> Share:
+    """What each trial gets of the machine."""
+    return share_out(
+        [each.config for each in known_arms(settings, plan, spaces)],
+        settings.ray,
+        settings.sweep.trials_at_once,
+        num_trials(settings, plan),
+        have=capacity(settings.ray),
+        cores=usable_cpus(),
+    )
+
+
+def num_classes(settings: Config, pools: Mapping[Path, PoolReader]) -> int | None:
+    """Of an arm's pool, if that is there."""
+    path = settings.pool_path()
+    if path in pools:
+        return len(pools[path].classes)
+    return len(open_pool(path).classes) if (path / "card.json").exists() else None
+
+
+def about_dropped(labels: Sequence[str]) -> list[str]:
+    """What people are told of combinations that are another arm; nothing without any."""
+    if not labels:
+        return []
+    shown = "; ".join(labels[:3]) + ("; ..." if len(labels) > 3 else "")
+    what = "1 combination is" if len(labels) == 1 else f"{len(labels)} combinations are"
+    return [f"{what} another arm in effect, and counted once: {shown}"]
+
+
+def check_validation(pool: PoolReader) -> None:
+    """Refuse a pool that has nothing to compare arms on.
+
+    Raises:
+        ConfigError: It has no labelled image in the validation split.
+    """
+    if not pool.card["counts"].get("val"):
+        raise ConfigError(
+            "a sweep compares arms on the validation split, and the pool has no labelled image there",
+            where=str(pool.path),
+            next_step="set pool.splits.val above 0, or give rows with split 'val' in the manifest",
+        )
