@@ -68,7 +68,7 @@ def test_a_trial_that_fails_is_named_with_its_cause_and_the_others_go_on(failing
     ]
     assert "has no example in the initial set" in outcome.trials[1].cause
     (line,) = [line for line in outcome.in_words() if line.startswith("failed: ")]
-    assert line.startswith("failed: select.initial_labels=1, seed 0: class '")
+    assert line.startswith("failed: select.initial_labels=1, seed 0: there are too few labels to begin with")
     assert "select.initial_labels" in read_json(out / "verdict.json")["warnings"][0]
 
 
