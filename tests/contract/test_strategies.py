@@ -353,6 +353,22 @@ def test_the_smallest_roi_comes_first():
     assert chosen == sorted(areas, key=areas.__getitem__)
 
 
+@pytest.mark.parametrize("without_roi", [0.5, 0.95])
+def test_what_has_no_roi_has_no_smallest_one(without_roi):
+    table = make_table(200, without_roi=without_roi, decimals=9)
+    chosen = table.select(strategy="smallest_roi", query_size=200)
+    area, entropy = (
+        dict(zip(table.image_ids, table.columns[name], strict=True)) for name in ("roi_area", "entropy")
+    )
+    has_roi = [not np.isnan(area[name]) for name in chosen.image_ids]
+    num_with = sum(has_roi)
+    assert 0 < num_with < 200
+    assert has_roi == [True] * num_with + [False] * (200 - num_with)
+    after = [entropy[name] for name in chosen.image_ids[num_with:]]
+    assert after == sorted(after, reverse=True)
+    assert chosen.reasons[num_with].startswith("no ROI: ranked by entropy alone")
+
+
 @every_normalisation
 @pytest.mark.parametrize("strategy", ["dual", "misalignment"])
 def test_without_an_roi_the_utility_is_the_score_at_the_same_quantile(normalise, strategy):
@@ -437,7 +453,7 @@ def test_images_without_an_roi_change_nothing_among_those_with_one(normalise, st
     assert {name: found[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize("strategy", ["dual", "shuffled_roi", "misalignment", "smallest_roi"])
+@pytest.mark.parametrize("strategy", ["dual", "shuffled_roi", "misalignment"])
 @every_normalisation
 def test_a_single_roi_leaves_the_order_to_uncertainty(strategy, normalise):
     table = correlated_table(coverage=1 / 600, seed=5)

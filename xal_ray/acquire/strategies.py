@@ -10,7 +10,7 @@ how they are cut into chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,7 @@ ROI_COLUMN_OF = {
 # With a cap, rows that are kept at first: this many for each that is asked for, and not fewer than this.
 SPARE_ROWS = 4
 LEAST_ROWS = 10_000
+_AFTER_ALL = -1.0  # a utility below those from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -227,8 +228,18 @@ def _misalignment(replay: Replay, settings: Select, seed: int) -> Rank:
 
 
 def _smallest_roi(replay: Replay, settings: Select, seed: int) -> Rank:
-    """A control: the smallest ROI first, since soft Dice is low for a small ROI wherever the model looks."""
-    return _by_roi(replay, settings, "roi_area", "ROI area", lambda values: 1.0 - values)
+    """A control: the smallest ROI first, since soft Dice is low for a small ROI wherever the model looks.
+
+    An image without an ROI has no smallest one: it comes after all that have one, by its uncertainty.
+    """
+    rank = _by_roi(replay, settings, "roi_area", "ROI area", lambda values: 1.0 - values)
+
+    def rank_by_area(chunk: Candidates) -> Ranking:
+        found = rank(chunk)
+        utilities = np.where(np.isnan(chunk.column("roi_area")), _AFTER_ALL, found.utilities)
+        return replace(found, utilities=utilities)
+
+    return rank_by_area
 
 
 def _weighed(replay: Replay, settings: Select, strategy: Strategy, roi_words: str) -> Rank:
