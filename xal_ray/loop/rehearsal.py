@@ -17,6 +17,7 @@ from xal_ray.errors import ConfigError, LabelError
 from xal_ray.layout import RunLayout
 from xal_ray.loop.plan import check_budget, check_model, describe_shortfalls
 from xal_ray.loop.state import check_folder
+from xal_ray.model.architectures import check_image_size
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, is_at_hand
 from xal_ray.places import is_remote, place
@@ -102,6 +103,9 @@ def _check_weights(
     is_elsewhere = not here and weights not in ("none", "imagenet") and not place(weights).exists()
     if not is_at_hand(model.backbone, weights) or is_elsewhere:
         note(f"the weights {weights} are not on this machine, and not looked at")
+    elif weights == "none" and model.backbone != "efficientnet_lite0":
+        # Nothing to load, and importing torchvision takes seconds; the other's package may be missing.
+        check_image_size(model.backbone, pool.image_size if pool is not None else config.pool.image_size)
     elif pool is not None:
         check_model(config, pool)
     else:

@@ -45,6 +45,23 @@ class Architecture:
     own_dropout: str | None = None
 
 
+def check_image_size(backbone: Backbone, image_size: int) -> None:
+    """Refuse a size of images that a backbone can't take.
+
+    Raises:
+        ModelError: It is one.
+    """
+    multiple = VIT_PATCH if backbone == "vit_b_16" else 1
+    if image_size < MIN_IMAGE_SIZE or image_size % multiple:
+        raise ModelError(
+            "the image size does not suit the backbone",
+            expected=f"at least {MIN_IMAGE_SIZE}"
+            + (f" and a multiple of {multiple}" if multiple > 1 else ""),
+            found=f"{image_size} with {backbone}",
+            next_step="prepare the pool with another pool.image_size, or choose another model.backbone",
+        )
+
+
 def create_model(backbone: Backbone, num_classes: int, image_size: int) -> nn.Module:
     """A backbone with random weights, drawn from torch's global random state.
 
@@ -56,15 +73,7 @@ def create_model(backbone: Backbone, num_classes: int, image_size: int) -> nn.Mo
     Raises:
         ModelError: The image size does not suit the backbone, or its package is missing.
     """
-    multiple = VIT_PATCH if backbone == "vit_b_16" else 1
-    if image_size < MIN_IMAGE_SIZE or image_size % multiple:
-        raise ModelError(
-            "the image size does not suit the backbone",
-            expected=f"at least {MIN_IMAGE_SIZE}"
-            + (f" and a multiple of {multiple}" if multiple > 1 else ""),
-            found=f"{image_size} with {backbone}",
-            next_step="prepare the pool with another pool.image_size, or choose another model.backbone",
-        )
+    check_image_size(backbone, image_size)
     if backbone == "efficientnet_lite0":
         model: nn.Module = import_lite("efficientnet_lite_pytorch").EfficientNet.from_name(
             "efficientnet-lite0", num_classes=num_classes, image_size=image_size
