@@ -38,7 +38,11 @@ def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[st
     there = [each for each in known if each.config.pool_path() in pools]
     left_out = lacking_seeds(there, pools, seeds)
     recorded = () if is_remote(out) else read_record(out).arms
-    family = gather(settings, plan, seeds, recorded, lambda each: num_classes(each, pools))
+
+    def classes_of(each: Config) -> int | None:
+        return None if is_remote(each.pool_path()) else num_classes(each, pools)
+
+    family = gather(settings, plan, seeds, recorded, classes_of)
     earlier = len(family.members) - len(family.asked)
     drawn = f", and {chosen.num_samples} that Optuna suggests" if chosen.search == "optuna" else ""
     goes_on = " (there is one: it goes on)" if not is_remote(out) and (out / RECORD_NAME).exists() else ""
