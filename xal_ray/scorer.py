@@ -310,7 +310,8 @@ def _alignment(
         fine[row] = cells.tobytes()
     return {
         **{name: _floats(spread(values), aligned) for name, values in measured.items()},
-        "roi_area": _floats(spread(regions.area), has_roi),
+        # An ROI that covers nothing at this size is none: it would be the smallest of all.
+        "roi_area": _floats(spread(np.where(regions.area > 0.0, regions.area, np.nan)), has_roi),
         "roi_adjoint": _lists(spread(regions.adjoint.reshape(len(with_roi), grid[0] * grid[1])), has_roi),
         "roi_fine": pa.array(fine, pa.binary()),
     }

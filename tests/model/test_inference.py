@@ -124,6 +124,14 @@ def scored(saved, rows, **settings):
     return Scorer(saved, config.Score(**{"batch_size": 4, **settings}), use_roi=True)(rows)
 
 
+def test_an_roi_that_covers_nothing_has_no_area(saved):
+    rows = make_rows(4)
+    rows.rois[2] = 0
+    table = scored(saved, rows, precision="fp32")
+    for name in ("roi_area", "misalignment"):
+        assert table[name].is_valid().to_pylist() == [True, True, False, True]
+
+
 def test_rows_near_a_tie_are_those_of_fp32(saved):
     rows = make_rows(64)
     exact = scored(saved, rows, precision="fp32")["logit_gap"].to_numpy()
