@@ -56,6 +56,10 @@ def echo(lines: Iterable[str]) -> None:
 
 def _stop_ray() -> None:
     if "ray" in sys.modules:
-        from xal_ray.engine.session import stop
+        try:
+            from xal_ray.engine.session import stop
 
-        stop()
+            stop()
+        except Exception:
+            if stop_code() is None:  # a signal may have come in the middle of Ray's own start
+                raise
