@@ -22,6 +22,7 @@ from xal_ray.acquire.strategies import Selection
 from xal_ray.storage import names_in
 
 INITIAL = -1  # the round number of the initial set in the ledger
+LEAST_LABELS = 2  # that a model is trained on, for each training worker
 
 # What a strategy ranks by; null where it looks at something else, or an image has none.
 _MEASURED = ("uncertainty", "misalignment", "shuffled_misalignment", "roi_area")
@@ -113,6 +114,11 @@ class RoundLayout:
     def labels(self) -> Path:
         """The labels received so far (`RECEIVED_SCHEMA`)."""
         return self.folder / "labels.parquet"
+
+    @property
+    def passed_over(self) -> Path:
+        """The picks that were given up, since nobody can label them (`RUNNERS_UP_SCHEMA`); if any."""
+        return self.folder / "passed_over.parquet"
 
     @property
     def to_label(self) -> Path:

@@ -5,6 +5,7 @@ the others. The line is the unit of atomicity: a line that a crash cut short has
 run's lock cuts it off; who only reads leaves it, since it may be a line that the holder is just writing.
 
 Events: `run_started` (identity, pool, versions), `stage_finished` (seconds), `labels_imported` (file hash),
+`labels_closed` (how many picks were passed over),
 `round_committed` (hashes of its files, the selection with what led to it, the labels), `run_finished`.
 """
 
@@ -103,6 +104,15 @@ class Ledger:
         if record is None:
             return False
         return bool(record.data["labels"]) or "selection.parquet" in record.data["files"]
+
+    def chosen(self) -> set[str]:
+        """The images that committed rounds have chosen, with a label or passed over."""
+        found: set[str] = set()
+        for record in self.records:
+            if record.event == "round_committed":
+                found.update(record.data["labels"])
+                found.update(image["image_id"] for image in record.data["selected"].get("images", ()))
+        return found
 
     def labels(self) -> dict[str, str]:
         """The label state: image_id to label, folded over the committed rounds."""

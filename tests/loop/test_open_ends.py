@@ -95,7 +95,7 @@ def pool_of(tree):
     return build_config(tree).pool.path
 
 
-def answer(outcome, layout, truth):
+def answer(outcome, layout, truth, close=False):
     """Label what a run waits for, as a person would."""
     path = outcome.waiting.to_label / "selection.csv"
     with path.open(newline="") as stream:
@@ -104,8 +104,8 @@ def answer(outcome, layout, truth):
     with filled.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0].keys())
         writer.writeheader()
-        writer.writerows({**row, "label": truth[row["image_id"]]} for row in rows)
-    import_labels(layout.path, filled)
+        writer.writerows({**row, "label": truth.get(row["image_id"], "")} for row in rows)
+    return import_labels(layout.path, filled, close=close)
 
 
 def test_the_last_query_takes_what_is_left(alone, phantom_pool, tmp_path):
@@ -259,3 +259,31 @@ def test_labels_of_one_run_begin_another(alone, tmp_path, phantom_pool):
     with pytest.raises(RunError, match="no run whose labels"):
         run(build_config(alone, changed), tmp_path / "third", QUIET)
     assert not (tmp_path / "third").exists()
+
+
+def test_images_that_nobody_can_label_are_passed_over_and_not_asked_for_again(alone, phantom_pool, tmp_path):
+    truth = {
+        row["image_id"]: row["label"]
+        for row in read_table(pool_of(alone) / "hidden_labels.parquet").to_pylist()
+    }
+    alone |= {"labels": {"source": "export"}, "num_rounds": 2}
+    alone["select"] |= {"query_size": 20}
+    layout = RunLayout(tmp_path / "run")
+    outcome = run(build_config(alone), layout.path, QUIET)
+    unclear = read_table(layout.initial.selection)["image_id"].to_pylist()[:3]
+    with pytest.raises(LabelError, match="too few labels to go on with"):
+        answer(outcome, layout, {}, close=True)
+    answerable = {image_id: label for image_id, label in truth.items() if image_id not in unclear}
+    assert answer(outcome, layout, answerable).num_missing == 3
+    assert run(build_config(alone), layout.path, QUIET).num_missing == 3
+    received = answer(outcome, layout, answerable, close=True)
+    assert (received.num_new, received.num_missing, received.num_passed_over) == (0, 0, 3)
+    for number in range(2):
+        outcome = run(build_config(alone), layout.path, QUIET)
+        assert outcome.waiting.title == f"round {number}"
+        answer(outcome, layout, answerable)
+    assert run(build_config(alone), layout.path, QUIET).status == "finished"
+    known = Ledger(layout.ledger).labels()
+    assert len(known) == 9 + 20 + 20
+    assert not set(known) & set(unclear)
+    assert phantom_pool.card["counts"]["pool"] == 12 + 20 + 20

@@ -74,15 +74,23 @@ def import_(
             help="The column with the classes, e.g. choice of Label Studio.",
         ),
     ] = "label",
+    close: Annotated[
+        bool,
+        typer.Option("--close", help="Pass over the picks that still have no label, and never ask for them."),
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Import labels into the round that waits for them. Importing twice changes nothing."""
     with errors_shown(debug):
         from xal_ray.labels.inbox import import_labels
 
-        received = import_labels(run_folder, file, label_column=label_column, tell=Reporter().line)
+        received = import_labels(
+            run_folder, file, label_column=label_column, close=close, tell=Reporter().line
+        )
+        passed_over = f", {received.num_passed_over} passed over" if received.num_passed_over else ""
         typer.echo(
             f"{received.round_title}: {received.num_new} new labels, {received.num_missing} still missing"
+            + passed_over
         )
 
 

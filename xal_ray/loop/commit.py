@@ -39,6 +39,7 @@ def _hashes(files: RoundLayout) -> dict[str, str]:
         files.runners_up,
         files.subsample,
         files.shortfall,
+        files.passed_over,
         files.labels,
     ]
     there = present(kept)

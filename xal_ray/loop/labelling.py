@@ -9,13 +9,11 @@ import pyarrow as pa
 from xal_ray.config import Config
 from xal_ray.errors import LabelError
 from xal_ray.labels.oracle import known_images, reveal
-from xal_ray.layout import RoundLayout
+from xal_ray.layout import LEAST_LABELS, RoundLayout
 from xal_ray.loop.state import Run
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import QUIET, Reporter
 from xal_ray.storage import read_table, write_table
-
-LEAST_LABELS = 2  # for each training worker
 
 
 def answerable_images(config: Config, pool: PoolReader, reporter: Reporter = QUIET) -> pa.Array | None:
@@ -86,7 +84,10 @@ def reveal_classes(pool: PoolReader, image_ids: Sequence[str]) -> set[str]:
 
 
 def missing_labels(files: RoundLayout) -> list[str]:
-    """The picks of a round that have no label yet, in rank order."""
+    """The picks of a round that still wait for a label, in rank order."""
     picked: list[str] = read_table(files.selection)["image_id"].to_pylist()
-    received = set(read_table(files.labels)["image_id"].to_pylist()) if files.labels.exists() else set()
-    return [image_id for image_id in picked if image_id not in received]
+    settled: set[str] = set()
+    for path in (files.labels, files.passed_over):
+        if path.exists():
+            settled.update(read_table(path, ["image_id"])["image_id"].to_pylist())
+    return [image_id for image_id in picked if image_id not in settled]

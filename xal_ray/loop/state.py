@@ -73,10 +73,10 @@ class Run:
         return known | self.ledger.labels()
 
     def candidates(self) -> npt.NDArray[np.bool_]:
-        """(n,) which rows of the index may be chosen: of the pool split, not labelled yet, answerable."""
+        """(n,) which rows of the index may be chosen: of the pool split, not chosen yet, answerable."""
         image_ids = self.index["image_id"]
-        labelled = pc.is_in(image_ids, pa.array(list(self.ledger.labels()), pa.string()))
-        open_rows = pc.and_(pc.equal(self.index["split"], "pool"), pc.invert(labelled))
+        chosen = pc.is_in(image_ids, pa.array(list(self.ledger.chosen()), pa.string()))
+        open_rows = pc.and_(pc.equal(self.index["split"], "pool"), pc.invert(chosen))
         if self.answerable is not None:
             open_rows = pc.and_(open_rows, pc.is_in(image_ids, self.answerable))
         found: npt.NDArray[np.bool_] = open_rows.to_numpy()
