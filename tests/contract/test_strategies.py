@@ -121,13 +121,18 @@ def test_among_ties_no_patient_comes_first(strategy, normalise):
 @every_normalisation
 def test_ties_go_by_uncertainty_first(strategy, normalise):
     table = make_table(200, without_roi=0.95, decimals=9)
-    entropy = dict(zip(table.image_ids, table.columns["entropy"], strict=True))
+    without = np.isnan(table.columns["misalignment"])
+    entropy = {
+        name: value
+        for name, value, lacks in zip(table.image_ids, table.columns["entropy"], without, strict=True)
+        if lacks
+    }
     chosen = table.select(strategy=strategy, normalise=normalise, query_size=200)
     levels = [
         [
             entropy[name]
             for name, utility in zip(chosen.image_ids, chosen.utilities, strict=True)
-            if utility == u
+            if utility == u and name in entropy
         ]
         for u in np.unique(chosen.utilities)
     ]

@@ -276,7 +276,8 @@ def selected_at_once(ids, groups, columns, asked, seed):
                 places = scaled_among(raw[has_roi], raw[~has_roi], "rank")
                 utilities[~has_roi] = np.interp(places, np.linspace(0.0, 1.0, len(levels)), levels)
         if asked.strategy == "smallest_roi":
-            utilities = np.where(has_roi, utilities, -1.0)  # after all that have one
+            utilities = np.where(has_roi, utilities, 0.0)
+            second = np.where(has_roi, raw, raw - 2.0)  # after all that have one
         suffix = "" if asked.normalise == "none" else f" {asked.normalise}"
         reasons = [
             f"no ROI: ranked by {words} alone ({words} {short(raw[row])})"

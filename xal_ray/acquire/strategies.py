@@ -39,7 +39,7 @@ ROI_COLUMN_OF = {
 # With a cap, rows that are kept at first: this many for each that is asked for, and not fewer than this.
 SPARE_ROWS = 4
 LEAST_ROWS = 10_000
-_AFTER_ALL = -1.0  # a utility below those from 0 to 1
+_AFTER_ALL = 2.0  # what an uncertainty lacks then to those from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -235,9 +235,13 @@ def _smallest_roi(replay: Replay, settings: Select, seed: int) -> Rank:
     rank = _by_roi(replay, settings, "roi_area", "ROI area", lambda values: 1.0 - values)
 
     def rank_by_area(chunk: Candidates) -> Ranking:
-        found = rank(chunk)
-        utilities = np.where(np.isnan(chunk.column("roi_area")), _AFTER_ALL, found.utilities)
-        return replace(found, utilities=utilities)
+        found, lacks = rank(chunk), np.isnan(chunk.column("roi_area"))
+        uncertainty = chunk.column(settings.uncertainty)
+        return replace(
+            found,
+            utilities=np.where(lacks, 0.0, found.utilities),
+            second=np.where(lacks, uncertainty - _AFTER_ALL, uncertainty),
+        )
 
     return rank_by_area
 
