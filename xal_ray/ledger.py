@@ -84,13 +84,6 @@ class Ledger:
         self.records.append(record)
         return record
 
-    def find(self, event: str, round_number: int | None = None) -> Record | None:
-        """The first record of an event, in a round where one is named."""
-        for record in self.records:
-            if record.event == event and (round_number is None or record.round == round_number):
-                return record
-        return None
-
     def commit(self, round_number: int) -> Record | None:
         """The last commit of a round: one that only trained is committed again once it has chosen."""
         for record in reversed(self.records):

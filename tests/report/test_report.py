@@ -24,7 +24,7 @@ from xal_ray.intervals import share_interval
 from xal_ray.pool.schema import INDEX_SCHEMA, PART_SCHEMA, SCHEMA_VERSION, PoolReader, open_pool
 from xal_ray.report import alignment_section, figures, numbers, overlay, page, reader
 from xal_ray.report.area import area_interval
-from xal_ray.storage import write_json, write_table
+from xal_ray.storage import read_table, write_json, write_table
 
 CLASSES = ["clear", "lesion", "<script>alert(1)</script>"]
 ODD_ID = "a&b<img src=x onerror=alert(2)>\"'é"
@@ -469,6 +469,17 @@ def test_zero_rounds_still_make_a_page(tmp_path: Path, source: str, state: str) 
     assert "Initial set 4 picks" in text
     assert html.count("data:image/jpeg") == 4
     assert "label not yet" in text
+
+
+def test_a_pick_that_was_passed_over_waits_for_nothing(tmp_path: Path) -> None:
+    recipe = Recipe(num_rounds=0, labels="export")
+    pool = write_pool(tmp_path / "pool", recipe)
+    run = write_run(tmp_path / "runs" / "demo", recipe)
+    picked = read_table(run / "initial" / "selection.parquet")["image_id"].to_pylist()
+    write_table(run / "initial" / "passed_over.parquet", pa.table({"image_id": picked[:1]}))
+    text = visible_text(page.build_report(run, pool).read_text(encoding="utf-8"))
+    assert text.count("label none: passed over") == 1
+    assert text.count("label not yet") == len(picked) - 1
 
 
 @pytest.mark.slow

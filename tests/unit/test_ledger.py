@@ -75,10 +75,12 @@ def test_a_line_that_is_no_record_is_found(ledger):
         Ledger(ledger.path)
 
 
-def test_find_gives_the_first_record_of_an_event_in_a_round(ledger):
-    assert ledger.find("round_committed").round == -1
-    assert ledger.find("round_committed", 0).data["labels"] == {"c": "cat"}
-    assert ledger.find("round_committed", 5) is None
+def test_the_commit_of_a_round_is_its_last(ledger):
+    assert ledger.commit(-1).round == -1
+    assert ledger.commit(0).data["labels"] == {"c": "cat"}
+    assert ledger.commit(5) is None
+    ledger.append("round_committed", round_number=0, files={}, labels={"d": "dog"}, selected={})
+    assert ledger.commit(0).data["labels"] == {"d": "dog"}
 
 
 def test_who_only_reads_leaves_a_line_that_is_being_written(ledger):

@@ -75,6 +75,7 @@ def run(
                 f"AWAITING_LABELS: {outcome.waiting.title} waits for {outcome.num_missing} labels\n"
                 f"  1. fill in the column 'label' of {outcome.waiting.to_label / 'selection.csv'}\n"
                 f"  2. xal-ray labels import {folder} {outcome.waiting.to_label / 'selection.csv'}\n"
+                "     (with --close, if those that are left can't be labelled)\n"
                 "  3. run this command again"
             )
         elif outcome.status == "already_finished":

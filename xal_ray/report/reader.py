@@ -105,6 +105,7 @@ class Pick:
     utility: float | None
     reason: str
     label: str | None
+    is_passed_over: bool = False
     predicted: str | None = None
     probability: float | None = None
     uncertainty: float | None = None
@@ -295,6 +296,9 @@ def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_
     received = files.labels.is_file()
     labels = read_table(files.labels, ["image_id", "label"]).to_pylist() if received else []
     label_of = {row["image_id"]: row["label"] for row in labels}
+    passed_over = (
+        set(read_table(files.passed_over)["image_id"].to_pylist()) if files.passed_over.is_file() else set()
+    )
     head = selection.slice(0, max_shown).to_pylist()
     columns = [*VIEW_COLUMNS, shown_uncertainty(config)]
     scores = rows_of(files.scores, [row["image_id"] for row in head], columns)
@@ -305,6 +309,7 @@ def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_
             utility=_float(row["utility"]),
             reason=row["reason"] or "",
             label=label_of.get(row["image_id"]),
+            is_passed_over=row["image_id"] in passed_over,
             **_view(scores.get(row["image_id"]), config, classes, files),
         )
         for row in head
