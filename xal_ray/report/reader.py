@@ -252,7 +252,7 @@ def _split(found: Mapping[str, Any]) -> SplitMetrics:
             num_images=int(alignment["num_images"]),
             values={key: _float(alignment[key]) for key in ALIGNMENT_KEYS},
             shuffled={key: _float(alignment["shuffled"][key]) for key in ALIGNMENT_KEYS},
-            test=_test(alignment["test"]),
+            test=_test(alignment.get("test")),  # runs older than the test have none
         )
         if alignment
         else None,
