@@ -151,3 +151,23 @@ def test_the_lease_of_a_place_goes_with_its_end_and_whoever_waited_gets_the_next
     assert got == [[".mri.lock-000001"]]
     assert not objects(place.parent)
     assert not objects(place)
+
+
+def test_who_was_taken_over_by_one_that_left_nothing_holds_no_more_and_takes_nothing_away(
+    s3_bucket, quick, monkeypatch
+):
+    pool, put = s3_bucket / "pools" / "mri", lease.Lease._put
+    with locked_place(pool, what="pool") as check:
+        monkeypatch.setattr(lease.Lease, "_put", lambda *_, **__: None)  # suspended
+        with locked_place(pool, what="pool"):
+            monkeypatch.setattr(lease.Lease, "_put", put)
+        with pytest.raises(RunError, match="taken this pool over"):
+            check()  # none holds it now
+        next_holder = locked_place(pool, what="pool")
+        check_of_next = next_holder.__enter__()  # numbers began anew
+        with pytest.raises(RunError, match="taken this pool over"):
+            check()
+    check_of_next()
+    assert objects(pool.parent) == [".mri.lock-000001"]
+    next_holder.__exit__(None, None, None)
+    assert not objects(pool.parent)

@@ -5,7 +5,7 @@ FOLDER/.lock-000007   who holds it, and how often it was renewed
 The object with the highest number holds. It is taken over by making the next number, which a conditional
 write lets one process do. A holder puts its object again every few seconds with a higher count; who waits
 watches the content by its own clock, and takes over what has not changed for `LEASE_S`. So no two machines'
-clocks are ever compared. Who was taken over finds a higher number, and must not write any more.
+clocks are ever compared. Who was taken over finds another number or another owner, and must not write any more.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Lease:
         Raises:
             RunError: It was taken over.
         """
-        if self.objects.highest() > self.number:
+        if not self._is_mine():
             raise RunError(
                 f"another process has taken this {self.what} over",
                 expected=f"a renewal every {RENEW_S:g} s, and at the latest after {LEASE_S:g} s",
@@ -106,7 +106,7 @@ class Lease:
         self._ended.set()
         self._renewer.join()
         with suppress(StorageError):
-            if self.objects.highest() > self.number:
+            if not self._is_mine():
                 return
             if self.leave_nothing:
                 self.objects.path(self.number).unlink(missing_ok=True)
@@ -116,9 +116,19 @@ class Lease:
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_S):
             with suppress(StorageError):
-                if self.objects.highest() > self.number:
+                if not self._is_mine():
                     return
                 self._put(released=False)
+
+    def _is_mine(self) -> bool:
+        """Whether the highest number is this one, and its object this holder's.
+
+        Who took over may have ended and left nothing, so that numbers begin anew: then none is there, or
+        this very number is somebody else's.
+        """
+        if self.objects.highest() != self.number:
+            return False
+        return (self.objects.read(self.number) or {}).get("owner") == self.holder["owner"]
 
     def _put(self, *, released: bool) -> None:
         self.holder = {**self.holder, "renewed": self.holder["renewed"] + 1, "released": released}
