@@ -76,6 +76,26 @@ def test_a_signal_ends_a_command_with_one_line(number, code, tmp_path):
     assert process.returncode == code
 
 
+@pytest.mark.parametrize(
+    ("command", "hit", "said"),
+    [
+        ("doctor", "xal_ray.cli.shown._stop_ray", "stopped; the same command goes on from here\n"),
+        ("--version", "xal_ray.cli.application.typer.echo", ""),
+    ],
+    ids=["while it ends", "before it begins"],
+)
+def test_a_signal_at_either_end_of_a_command_keeps_its_code(command, hit, said):
+    program = (
+        "import os, signal, xal_ray.cli, xal_ray.cli.shown, xal_ray.doctor\n"
+        "xal_ray.doctor.examine = lambda folder: []\n"
+        "signals = iter([signal.SIGTERM])\n"
+        f"{hit} = lambda *_: [os.kill(os.getpid(), number) for number in signals]\n"
+        "xal_ray.cli.main()\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program, command], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (143, said)
+
+
 def test_what_nohup_ignores_stays_ignored():
     program = "import signal, xal_ray.cli.standing as s; s.take_signals(); print(int(signal.getsignal(1)))"
     command = f"trap '' HUP; {sys.executable} -c '{program}'"

@@ -11,8 +11,17 @@ from xal_ray.machine import settle_user
 # isort: off
 from xal_ray.cli import pools, runs, clusters, machine  # noqa: F401
 from xal_ray.cli.application import app
-from xal_ray.cli.standing import BROKEN_PIPE, finish_signals, nobody_reads, open_streams, take_signals
+from xal_ray.cli.standing import (
+    BROKEN_PIPE,
+    finish_signals,
+    nobody_reads,
+    open_streams,
+    stop_code,
+    take_signals,
+)
 # isort: on
+
+_AS_CTRL_C = 130
 
 
 def main() -> None:
@@ -23,9 +32,11 @@ def main() -> None:
         settle_user()
     try:
         app()
-    except SystemExit:
+    except SystemExit as end:
         if nobody_reads():  # what typer itself wrote may be read by `head`, too
             raise SystemExit(BROKEN_PIPE) from None
+        if end.code == _AS_CTRL_C:  # typer's, whatever the signal was
+            raise SystemExit(stop_code() or end.code) from None
         raise
     finally:
         finish_signals()

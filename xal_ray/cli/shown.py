@@ -45,13 +45,23 @@ def errors_shown(debug: bool) -> Iterator[None]:
         )
         raise typer.Exit(1) from error
     finally:
-        _stop_ray()
+        _end()
 
 
 def echo(lines: Iterable[str]) -> None:
     """Put lines on standard output."""
     for line in lines:
         typer.echo(line)
+
+
+def _end() -> None:
+    """Stop Ray, also where a signal comes in the middle of that."""
+    try:
+        _stop_ray()
+    except KeyboardInterrupt:
+        _stop_ray()  # those of the next seconds break nothing off
+        typer.echo(_STOPPED, err=True)
+        raise typer.Exit(stop_code() or 130) from None
 
 
 def _stop_ray() -> None:
