@@ -5,7 +5,7 @@ FOLDER/.lock-000007   who holds it, and how often it was renewed
 The object with the highest number holds. It is taken over by making the next number, which a conditional
 write lets one process do. A holder puts its object again every few seconds with a higher count; who waits
 watches the content by its own clock, and takes over what has not changed for `LEASE_S`. So no two machines'
-clocks are ever compared. Who was taken over finds another number or another owner, and must not write any more.
+clocks are ever compared. Who was taken over finds another number or another owner, and must write no more.
 """
 
 from __future__ import annotations
