@@ -26,7 +26,14 @@ from xal_ray.pool.schema import SPLITS, PoolReader, open_pool
 from xal_ray.progress import Reporter
 from xal_ray.seeds import derive_seed
 from xal_ray.selecting import BoolArray, Question, check_strategy, choose, is_in, rows_to_score
-from xal_ray.storage import names_in, read_json, read_table, remove_leftovers, write_json
+from xal_ray.storage import (
+    names_in,
+    read_json,
+    read_table,
+    refuse_no_folder,
+    remove_leftovers,
+    write_json,
+)
 
 RECORD_NAME = "score.json"
 TITLE = "single pass"
@@ -180,8 +187,12 @@ def describe_pass(
         f"choose     {query_size}" + (f" by {settings.select.strategy}" if query_size else ""),
     ]
     check_splits(splits, query_size)
+    if here:
+        refuse_no_folder(out)
     places = [pool_path, model, *([run] if run else []), *exclude]
     if any(is_remote(path) for path in places):
+        if here and not is_remote(model):
+            load_model(model)
         return [*lines, "note       what lies in an object store is not asked here"]
     if not here and not all(path.exists() for path in places):
         return [*lines, "note       what is not seen from this machine is not looked at"]

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from xal_ray.config import build_config
-from xal_ray.errors import ConfigError, InputError, StorageError
-from xal_ray.loop import describe
+from xal_ray.engine import prepare as engine
+from xal_ray.errors import ConfigError, InputError, PoolError, StorageError
+from xal_ray.loop import describe, run
 from xal_ray.progress import QUIET, Reporter
 from xal_ray.single_pass import describe_pass
 from xal_ray.sweep import conduct, describe_sweep
@@ -49,6 +50,8 @@ def everything(path):
         (["ray.num_cpus=1"], "num_decoders"),
         (["num_rounds=40", "select.query_size=100"], "more labels than the source has images"),
         (["pool.source.kind=folder", "pool.source.path=nowhere"], "nowhere"),
+        (["labels.from_run=elsewhere"], "labels could be taken over"),
+        (["pool.compare_with=[other_pool]"], "other_pool"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(change, words, phantom, tmp_path, monkeypatch):
@@ -85,6 +88,39 @@ def test_another_configurations_folder_is_refused(phantom, tmp_path):
     with pytest.raises(InputError, match="something else"):
         describe(build_config(phantom), out)
     assert everything(out) == ["holiday.jpg"]
+
+
+@pytest.mark.parametrize(
+    "change", ["labels.from_run=s3://bucket/run", "pool.compare_with=[s3://bucket/pool]"]
+)
+def test_a_dry_run_of_what_begins_elsewhere_says_what_it_did_not_look_at(change, phantom, tmp_path):
+    lines = describe(build_config(phantom, [change]), tmp_path / "run")
+    assert any(line.startswith("note") and "not looked at" in line for line in lines)
+
+
+def test_a_pool_to_compare_with_is_known_to_be_there_before_an_image_is_decoded(
+    phantom, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engine, "start", lambda *_, **__: pytest.fail("Ray was started"))
+    config = build_config(phantom, [f"pool.compare_with=[{tmp_path}/none]"])
+    with pytest.raises(PoolError, match="none"):
+        engine.prepare(config.pool, tmp_path / "pool", config.ray, QUIET)
+    assert everything(tmp_path) == []
+
+
+def test_a_place_below_a_file_is_refused_before_an_image_is_decoded(phantom, tmp_path):
+    (tmp_path / "taken").touch()
+    config, out = build_config(phantom), tmp_path / "taken" / "run"
+    for call in (describe, describe_sweep, lambda *words: run(*words, QUIET)):
+        with pytest.raises(StorageError, match="taken is no folder"):
+            call(config, out)
+    assert everything(tmp_path) == ["taken"]
+
+
+def test_each_arm_of_a_sweep_is_held_against_its_own_budget(phantom, tmp_path):
+    phantom["sweep"]["params"] = {"num_rounds": [1, 400]}
+    with pytest.raises(ConfigError, match="more labels than the source has"):
+        describe_sweep(build_config(phantom), tmp_path / "sweep")
 
 
 def test_no_cloud_is_asked(phantom, tmp_path, monkeypatch):

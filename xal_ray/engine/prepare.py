@@ -98,6 +98,8 @@ def prepare(
     refuse_strangers(out)
     plan = make_plan(settings, reporter.line)
     _check_errors(refused_of(plan.listing), _num_listed(plan.listing), settings.limits)
+    for path in settings.compare_with:
+        open_pool(path)  # what it will be held against is known to be there before an image is decoded
     say_once = cache(partial(reporter.line, f"another process prepares the pool {out}: waiting for it"))
 
     def while_others_prepare() -> None:

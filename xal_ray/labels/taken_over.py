@@ -28,14 +28,7 @@ def labels_of_run(run: Path, pool: PoolReader) -> pa.Table:
         RunError: There is no run.
         LabelError: No label is of an image of the pool, or one is not among its classes.
     """
-    layout = RunLayout(run)
-    if not layout.ledger.is_file():
-        raise RunError(
-            "there is no run whose labels could be taken over",
-            expected="a folder with a ledger.jsonl, made by `xal-ray run`",
-            where=f"labels.from_run={run}",
-            next_step="give the folder of the run that has the labels, or leave labels.from_run out",
-        )
+    layout = run_with_labels(run)
     files = [files.labels for files in [layout.initial, *layout.rounds()]]
     tables = [read_table(path) for path in files if path.is_file()]
     received = pa.concat_tables(tables) if tables else RECEIVED_SCHEMA.empty_table()
@@ -61,3 +54,20 @@ def labels_of_run(run: Path, pool: PoolReader) -> pa.Table:
     fits = pc.equal(pc.binary_length(usable["roi"]), pool.image_size**2)
     regions = pc.if_else(pc.fill_null(fits, False), usable["roi"], pa.scalar(None, pa.binary()))
     return usable.set_column(2, RECEIVED_SCHEMA.field("roi"), regions)
+
+
+def run_with_labels(run: Path) -> RunLayout:
+    """The run whose labels are to be taken over.
+
+    Raises:
+        RunError: There is none.
+    """
+    layout = RunLayout(run)
+    if not layout.ledger.is_file():
+        raise RunError(
+            "there is no run whose labels could be taken over",
+            expected="a folder with a ledger.jsonl, made by `xal-ray run`",
+            where=f"labels.from_run={run}",
+            next_step="give the folder of the run that has the labels, or leave labels.from_run out",
+        )
+    return layout

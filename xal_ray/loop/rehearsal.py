@@ -14,6 +14,7 @@ from xal_ray.engine.growing import refuse_strangers
 from xal_ray.engine.preflight import fit_to_cpus
 from xal_ray.engine.session import is_joined
 from xal_ray.errors import ConfigError, LabelError
+from xal_ray.labels.taken_over import labels_of_run, run_with_labels
 from xal_ray.layout import RunLayout
 from xal_ray.loop.plan import check_budget, check_model, describe_shortfalls
 from xal_ray.loop.state import check_folder
@@ -23,8 +24,9 @@ from xal_ray.model.weights import build_network, is_at_hand
 from xal_ray.places import is_remote, place
 from xal_ray.pool.card import open_prepared
 from xal_ray.pool.manifest import classes_of
-from xal_ray.pool.schema import PoolReader
+from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.pool.sources import read_source
+from xal_ray.storage import refuse_no_folder
 
 _ANY_TWO = ("a", "b")  # classes, where they are not known yet: the last layer is made anew in any case
 
@@ -77,8 +79,12 @@ def rehearse(
     else:
         refuse_strangers(path)
         about = f"{path}: not there yet; prepared first from {_check_source(config, notes.append)}"
+        _check_others(config, notes.append, here=here)
     _check_weights(config, pool, notes.append, here=here)
+    _check_first_labels(config, pool, out, notes.append, here=here)
     if out is not None and not is_remote(out):
+        if here:
+            refuse_no_folder(out)
         check_folder(config, pool, RunLayout(out))
     return Rehearsal(pool, about, tuple(notes))
 
@@ -112,6 +118,30 @@ def _check_weights(
         settings = config.pool
         spec = ModelSpec(model.backbone, settings.classes or _ANY_TWO, settings.image_size, settings.channels)
         build_network(spec, weights, config.seed)
+
+
+def _check_others(config: Config, note: Callable[[str], None], *, here: bool) -> None:
+    """Open the pools that one which is not made yet shall be compared with."""
+    for path in config.pool.compare_with:
+        if is_remote(path) or (not here and not path.exists()):
+            note(f"the pool {path} of pool.compare_with is not looked at")
+        else:
+            open_pool(path)
+
+
+def _check_first_labels(
+    config: Config, pool: PoolReader | None, out: Path | None, note: Callable[[str], None], *, here: bool
+) -> None:
+    """Look for the run whose labels a new one would begin with; one that has begun needs it no more."""
+    origin = config.labels.from_run
+    if origin is None or (out is not None and not is_remote(out) and RunLayout(out).ledger.exists()):
+        return
+    if is_remote(origin) or (not here and not origin.exists()):
+        note(f"the labels of {origin} are not looked at")
+    elif pool is not None:
+        labels_of_run(origin, pool)
+    else:
+        run_with_labels(origin)
 
 
 def _check_source(config: Config, note: Callable[[str], None]) -> str:

@@ -28,7 +28,7 @@ from xal_ray.loop.stages import evaluate_model, score_images, train_model
 from xal_ray.loop.state import Run, keeping_labels, open_run
 from xal_ray.progress import Reporter
 from xal_ray.report.page import build_report
-from xal_ray.storage import read_table, remove_tree
+from xal_ray.storage import read_table, refuse_no_folder, remove_tree
 
 OnRound = Callable[[RoundLayout], None]
 
@@ -75,6 +75,7 @@ def run(
         StageError: A stage failed; the same call goes on from there.
     """
     layout = RunLayout(out)
+    refuse_no_folder(out)
     config = made_ready(config, reporter)
     with followable(config, lambda: _elsewhere(config, layout)):
         pool = open_or_prepare(config, reporter, verbose=verbose)

@@ -283,6 +283,22 @@ def make_folder(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
 
 
+def refuse_no_folder(folder: Path) -> None:
+    """Refuse a folder of a disk that can't be made or written to, without making it.
+
+    Raises:
+        StorageError: It or the nearest one above it is a file, or may not be written to.
+    """
+    if is_remote(folder):
+        return
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    with disk_errors(folder):
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{above} may not be written to")
+
+
 def remove_tree(folder: Path, *, last: str = "") -> None:
     """Remove a folder with all that lies in it; nothing where it is not there.
 

@@ -12,6 +12,7 @@ from xal_ray.loop.rehearsal import has_source, rehearse
 from xal_ray.machine import usable_cpus
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import PoolReader, open_pool
+from xal_ray.storage import refuse_no_folder
 from xal_ray.sweep.binding import RECORD_NAME, bind, read_record, refuse_strangers
 from xal_ray.sweep.capacity import Share, share_out
 from xal_ray.sweep.family import gather
@@ -35,7 +36,7 @@ def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[st
     seeds = seeds_of(settings)
     known = known_arms(settings, plan, spaces)
     notes, pools = _rehearse(settings, known, out, here=here)
-    there = [each for each in known if each.config.pool_path() in pools]
+    there = [each for each in known if each.config.pool_path() in pools and not _asks_cloud(each.config)]
     left_out = lacking_seeds(there, pools, seeds)
     recorded = () if is_remote(out) else read_record(out).arms
 
@@ -85,7 +86,15 @@ def _rehearse(
     seen = set()
     for each in arms:
         chosen = each.config
-        key = chosen.pool_path(), chosen.model, chosen.train.init, chosen.select.model_copy(update=_NO_CHECK)
+        key = (
+            chosen.pool_path(),
+            chosen.model,
+            chosen.train.init,
+            chosen.train.num_workers,
+            chosen.labels,
+            chosen.num_rounds,
+            chosen.select.model_copy(update=_NO_CHECK),
+        )
         if key in seen:
             continue
         seen.add(key)
@@ -98,10 +107,17 @@ def _rehearse(
             check_validation(found.pool)
             pools[chosen.pool_path()] = found.pool
     if not is_remote(out):
+        if here:
+            refuse_no_folder(out)
         refuse_strangers(out)
         if base := pools.get(settings.pool_path()) or next(iter(pools.values()), None):
             bind(settings, base, out, only_check=True)
     return list(notes), pools
+
+
+def _asks_cloud(settings: Config) -> bool:
+    """Whether its initial set is in an object store."""
+    return settings.labels.from_run is not None and is_remote(settings.labels.from_run)
 
 
 def seeds_of(settings: Config) -> list[int]:
