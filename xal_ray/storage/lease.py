@@ -128,7 +128,8 @@ class Lease:
         """
         if self.objects.highest() != self.number:
             return False
-        return (self.objects.read(self.number) or {}).get("owner") == self.holder["owner"]
+        holder = self.objects.read(self.number)
+        return holder is not None and holder.get("owner") == self.holder["owner"]
 
     def _put(self, *, released: bool) -> None:
         self.holder = {**self.holder, "renewed": self.holder["renewed"] + 1, "released": released}
