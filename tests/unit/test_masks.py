@@ -53,6 +53,23 @@ def test_what_a_jpeg_has_blurred_is_cut_at_half_of_the_maximum(tmp_path, quality
     np.testing.assert_array_equal(found.inside, values >= values.max() / 2)
 
 
+@pytest.mark.parametrize("size", [64, 224, 900])
+@pytest.mark.parametrize("depth", [1, 257])
+def test_probabilities_that_fill_the_picture_are_cut_at_half_of_the_maximum(tmp_path, size, depth):
+    rows, columns = np.indices((size, size)) / size
+    heat = np.exp(-((rows - 0.4) ** 2 + (columns - 0.6) ** 2) / 0.2)
+    values = np.rint(heat * 255).astype(np.uint16 if depth > 1 else np.uint8) * depth
+    found = _inside(tmp_path, Image.fromarray(values))
+    assert found.is_soft
+    np.testing.assert_array_equal(found.inside, values >= values.max() / 2)
+
+
+def test_labels_of_many_regions_that_touch_are_no_probabilities():
+    middles = np.random.default_rng(0).integers(0, 72, (117, 2))
+    nearest = ((ROWS[..., None] - middles[:, 0]) ** 2 + (COLUMNS[..., None] - middles[:, 1]) ** 2).argmin(2)
+    assert cut_plane((nearest + 1).astype(np.uint8)).inside.all()
+
+
 @pytest.mark.parametrize(
     "how", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS]
 )

@@ -7,7 +7,8 @@ may be any number up to 255; where they lie can:
     labels  whole numbers (a thousandth off at most). The largest is below 64, or some are far below zero, or
             what lies between zero and the largest has areas of its own: pixels whose four neighbours have the
             same value
-    soft    all else: real numbers, and whole numbers of which those between lie on edges, and are the fewer
+    soft    all else: real numbers, and whole numbers of which those between lie on edges, and are the fewer,
+            or change by small steps from pixel to pixel through all of the range
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _FEW = 64  # labels below are never taken for a scale of grey
 _NEAR_BLACK, _NEAR_WHITE = 1 / 8, 7 / 8  # of the maximum: what a codec's ringing reaches
 _FEWEST_ON_EDGES = 8  # pixels; fewer tell nothing
 _SOLID = 0.25  # of the pixels between, from which on they are areas
+_LEVELS, _MOST_LEVELS = 64, 0.9  # parts of the range, and how many of them a picture of probabilities meets
+_SMALL_STEP, _MOST_STEPS = 1 / 24, 0.95  # of the maximum, from a pixel to the next; and of all steps
 _BRIGHT = 128  # of 255
 
 Values = npt.NDArray[Any]
@@ -76,7 +79,7 @@ def find_cut(planes: Callable[[], Iterable[Values]], *, lossy: bool = False) -> 
         whole = whole and _is_whole(plane)
     if whole and not lossy:
         is_small = largest < _FEW or smallest < -largest / 2
-        if is_small or not _lies_on_edges(planes(), largest):
+        if is_small or not (_lies_on_edges(planes(), largest) or _is_smooth(planes(), largest)):
             return Cut()
     # With nothing above zero nothing is inside.
     return Cut(largest / 2 if largest > 0 else np.inf, is_soft=not lossy)
@@ -137,6 +140,20 @@ def _lies_on_edges(planes: Iterable[Values], largest: float) -> bool:
     if num_between >= _FEWEST_ON_EDGES:
         return bool(solid_between < _SOLID * num_between and 2 * num_between < num_pixels)
     return num_dark >= _FEWEST_ON_EDGES and solid_dark < _SOLID * num_dark
+
+
+def _is_smooth(planes: Iterable[Values], largest: float) -> bool:
+    """Whether values go through all of the range by small steps: probabilities or heat, and no labels."""
+    num_steps, num_small = 0, 0
+    met = np.zeros(_LEVELS, dtype=bool)
+    for plane in planes:
+        counted = np.clip(plane.astype(np.float32), 0, None)
+        met[np.minimum(counted * (_LEVELS / largest), _LEVELS - 1).astype(np.int64)] = True
+        for axis in (0, 1):
+            steps = np.abs(np.diff(counted, axis=axis))
+            num_steps += np.count_nonzero(steps)
+            num_small += np.count_nonzero((steps > 0) & (steps <= _SMALL_STEP * largest))
+    return bool(met.mean() >= _MOST_LEVELS and num_small >= _MOST_STEPS * num_steps)
 
 
 def _solid(plane: Values) -> npt.NDArray[np.bool_]:
