@@ -244,10 +244,39 @@ def test_masks_of_two_kinds_are_refused(tmp_path):
 
 
 def test_folders_that_are_called_classes_hold_no_masks(tmp_path):
-    root = _touch(tmp_path, "mask/1.png", "nomask/2.png")
+    root = _touch(tmp_path, "mask/1.png", "bare/2.png")
     with pytest.raises(SourceError, match=r"(?s)no mask fits.*pool\.classes"):
         _read(root)
-    assert {row["label"] for row in _read(root, classes=["mask", "nomask"]).values()} == {"mask", "nomask"}
+    assert {row["label"] for row in _read(root, classes=["mask", "bare"]).values()} == {"mask", "bare"}
+
+
+@pytest.mark.parametrize("without", ["no_mask", "nomask", "Non Mask", "without_mask", "Unmasked"])
+@pytest.mark.parametrize("above", ["", "train/", "set/test/"])
+def test_a_folder_called_mask_beside_one_without_masks_is_a_class(tmp_path, without, above):
+    rows = _read(_touch(tmp_path, f"{above}mask/1.png", f"{above}{without}/1.png", f"{above}{without}/2.png"))
+    assert len(rows) == 3
+    assert all(row["mask_uri"] is None for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("original/1.png", "GT/1.png"),
+        ("images/cat_1.jpg", "annotations/trimaps/cat_1.png"),
+        ("imagesTr/1_0000.png", "labelsTr/1.png"),
+        ("a/1.png", "a/1_anno.png"),
+        ("a/1.png", "a/1_tumor.png"),
+        ("a/im1.png", "a/im1Mask.png"),
+    ],
+)
+def test_masks_of_further_names_become_rois(tmp_path, image, mask):
+    rows = _read(_touch(tmp_path, image, mask))
+    assert {name: row["mask_uri"] for name, row in rows.items()} == {image: str(tmp_path.resolve() / mask)}
+
+
+def test_labels_beside_a_folder_of_images_are_no_images_of_a_class(tmp_path):
+    with pytest.raises(SourceError, match="no mask fits an image"):
+        _read(_touch(tmp_path, "images/a/1.png", "images/b/2.png", "labels/mask_of_first.png"))
 
 
 def test_a_class_called_labels_without_images_of_these_names_is_a_class(tmp_path):
@@ -256,6 +285,49 @@ def test_a_class_called_labels_without_images_of_these_names_is_a_class(tmp_path
 
 
 # --- splits and classes
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train", "dev", "test"), {"pool", "val", "test"}),
+        (("train", "eval"), {"pool", "val"}),
+        (("training", "validation", "evaluation"), {"pool", "val", "test"}),
+        (("train", "holdout"), {"pool", "test"}),
+        (("train", "hold_out_set"), {"pool", "test"}),
+    ],
+)
+def test_further_names_of_splits(tmp_path, names, splits):
+    rows = _read(_touch(tmp_path, *(f"{name}/{label}/1.png" for name in names for label in "ab")))
+    assert {row["split"] for row in rows.values()} == splits
+    assert {row["label"] for row in rows.values()} == {"a", "b"}
+
+
+def test_splits_below_classes_that_are_named_are_splits(tmp_path):
+    root = _touch(tmp_path, *(f"{label}/{split}/1.png" for label in "ab" for split in ("train", "test")))
+    assert _read(root, classes=["a", "b"]) == _read(root)
+    assert {row["split"] for row in _read(root).values()} == {"pool", "test"}
+
+
+@pytest.mark.parametrize("above", ["", "copy/"])
+def test_sets_side_by_side_with_splits_of_their_own_are_refused(tmp_path, above):
+    names = (
+        f"{kind} data/{above}{split}/{label}/1.png"
+        for kind in "xy"
+        for split in ("train", "test")
+        for label in "ab"
+    )
+    with pytest.raises(SourceError) as caught:
+        _listing(_touch(tmp_path, *names))
+    path = re.search(r"set pool.source.path to (.*?)[,;]", str(caught.value)).group(1)
+    assert {row["label"] for row in _read(Path(path)).values()} == {"a", "b"}
+
+
+def test_folders_below_several_classes_may_be_the_classes_and_the_advice_works(tmp_path):
+    root = _touch(tmp_path, "101/0/1.png", "101/1/2.png", "102/0/1.png", "102/1/2.png", "103/0/1.png")
+    (note,) = (note for note in _listing(root).notes if "below that of their class" in note)
+    assert "'pool.classes=[0, 1]'" in note
+    assert {row["label"] for row in _read(root, classes=["0", "1"]).values()} == {"0", "1"}
 
 
 @pytest.mark.parametrize(

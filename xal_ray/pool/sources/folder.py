@@ -13,6 +13,8 @@ What names mean is told by `folder_names.py`: masks by `folder_masks.py`, classe
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from pathlib import Path as SystemPath
 
 from xal_ray.config import Pool
@@ -67,15 +69,17 @@ def read(pool: Pool) -> Listing:
         )
     layout = layout_of((image.folders for image in masks.images), classes, source.path)
     rows, deeper = [], []
+    above: dict[str, set[str | None]] = defaultdict(set)  # the classes over each folder below one
     for image in masks.images:
         row, folders = _row(root, image, masks, layout)
         rows.append(row if pool.group_by == "image" else {**row, "group_id": None})
         if folders:
             deeper.append(Warned("deeper", image_id=row["image_id"], path=image.name))
+            above[folders[0]].add(row["label"])
     if not classes:
         _check_classes(rows, masks, layout, source.path)
     warned = [*files.warned, *_warned_of(masks), *deeper]
-    notes = (*layout.notes, *masks.notes, *files.notes, *_notes(deeper))
+    notes = (*layout.notes, *masks.notes, *files.notes, *_notes(deeper, above))
     return Listing(manifest_of(rows), notes=notes, warned=warned)
 
 
@@ -123,7 +127,12 @@ def _warned_of(masks: Masks) -> list[Warned]:
     return alone + [Warned("made_of_image", path=file.name) for file in masks.made]
 
 
-def _notes(deeper: list[Warned]) -> list[str]:
+def _notes(deeper: list[Warned], above: Mapping[str, Collection[str | None]]) -> list[str]:
     if not deeper:
         return []
-    return [f"Images in folders below that of their class, which count for it: {len(deeper)}."]
+    note = f"Images in folders below that of their class, which count for it: {len(deeper)}"
+    shared = sorted(name for name, classes in above.items() if len(classes) > 1)
+    if 1 < len(shared) <= _MOST_NAMES:
+        named = ", ".join(shared)
+        note += f", in {named} of several; if these are the classes: --set 'pool.classes=[{named}]'"
+    return [note + "."]

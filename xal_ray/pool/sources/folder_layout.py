@@ -104,15 +104,18 @@ def _depth(paths: Collection[Folders], classes: Collection[str]) -> int:
 def _splits(
     paths: Collection[Folders], tops: Collection[str], classes: Collection[str], where: Path
 ) -> tuple[dict[str, str | None], int, list[str]]:
+    in_tops = {path[1] for path in paths if len(path) > 1 and path[0] in tops} - set(classes)
+    is_split_below = _are_splits(in_tops) and all(path[1:] for path in paths if path and path[0] in tops)
     if tops and set(tops) <= set(classes):
-        return {}, 0, []
+        return (_told(in_tops) if is_split_below else {}), 1, []
     _check_no_copy(paths, tops, where)
-    told = {name: split for name in tops if (split := split_of_folder(name))}
+    told = _told(tops)
     if _are_splits(tops):
         return dict(told), 0, []
-    in_tops = {path[1] for path in paths if len(path) > 1 and path[0] in tops}
-    if all(path[1:] for path in paths if path and path[0] in tops) and _are_splits(in_tops - set(classes)):
-        return {name: split_of_folder(name) for name in in_tops}, 1, []
+    if is_split_below:
+        _check_no_classes_below(paths, tops, where)
+        return dict(_told(in_tops)), 1, []
+    _check_no_deeper_splits(paths, where)
     parts = _parts(paths, tops, classes)
     if parts:
         known = "pool" if told else None
@@ -149,6 +152,48 @@ def _check_no_copy(paths: Collection[Folders], tops: Collection[str], where: Pat
             )
 
 
+def _check_no_classes_below(paths: Collection[Folders], tops: Collection[str], where: Path) -> None:
+    """Refuse set/split/class, where several sets lie side by side: the sets would be the classes."""
+    below = {top: {path[2] for path in paths if len(path) > 2 and path[0] == top} for top in tops}
+    shared = set.intersection(*below.values())
+    if len(tops) > 1 and len(shared) > 1 and _may_be_classes(shared):
+        named = ", ".join(sorted(tops))
+        raise SourceError(
+            "above the splits and below them are folders that may be the classes",
+            expected="classes on one side of the splits",
+            found=f"{named}, and below each of them the same names: {', '.join(sorted(shared))}",
+            where=str(where),
+            next_step=f"if the lower ones are the classes, set pool.source.path to {where / min(tops)}, or "
+            f"write a manifest of all; if the upper ones are: --set 'pool.classes=[{named}]'",
+        )
+
+
+def _check_no_deeper_splits(paths: Collection[Folders], where: Path) -> None:
+    """Refuse splits that lie below more than the classes: what is above them would be the classes."""
+    for level in range(2, max(map(len, paths), default=0)):
+        names = {path[level] for path in paths if len(path) > level}
+        if _are_splits(names) and len(names) > 1:
+            above = min(path[:level] for path in paths if len(path) > level)
+            raise SourceError(
+                "folders that are called like splits lie too deep",
+                expected="splits above the classes, or directly below them",
+                found=f"{', '.join(sorted(names))} in {'/'.join(above)}",
+                where=str(where),
+                next_step=f"set pool.source.path to {where.joinpath(*above)}; if the first folders are the "
+                "classes, name them: --set 'pool.classes=[...]'",
+            )
+
+
+def _told(names: Collection[str]) -> dict[str, str]:
+    """The splits that folders tell; beside a validation and no test set, an evaluation is the test."""
+    told = {name: split for name in names if (split := split_of_folder(name))}
+    evaluations = [name for name in told if "eval" in name.lower()]
+    if evaluations and "test" not in told.values():
+        others = {split for name, split in told.items() if name not in evaluations}
+        told |= dict.fromkeys(evaluations, "test") if "val" in others else {}
+    return told
+
+
 def _are_splits(names: Collection[str]) -> bool:
     """Whether names are those of splits: all tell one, and one is for training or two differ."""
     told = {split_of_folder(name) for name in names}
@@ -164,11 +209,16 @@ def _parts(paths: Collection[Folders], tops: Collection[str], classes: Collectio
                 return frozenset()
             below[path[0]].add(path[1])
     names = max(below.values(), key=len, default=set())
+    if names and names <= set(classes) and all(each <= names for each in below.values()):
+        return frozenset(names)
     is_same = len(below) > 1 and all(len(each) > 1 and each <= names for each in below.values())
-    # Numbers are patients, slices or magnifications.
+    return frozenset(names) if is_same and _may_be_classes(names) else frozenset()
+
+
+def _may_be_classes(names: Collection[str]) -> bool:
+    """Whether names that stand below several folders may be classes: no patients, slices, planes, views."""
     are_numbers = any(any(map(str.isdigit, name)) for name in names)
-    are_classes = not are_numbers and not all(map(_VIEW.fullmatch, names))
-    return frozenset(names) if is_same and (are_classes or names <= set(classes)) else frozenset()
+    return not are_numbers and not all(map(_VIEW.fullmatch, names))
 
 
 def _repeats(name: str, split: str, classes: Collection[str]) -> bool:

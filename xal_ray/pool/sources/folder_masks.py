@@ -17,6 +17,7 @@ from pathlib import Path as SystemPath
 from xal_ray.errors import SourceError
 from xal_ray.pool.sources.folder_files import Path
 from xal_ray.pool.sources.folder_names import (
+    denies_masks,
     holds_images,
     holds_masks,
     images_of_mask,
@@ -71,9 +72,18 @@ def find_masks(files: Sequence[Path], classes: Sequence[str], where: SystemPath)
     Raises:
         SourceError: A mask fits two images, two masks of different kinds fit one, or no mask fits any.
     """
+    worn = {
+        path.folders[:depth]
+        for path in files
+        for depth, name in enumerate(path.folders)
+        if denies_masks(name)
+    }
 
     def role(test: Callable[[str], bool], path: Path) -> bool:
-        return any(test(name) for name in path.folders if name not in classes)
+        return any(
+            test(name) and name not in classes and path.folders[:depth] not in worn
+            for depth, name in enumerate(path.folders)
+        )
 
     in_folders = [path for path in files if role(holds_masks, path)]
     if len(in_folders) == len(files):  # then the name of all of it says nothing
@@ -133,10 +143,13 @@ def _of_same_names(perhaps: Sequence[Path], by_key: _Index, found: Masks) -> lis
     masks: list[Path] = []
     for paths in by_folder.values():
         fitting = sum(
-            any(by_key.fitting(path, stem) for stem, _ in images_of_mask(path.stem, in_folder=True))
+            any(
+                by_key.fitting(path, stem) or by_key.by_name(path, stem)
+                for stem, _ in images_of_mask(path.stem, in_folder=True)
+            )
             for path in paths
         )
-        if 2 * fitting >= len(paths):
+        if 2 * fitting >= len(paths) or by_key.has_images_beside(paths[0]):
             masks += paths
         else:
             found.images += paths
@@ -151,6 +164,12 @@ class _Index:
         self._by_place: dict[_Key, list[Path]] = defaultdict(list)
         self._by_split: dict[_Key, list[Path]] = defaultdict(list)
         self._by_name: dict[str, list[Path]] = defaultdict(list)
+        self._above_images = {
+            folders[:depth]
+            for folders in {image.folders for image in images}
+            for depth, name in enumerate(folders)
+            if holds_images(name)
+        }
         names = [(image, name) for image in images for name in names_of_picture(image.stem)]
         # Own names first: x.png is the image of x_mask.png, though x_image.png lies there too.
         for image, name in sorted(names, key=lambda each: each[0].stem != each[1]):
@@ -174,12 +193,17 @@ class _Index:
 
     def by_name(self, mask: Path, stem: str) -> list[Path]:
         """Images of a name anywhere beside the folder of masks that the mask lies directly in."""
-        first = next((place for place, name in enumerate(mask.folders) if holds_masks(name)), None)
-        if first is None or not all(holds_masks(name) or holds_images(name) for name in mask.folders[first:]):
+        first = _first_of_masks(mask)
+        if first is None or not all(map(_says_no_place, mask.folders[first:])):
             return []
         return [
             image for image in self._by_name.get(stem, []) if image.folders[:first] == mask.folders[:first]
         ]
+
+    def has_images_beside(self, mask: Path) -> bool:
+        """Whether a folder beside that of a mask says by its name that it holds the pictures: `images`."""
+        first = _first_of_masks(mask)
+        return first is not None and mask.folders[:first] in self._above_images
 
     def first(
         self, path: Path, stems: Iterator[tuple[str, frozenset[str]]]
@@ -190,6 +214,17 @@ class _Index:
             if found:
                 return found[0], kind
         return None, frozenset()
+
+
+def _first_of_masks(mask: Path) -> int | None:
+    """Where the first folder stands that holds masks, or may."""
+    return next(
+        (depth for depth, name in enumerate(mask.folders) if holds_masks(name) or may_hold_masks(name)), None
+    )
+
+
+def _says_no_place(name: str) -> bool:
+    return holds_masks(name) or may_hold_masks(name) or holds_images(name)
 
 
 def _keys(path: Path, stem: str) -> tuple[_Key, _Key]:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from xal_ray.pool.sources.split_names import split_of_name
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_MASKS = frozenset({"mask", "masks", "segmentation", "segmentations", "groundtruth"})
+_MASKS = frozenset({"mask", "masks", "segmentation", "segmentations", "groundtruth", "trimap", "trimaps"})
 # Of folders that hold masks where there are images of the same names, and else something else.
 _PERHAPS_MASKS = frozenset(
     {"seg", "segs", "gt", "label", "labels", "annotation", "annotations", "roi", "rois"}
@@ -26,6 +26,7 @@ _BESIDE_PERHAPS = frozenset(
 _NO_MASKS = frozenset(
     {"with", "without", "no", "non", "not", "face", "worn", "wearing", "incorrect", "correct"}
 )
+_UNMASKED = frozenset({"nomask", "nomasks", "nonmask", "withoutmask", "unmasked", "maskless"})
 _WHOLE_SETS = frozenset({"data", "dataset", "set", "task"})
 _IMAGES = frozenset({"image", "images", "img", "imgs"})
 _BESIDE_IMAGES = frozenset(
@@ -40,14 +41,16 @@ _SIDES = frozenset({"left", "right", "l", "r"})
 
 _SUFFIX = re.compile(
     r"(?P<of>.+?)[ ._-]+"
-    r"(?P<word>masks?|segm?|segmentations?|ground[ _-]?truth|gt|rois?|labels?|annotations?|lesion)"
+    r"(?P<word>masks?|segm?|segmentations?|ground[ _-]?truth|gt|rois?|labels?|anno(?:tations?)?|lesion"
+    r"|tumou?r)"
     r"(?P<number>[ ._-]*\(?\d+\)?)?",
     re.IGNORECASE,
 )
+_JOINED = re.compile(r"(?P<of>.*[a-z0-9])(?P<word>Masks?|Segmentations?|Seg|GT)")  # im1Mask
 _PREFIX = re.compile(r"(?P<word>masks?|segm?|segmentation|gt)[ ._-]+(?P<of>.+)", re.IGNORECASE)
 _LAST_WORD = re.compile(r"(?P<of>.+)[ ._-]+(?P<word>[A-Za-z]+)")
 _NUMBERED = re.compile(r"(?P<of>.+)[ ._-]+\(?\d+\)?")
-_OF_PICTURE = re.compile(r"(?P<of>.+)[ ._-]+(image|img|original|orig|raw)", re.IGNORECASE)
+_OF_PICTURE = re.compile(r"(?P<of>.+)[ ._-]+(image|img|original|orig|raw|0000)", re.IGNORECASE)  # nnU-Net's
 _PICTURE_OF = re.compile(r"(image|img)[ ._-]+(?P<of>.+)", re.IGNORECASE)
 _MADE = re.compile(
     r"(?P<of>.+?)[ ._-]+(superpixels?|overlay|overlaid|heatmap|attribute_[a-z_]+)", re.IGNORECASE
@@ -67,6 +70,12 @@ def holds_masks(folder: str) -> bool:
         return False
     says = bool(words & _MASKS) or {"ground", "truth"} <= words
     return says and not (words & _WHOLE_SETS and not words & {"mask", "masks"})
+
+
+def denies_masks(folder: str) -> bool:
+    """Whether it names what wears no mask: the folder `mask` beside `no_mask` is a class as well."""
+    words = words_of(folder)
+    return bool(words & _UNMASKED or (words & _NO_MASKS and words & {"mask", "masks"}))
 
 
 def may_hold_masks(folder: str) -> bool:
@@ -110,7 +119,7 @@ def images_of_mask(stem: str, *, in_folder: bool) -> Iterator[tuple[str, frozens
     """
     if in_folder:
         yield stem, frozenset()
-    for pattern in (_SUFFIX, _PREFIX):
+    for pattern in (_SUFFIX, _PREFIX, _JOINED):
         if found := pattern.fullmatch(stem):
             word = frozenset({found["word"].lower().rstrip("s")})
             yield found["of"], word

@@ -11,8 +11,14 @@ _SPLITS = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
+    "eval": "val",
+    "evaluation": "val",
     "test": "test",
     "testing": "test",
+    "holdout": "test",
+    "hold_out": "test",
+    "hold-out": "test",
 }
 _WORD = re.compile(
     rf"(?<![a-z])({'|'.join(sorted(_SPLITS, key=len, reverse=True))})(?:set|data)?(?:20\d\d)?(?![a-z0-9])"
