@@ -196,7 +196,16 @@ def test_a_file_that_nobody_filled_in_says_so_and_an_empty_one_is_refused(pool, 
 
 @pytest.mark.parametrize(
     "cell",
-    ["a.png", "images/a.png", "C:\\x\\a.tif", "0003_a.png", "/data/upload/1/1a2b3c4d-0003_a.png", "'a"],
+    [
+        "a.png",
+        "images/a.png",
+        "C:\\x\\a.tif",
+        "0003_a.png",
+        "/data/upload/1/1a2b3c4d-0003_a.png",
+        "'a",
+        "/data/local-files/?d=b%2F0003_a.png",
+        "https://store/b%2F0003_a.png?token=x/y&d=1.2",
+    ],
 )
 def test_ids_that_come_back_as_files(pool, labels_csv, cell):
     assert _labels(pool, labels_csv(f"{cell},cat"))[0] == {"a": "cat"}
@@ -265,8 +274,22 @@ def test_optional_columns_that_are_nearly_there_are_refused(pool, labels_csv):
     for column, value in (("mask_path", "m.png"), ("box_x", "1")):
         error = _refused(pool, labels_csv(f"a,cat,{value}", header=f"image_id,label,{column}"))
         assert f"rename '{column}' to" in error["next"]
+    error = _refused(pool, labels_csv("a,cat,1,2,3,4", header="image_id,label,xmin,ymin,xmax,ymax"))
+    assert (error["found"], error["expected"]) == ("xmin, ymin, xmax, ymax", "box_x0, box_y0, box_x1, box_y1")
     error = _refused(pool, labels_csv("a,cat,1,1,2", header="image_id,label,box_x0,box_y0,box_x1"))
     assert error["what"] == "the labels lack the column 'box_y1'"
+
+
+def test_two_boxes_of_an_image_are_no_two_labels(pool, labels_csv):
+    header = "image_id,label,box_x0,box_y0,box_x1,box_y1"
+    error = _refused(pool, labels_csv("a,cat,0,0,8,12", "a,cat,8,0,16,12", header=header))
+    assert error["what"] == "an image has two different regions"
+
+
+def test_a_box_or_mask_that_a_program_left_out_is_none(pool, labels_csv):
+    header = "image_id,label,mask,box_x0,box_y0,box_x1,box_y1"
+    (row,) = read_labels(labels_csv("a,cat,NA,nan,nan,nan,nan", header=header), pool, ["a"]).to_pylist()
+    assert (row["label"], row["roi"]) == ("cat", None)
 
 
 def test_decimal_commas_in_boxes_where_commas_do_not_part_cells(pool, labels_csv):

@@ -175,6 +175,8 @@ _NO_MATRIX = {f"srow_{axis}": [0, 0, 0, 0] for axis in "xyz"}
         {**_SFORM, "dim": [4, 7, 6, 5, 0, 0, 0, 0]},
         {**_SFORM, "dim": [5, 7, 6, 5, 0, 1, 9, 0]},
         {**_SFORM, "extents": 0, "regular": b"x", "glmax": -1, "bitpix": 8},
+        {**_SFORM, "vox_offset": 0},
+        {**_SFORM, "vox_offset": 348},
         {**_SFORM, "scl_slope": 0, "scl_inter": np.nan},
         {**_SFORM, "scl_slope": np.nan, "scl_inter": 3},
     ],

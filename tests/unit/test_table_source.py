@@ -1,6 +1,7 @@
 """The table source: what a CSV or Parquet manifest may say, and every way in which it can be wrong."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -273,6 +274,48 @@ def test_an_optional_column_that_is_nearly_there_is_refused_with_both_ways_out(t
     assert f"--set pool.source.columns.{name}={near}" in message
     assert f"--set pool.source.columns.{name}=null" in message
     assert _read(tmp_path, text, **{name: None}).num_rows == 2
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        ("xmin", "ymin", "xmax", "ymax"),
+        ("X1", "Y1", "X2", "Y2"),
+        ("roi_x0", "roi_y0", "roi_x1", "roi_y1"),
+    ],
+)
+def test_boxes_under_other_names_are_refused_with_both_ways_out(tmp_path, corners):
+    text = f"image,group_id,{','.join(corners)}\n1.png,g,1,2,3,4\n2.png,h,,,,\n"
+    settings = dict(re.findall(r"columns\.(\w+)=(\w+)", _error(tmp_path, text).split("; or")[0]))
+    assert _read(tmp_path, text, **settings)["boxes"].to_pylist() == [[[1, 2, 3, 4]], []]
+    assert _read(tmp_path, text, box_x0=None)["boxes"].to_pylist() == [[], []]
+
+
+def test_splits_under_another_name_are_refused_with_both_ways_out(tmp_path):
+    text = "image,group_id,Subset\n1.png,g,train\n2.png,h,Testing\n"
+    message = _error(tmp_path, text)
+    assert "--set pool.source.columns.split=Subset" in message
+    assert "--set pool.source.columns.split=null" in message
+    assert _read(tmp_path, text, split=None).num_rows == 2
+    assert _read(tmp_path, "image,group_id,Set\n1.png,g,A\n2.png,h,test\n").num_rows == 2
+
+
+@pytest.mark.parametrize("nothing", ["NA", "nan", "None", "NULL", "#N/A"])
+def test_what_programs_write_for_nothing_is_no_mask_no_box_and_no_split(tmp_path, nothing):
+    header = "image,group_id,label,mask,split,frame,box_x0,box_y0,box_x1,box_y1\n"
+    text = header + f"1.png,g,a,m.png,val,1.0,1,2,3,4\n2.png,h,a{f',{nothing}' * 7}\n"
+    first, second = _read(tmp_path, text).to_pylist()
+    assert (first["boxes"], first["split"], first["frame"]) == ([[1, 2, 3, 4]], "val", 1)
+    assert (second["mask_uri"], second["split"], second["frame"], second["boxes"]) == (None, None, None, [])
+    assert second["roi_state"] == "not_annotated"
+    assert any("are read as empty: 1 of mask, 1 of split" in note for note in _notes(tmp_path, text))
+
+
+def test_ids_that_a_spreadsheet_has_rounded_or_could_not_compute_are_warned_of(tmp_path):
+    text = "image,group_id\n1.png,1.23457E+15\n2.png,1.23457E+15\n3.png,#REF!\n"
+    rounded, missing = sorted(_warned(tmp_path, text), key=lambda note: "reads like" in note)
+    assert "1 group ids are numbers that a spreadsheet has rounded (the first: row 2)" in rounded
+    assert "reads like a missing id" in missing
 
 
 def test_a_second_spelling_of_a_column_is_none_of_another_name(tmp_path):

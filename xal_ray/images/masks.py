@@ -147,12 +147,13 @@ def _is_smooth(planes: Iterable[Values], largest: float) -> bool:
     num_steps, num_small = 0, 0
     met = np.zeros(_LEVELS, dtype=bool)
     for plane in planes:
-        counted = np.clip(plane.astype(np.float32), 0, None)
+        counted = np.nan_to_num(plane.astype(np.float32), posinf=largest)
+        counted = np.clip(counted, 0, largest)
         met[np.minimum(counted * (_LEVELS / largest), _LEVELS - 1).astype(np.int64)] = True
         for axis in (0, 1):
             steps = np.abs(np.diff(counted, axis=axis))
-            num_steps += np.count_nonzero(steps)
-            num_small += np.count_nonzero((steps > 0) & (steps <= _SMALL_STEP * largest))
+            num_steps += int(np.count_nonzero(steps))
+            num_small += int(np.count_nonzero((steps > 0) & (steps <= _SMALL_STEP * largest)))
     return bool(met.mean() >= _MOST_LEVELS and num_small >= _MOST_STEPS * num_steps)
 
 

@@ -306,7 +306,7 @@ def _checked_dtype(header: Any) -> np.dtype[Any]:
 def _checked_offset(header: Any) -> int:
     smallest = int(header["sizeof_hdr"])
     offset = float(header["vox_offset"])
-    if offset == 0:
+    if offset == 0 or smallest <= offset < smallest + 4:  # the four bytes of extensions come first
         return smallest + 4
     if not (smallest <= offset <= smallest + _MAX_EXTENSION_BYTES and offset == int(offset)):
         raise ImageError("unreadable", "the header says that the voxels begin where they can't")

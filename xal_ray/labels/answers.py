@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from xal_ray.pool.manifest import name_key
 
@@ -33,6 +34,8 @@ class Ids:
         text = cell.removeprefix("'")  # what keeps a spreadsheet from taking a cell for a formula
         if text in self.known:
             return text
+        # An address may hold a slash as %2F, and end in a signature: x.png?token=...
+        text = unquote(re.sub(r"(\.\w{2,5})\?.*", r"\1", text)) if "://" in text or "?" in text else text
         name = PurePosixPath(text.replace("\\", "/")).name
         exported = _EXPORTED.fullmatch(name)
         for said in (name, exported.group(1) if exported else name):

@@ -65,6 +65,14 @@ def find_columns(table: Written, ids: Ids, pool: PoolReader, label_column: str) 
                 if near
                 else f"add '{name}', or remove the other columns of boxes",
             )
+    if not set(BOX) & set(places) and (corners := header.corners()):
+        raise LabelError(
+            "the labels may have boxes, but not in the columns of boxes",
+            expected=", ".join(BOX),
+            found=", ".join(corners),
+            where=header.where,
+            next_step="rename them so, if they are corners in pixels of the image; else to other words",
+        )
     return {name: places[name] for name in names if name in places}
 
 

@@ -19,6 +19,7 @@ from xal_ray.labels.columns import BOX, OPTIONAL, check_filled, find_columns, re
 from xal_ray.layout import RECEIVED_SCHEMA
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import PoolReader
+from xal_ray.pool.spellings import is_left_out
 from xal_ray.roi import boxes_to_grid, check_mask, mask_to_grid, pack_coverage, sound_boxes
 from xal_ray.tables import open_written
 
@@ -86,11 +87,14 @@ def read_labels(
         cut += [line] if is_cut else []
         entry = {"image_id": image_id, "label": label, "roi": roi}
         if received.setdefault(image_id, entry) != entry:
+            is_label = received[image_id]["label"] != label
             raise LabelError(
-                "an image has two different labels",
+                f"an image has two different {'labels' if is_label else 'regions'}",
                 found=repr(image_id),
                 where=f"{where}, and line {lines[image_id]}",
-                next_step="keep the line that is right, and remove the other",
+                next_step="keep the line that is right, and remove the other"
+                if is_label
+                else "write one line: with a mask of both regions, or a box around them",
             )
         lines.setdefault(image_id, line)
     if bad and not received:
@@ -194,7 +198,9 @@ def _roi(
     """
     grid = (pool.image_size, pool.image_size)
     mask_name = row.get("mask")
-    corners = [row.get(name) or "" for name in BOX]
+    if mask_name and is_left_out(mask_name):  # nan or NA, as programs write empty cells
+        mask_name = None
+    corners = ["" if is_left_out(text := row.get(name) or "") else text for name in BOX]
     if decimal_commas:
         corners = [text.replace(",", ".") for text in corners]
     if mask_name:

@@ -12,10 +12,12 @@ import pyarrow.compute as pc
 
 from xal_ray.pool.manifest import name_key
 
-_MISSING = frozenset(
+_OF_PROGRAMS = frozenset(
     {"nan", "na", "n/a", "none", "null", "nil", "nat", "<na>", "#n/a", "#na", "undefined", "missing"}
-    | {"unknown", "unlabeled", "unlabelled", "-", "--", "?", "."}
+    | {"#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"}
 )
+_MISSING = frozenset(_OF_PROGRAMS | {"unknown", "unlabeled", "unlabelled", "-", "--", "?", "."})
+_OF_SPREADSHEET = re.compile(r"\d[.,]\d*e\+\d\d+", re.IGNORECASE)  # 1.23457E+15, of an id of 16 digits
 _ZEROS_IN_FRONT = re.compile(r"(?<![\d.])0+(?=\d)")
 
 
@@ -52,6 +54,11 @@ def reads_like_nothing(name: str) -> bool:
     return name.strip().casefold() in _MISSING
 
 
+def is_left_out(cell: str) -> bool:
+    """Whether a cell is what programs write for an empty one: `nan`, `NA`, `None`."""
+    return cell.strip().casefold() in _OF_PROGRAMS
+
+
 def group_warnings(groups: pa.ChunkedArray, numbers: Sequence[int]) -> list[str]:
     """What is odd about group ids. They may point at patients, so rows are named, and no id.
 
@@ -74,6 +81,13 @@ def group_warnings(groups: pa.ChunkedArray, numbers: Sequence[int]) -> list[str]
         for group, number in rows.items()
         if reads_like_nothing(group)
     ]
+    rounded = [number for group, number in rows.items() if _OF_SPREADSHEET.fullmatch(group)]
+    if rounded:
+        found.append(
+            f"{len(rounded)} group ids are numbers that a spreadsheet has rounded (the first: row "
+            f"{min(rounded)}): patients whose ids differ in the last digits are one. Write the ids as text, "
+            "from where they come"
+        )
     first: dict[str, int] = {}
     pairs = [
         (kept, number)

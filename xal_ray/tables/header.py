@@ -12,6 +12,13 @@ from xal_ray.errors import InputError
 _NEAR = 0.8  # of difflib: a swapped or a missing letter of five
 # What people hang on a name without meaning another one: `mask_path`, `labels`, `image_file`.
 _ENDINGS = frozenset({"s", "es", "path", "paths", "file", "files", "filename", "name", "names", "uri", "url"})
+_CORNERS = (
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x0", "y0", "x1", "y1"),
+    ("x1", "y1", "x2", "y2"),
+    ("left", "top", "right", "bottom"),
+)
+_OF_BOXES = ("", "box", "bbox", "bndbox", "roi")  # before them
 _SHOWN = 8
 
 
@@ -74,6 +81,12 @@ class Header:
         other_words = [key_of(word) for word in synonyms if key_of(word) in free]
         meant = [*near, *longer, *other_words]
         return free[meant[0]] if meant else None
+
+    def corners(self) -> tuple[str, ...]:
+        """Four columns that may be corners of boxes, by names that many programs give them; or none."""
+        free = {key_of(name): name for name in self.names}
+        kinds = ([before + key for key in keys] for keys in _CORNERS for before in _OF_BOXES)
+        return next((tuple(free[key] for key in keys) for keys in kinds if set(keys) <= set(free)), ())
 
     def unread(self, read: Collection[int]) -> str | None:
         """A note on the columns that nothing reads; None where there are none."""

@@ -107,7 +107,7 @@ def _splits(
     in_tops = {path[1] for path in paths if len(path) > 1 and path[0] in tops} - set(classes)
     is_split_below = _are_splits(in_tops) and all(path[1:] for path in paths if path and path[0] in tops)
     if tops and set(tops) <= set(classes):
-        return (_told(in_tops) if is_split_below else {}), 1, []
+        return dict(_told(in_tops)) if is_split_below else {}, 1, []
     _check_no_copy(paths, tops, where)
     told = _told(tops)
     if _are_splits(tops):

@@ -16,14 +16,18 @@ from xal_ray.pool.schema import ATTRIBUTES
 from xal_ray.pool.sources.faults import Faults
 from xal_ray.pool.sources.listing import Listing
 from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
+from xal_ray.pool.sources.split_names import split_of_name
+from xal_ray.pool.spellings import is_left_out
 from xal_ray.roi import sound_boxes
-from xal_ray.tables import Written, open_written
+from xal_ray.tables import Written, key_of, open_written
 
 _BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 # Without a column of this name, one that is nearly called so is refused: passing it by would lose what it
 # holds, and taking it might be wrong. Attributes are for counts alone, and are only said to be unread.
 _CHECKED = ("image_id", "label", "mask", "split", "frame", *_BOX)
+_MAY_BE_MISSING = ("mask", "split", "frame", *_BOX)
+_MAY_BE_SPLITS = ("set", "subset", "partition", "fold", "phase", "usage", "dataset", "data_split")
 _SYNONYMS: Mapping[str, Sequence[str]] = {
     "image": ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img"),
     "group_id": ("patient_id", "patient", "subject_id", "subject", "group", "case_id", "case", "person_id"),
@@ -122,8 +126,10 @@ def _rows(cells: Cells, group_by: str, origin: _Origin) -> Iterator[Row]:
 
 
 def _frame(text: str | None, where: str) -> int | None:
-    if text is None or text.isdecimal():
-        return None if text is None else int(text)
+    # 1.0 is written by programs that know empty cells among real numbers alone.
+    number = re.fullmatch(r"(\d+)(?:\.0+)?", text or "", re.ASCII)
+    if text is None or number:
+        return int(number.group(1)) if number else None
     raise SourceError(
         "a frame is malformed",
         expected="a whole number from 0, or an empty cell",
@@ -203,6 +209,7 @@ def _read_cells(path: Path, pool: Pool) -> tuple[Cells, list[int], list[str]]:
     cells = dict(zip(places, read.columns, strict=True))
     if pool.classes and columns.label is not None and not any(cells.get("label", [])):
         _check_no_other_labels(table, pool.classes, places)
+    missing = _empty_missing(cells)
     if any("," in text for name in _BOX for text in cells.get(name, []) if text):
         _mend_decimal_commas(cells, places, table)
     respelled = {
@@ -210,7 +217,7 @@ def _read_cells(path: Path, pool: Pool) -> tuple[Cells, list[int], list[str]]:
         for name, at in places.items()
         if table.header.names[at] != getattr(columns, name)
     }
-    notes = [*table.notes, *read.notes]
+    notes = [*table.notes, *read.notes, *missing]
     notes += [f"columns: read {', '.join(sorted(respelled))}"] if respelled else []
     # A group column that stands aside on request is no news.
     known = {at for name in names if (at := table.header.find(name)) is not None}
@@ -236,6 +243,19 @@ def _check_no_other_labels(table: Written, classes: Sequence[str], places: Mappi
             next_step=f"--set pool.source.columns.label={_shell_word(others[0])}, or, if it holds something "
             "else, --set pool.source.columns.label=null",
         )
+
+
+def _empty_missing(cells: Cells) -> list[str]:
+    """Empty the cells in which a program wrote that there is nothing, as NA or nan; and say so."""
+    counts: dict[str, int] = {}
+    for name in _MAY_BE_MISSING:
+        column = cells.get(name, [])
+        says_nothing = [text is not None and is_left_out(text) for text in column]
+        if any(says_nothing):
+            counts[name] = sum(says_nothing)
+            cells[name] = [None if empty else text for text, empty in zip(column, says_nothing, strict=True)]
+    told = ", ".join(f"{count} of {name}" for name, count in counts.items())
+    return [f"cells that say that there is nothing (nan, NA, ...) are read as empty: {told}"] if told else []
 
 
 def _mend_decimal_commas(cells: Cells, places: Mapping[str, int], table: Written) -> None:
@@ -275,7 +295,37 @@ def _find_columns(columns: Columns, table: Written, group_by: str) -> dict[str, 
         near = header.nearest(column or name, set(places.values()), _SYNONYMS.get(name, ()))
         if name in required or (near is not None and name in _CHECKED):
             raise _missing_column(name, column or name, near, table, optional=name not in required)
+    _check_no_other_boxes(names, places, table)
+    if names["split"] and "split" not in places:
+        _check_no_other_splits(table, places)
     return places
+
+
+def _check_no_other_boxes(names: Mapping[str, str | None], places: Mapping[str, int], table: Written) -> None:
+    """Refuse boxes under names that are not ours: passed by, the regions would be lost."""
+    corners = table.header.corners()
+    if not corners or set(_BOX) & set(places) or not all(names[name] for name in _BOX):
+        return
+    settings = zip(_BOX, corners, strict=True)
+    raise SourceError(
+        "the manifest may have boxes, but not in the columns of boxes",
+        expected=", ".join(_BOX),
+        found=", ".join(corners),
+        where=table.header.where,
+        next_step=" ".join(f"--set pool.source.columns.{name}={_shell_word(word)}" for name, word in settings)
+        + " (corners in pixels); or, if they hold something else, --set pool.source.columns.box_x0=null",
+    )
+
+
+def _check_no_other_splits(table: Written, places: Mapping[str, int]) -> None:
+    """Refuse splits in a column of another name: passed by, others would be dealt."""
+    words = {key_of(word) for word in _MAY_BE_SPLITS}
+    called = [at for at, name in enumerate(table.header.names) if key_of(name) in words]
+    if not set(called) - set(places.values()):
+        return
+    others = set(range(len(table.header.names))) - set(called)
+    for name in table.columns_of({"pool", "val", "test"}, others | set(places.values()), split_of_name):
+        raise _missing_column("split", "split", name, table, optional=True)
 
 
 def _missing_column(
