@@ -219,7 +219,10 @@ def _shapes(tmp_path, *annotations, **image):
     return pool, read_source(pool)
 
 
-@pytest.mark.parametrize("annotation", BAD_PARTS)
+@pytest.mark.parametrize(
+    "annotation",
+    [*BAD_PARTS, {"segmentation": {"size": [72, 96], "counts": [72 * 96]}}],  # of nothing
+)
 def test_coco_falls_back_to_the_box_of_a_shape_that_can_not_be_meant(tmp_path, annotation):
     pool, listing = _shapes(tmp_path, annotation | SOUND_BOX)
     row = {row["image_id"]: row for row in listing.manifest.to_pylist()}["a"]
@@ -398,6 +401,11 @@ def test_yolo_shapes_in_pictures_of_any_size(tmp_path, frame):
         pool = _yolo_image(tmp_path / name, line, frame)
         (row,) = _rows(pool).values()
         np.testing.assert_allclose(_roi(row, pool), mask_to_grid(mask, (64, 64)), atol=1e-3)
+
+
+def test_yolo_numbers_of_classes_may_be_written_as_text(tmp_path):
+    pool = _yolo_image(tmp_path, "1 .5 .5 .2 .2\n", settings="names: {'0': cyst, '1': mass}\ntrain: images\n")
+    assert [row["label"] for row in _rows(pool).values()] == ["mass"]
 
 
 def _yolo_lines(root, text, settings="names: [mass, cyst]\ntrain: images\n"):

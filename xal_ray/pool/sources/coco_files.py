@@ -68,6 +68,7 @@ def read_document(root: SourceRoot, name: str, limits: Limits, *, needed: bool) 
             "the file is no COCO file of instances",
             expected="an object with the lists images, annotations and categories",
             where=where,
+            next_step="export instances as COCO JSON, or move other JSON files out of the folder",
         )
     categories = {
         _id(item, "id", f"{where}, categories[{number}]"): _category_name(
@@ -78,7 +79,13 @@ def read_document(root: SourceRoot, name: str, limits: Limits, *, needed: bool) 
     images = [image for item in content["images"] if (image := _image(item)) is not None]
     by_image: dict[int | str, list[Item]] = {image["id"]: [] for image in images}
     if len(by_image) < len(images):
-        raise SourceError("two images have one id", expected="an id of its own for each image", where=where)
+        raise SourceError(
+            "two images have one id",
+            expected="an id of its own for each image",
+            where=where,
+            next_step="remove one of them where they are one image; else give one another id, and its "
+            "annotations too",
+        )
     num_strays, unknown = 0, set()
     for item in content["annotations"]:
         image = item.get("image_id") if isinstance(item, dict) else None
@@ -106,7 +113,12 @@ def _load(root: SourceRoot, name: str, limits: Limits) -> Any:
         return json.loads(read_below(root, name, limits.max_file_bytes))
     except (ValueError, RecursionError):
         where = str(root.path / name)
-        raise SourceError("a JSON file can't be read", expected="JSON in UTF-8", where=where) from None
+        raise SourceError(
+            "a JSON file can't be read",
+            expected="JSON in UTF-8",
+            where=where,
+            next_step="export or download it again",
+        ) from None
 
 
 def _image(item: Any) -> Item | None:
@@ -129,7 +141,7 @@ def _side(value: Any) -> int | None:
 def _category_name(item: Item, where: str) -> str:
     name = item.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise SourceError("a category has no name", where=where)
+        raise SourceError("a category has no name", where=where, next_step="give it one")
     return name.strip()
 
 
@@ -137,7 +149,12 @@ def _id(item: Any, key: str, where: str) -> int | str:
     value = item.get(key) if isinstance(item, dict) else None
     if _is_id(value):
         return value
-    raise SourceError(f"an item has no sound '{key}'", expected="a whole number or a text", where=where)
+    raise SourceError(
+        f"an item has no sound '{key}'",
+        expected="a whole number or a text",
+        where=where,
+        next_step="correct it, or remove the item",
+    )
 
 
 def _is_id(value: Any) -> TypeGuard[int | str]:

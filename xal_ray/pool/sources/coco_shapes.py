@@ -12,6 +12,7 @@ import numpy as np
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row
 from xal_ray.roi import Sound, compress_counts, mask_to_counts, rle_to_mask, sound_boxes, sound_polygons
+from xal_ray.roi.sound import NO_AREA
 
 Item = dict[str, Any]
 Frame = tuple[int, int]
@@ -65,7 +66,7 @@ def shapes_of(annotations: Sequence[Item], image: Item) -> Shapes:
     for annotation in annotations:
         segmentation, bbox = annotation.get("segmentation"), annotation.get("bbox")
         before = found.dropped.dropped.copy()
-        if (segmentation and _add_segmentation(found, segmentation, frame)) or bbox is None:
+        if (segmentation and _add_segmentation(found, segmentation, frame, bbox)) or bbox is None:
             continue
         boxes = _boxes(bbox, frame)
         found.boxes += boxes.shapes
@@ -77,10 +78,12 @@ def shapes_of(annotations: Sequence[Item], image: Item) -> Shapes:
     return found
 
 
-def _add_segmentation(found: Shapes, segmentation: Any, frame: Frame | None) -> bool:
+def _add_segmentation(found: Shapes, segmentation: Any, frame: Frame | None, bbox: Any) -> bool:
     """Add what can be meant of a segmentation; whether there was any."""
     if isinstance(segmentation, dict):
-        runs = _sound_runs(segmentation, found.runs[0]["size"] if found.runs else frame)
+        # A mask of nothing says that there is nothing, but where a box stands beside it.
+        has_box = bbox is not None and bool(_boxes(bbox, frame).shapes)
+        runs = _sound_runs(segmentation, found.runs[0]["size"] if found.runs else frame, has_box)
         if isinstance(runs, str):
             found.dropped.dropped[runs] += 1
             return False
@@ -106,7 +109,7 @@ def _boxes(bbox: Any, frame: Frame | None) -> Sound:
     return sound_boxes([[x, y, x + width, y + height]], frame)
 
 
-def _sound_runs(segmentation: Item, frame: Frame | None) -> Item | str:
+def _sound_runs(segmentation: Item, frame: Frame | None, has_box: bool) -> Item | str:
     """A mask of runs, or what is wrong with it."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
@@ -116,9 +119,11 @@ def _sound_runs(segmentation: Item, frame: Frame | None) -> Item | str:
     if not isinstance(counts, str | list):
         return "a mask without counts"
     try:
-        rle_to_mask(counts, (size[0], size[1]))  # the error comes now, not after an hour of reading
+        mask = rle_to_mask(counts, (size[0], size[1]))  # the error comes now, not after an hour of reading
     except SourceError:
         return "runs of a mask that do not fill it"
+    if has_box and not mask.any():
+        return NO_AREA
     return {"size": (size[0], size[1]), "counts": counts}
 
 

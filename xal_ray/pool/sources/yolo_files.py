@@ -198,7 +198,10 @@ def _load(root: SourceRoot, name: str, where: str) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise SourceError(
-            "a YAML file can't be read", expected="keys names, train, val; no aliases", where=where
+            "a YAML file can't be read",
+            expected="keys names, train, val; no aliases",
+            where=where,
+            next_step="write it so",
         )
     return content
 
@@ -208,12 +211,20 @@ def _tokens(text: str, where: str) -> list[Any]:
         return list(yaml.scan(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, ValueError):
         raise SourceError(
-            "a YAML file can't be read", expected="keys names, train, val", where=where
+            "a YAML file can't be read",
+            expected="keys names, train, val",
+            where=where,
+            next_step="correct its YAML: mind colons, indents and quotes",
         ) from None
 
 
 def _names(names: Any, where: str) -> dict[int, str]:
     numbered = dict(enumerate(names)) if isinstance(names, list) else names
+    if isinstance(numbered, dict):  # '0': cat, as some programs write
+        numbered = {
+            int(key) if isinstance(key, str) and key.isdecimal() else key: name
+            for key, name in numbered.items()
+        }
     if (
         not isinstance(numbered, dict)
         or not numbered
@@ -224,6 +235,7 @@ def _names(names: Any, where: str) -> dict[int, str]:
             "the classes are malformed",
             expected="names: [cat, dog], or names: {0: cat, 1: dog}; with quotes around yes, no, on and off",
             where=where,
+            next_step="write them so in the YAML file",
         )
     return {number: str(name).strip() for number, name in numbered.items()}
 
@@ -242,7 +254,12 @@ def _images(value: Any, prefix: str, root: SourceRoot, files: Sequence[str], whe
     """The images that a key of the YAML file means: of folders, or of text files that list them."""
     texts = [value] if isinstance(value, str) else value or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise SourceError("a split is malformed", expected="a folder, or a list of folders", where=where)
+        raise SourceError(
+            "a split is malformed",
+            expected="a folder, or a list of folders",
+            where=where,
+            next_step="correct it in the YAML file",
+        )
     images: list[str] = []
     for text in texts:
         below = _below(prefix + text, root, where)
@@ -273,7 +290,11 @@ def _each_once(images: dict[str | None, list[str]], where: str) -> dict[str | No
     for split, names in images.items():
         for name in names:
             if seen.setdefault(name, split) != split:
-                raise SourceError("an image stands in two splits", where=where)
+                raise SourceError(
+                    "an image stands in two splits",
+                    where=where,
+                    next_step="name it in one of them only, or take one split out of the YAML file",
+                )
     return {split: sorted(set(names)) for split, names in images.items()}
 
 
@@ -289,4 +310,6 @@ def _decoded(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise SourceError("a file can't be read", expected="UTF-8 text", where=where) from None
+        raise SourceError(
+            "a file can't be read", expected="UTF-8 text", where=where, next_step="write it anew, as UTF-8"
+        ) from None
