@@ -1,5 +1,7 @@
 """What a single pass does not choose again."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -107,3 +109,18 @@ def test_a_run_is_found_from_its_model_and_nothing_else_is(run, tmp_path):
     assert run_of_model(model) is None
     with pytest.raises(RunError, match="no run here"):
         left_out(Pool(), run)
+
+
+def test_a_run_is_found_by_a_link_and_from_within(run, tmp_path, monkeypatch):
+    model = run / "rounds" / "000"
+    (tmp_path / "latest").symlink_to(model)
+    (tmp_path / "weights.safetensors").symlink_to(model / "model.safetensors")
+    assert run_of_model(tmp_path / "latest") == run
+    assert run_of_model(tmp_path / "weights.safetensors") == run
+    monkeypatch.chdir(model)
+    assert run_of_model(Path()) == run_of_model(Path("model.safetensors")) == run
+
+
+def test_where_nothing_says_what_is_labelled_that_is_said():
+    words = left_out(Pool(), None).in_words(6)
+    assert words.startswith("6 images in the pool, none left out (") and "--run" in words

@@ -74,16 +74,23 @@ def left_out(pool: PoolReader, run: Path | None, lists: tuple[Path, ...] = ()) -
         found.append(known)
         of_no_image = f" ({strange} of its rows name no image of this pool)" if strange else ""
         reasons.append(f"{len(known)} of {path} left out{of_no_image}")
+    if run is None and not lists:
+        reasons.append("none left out (the model lies in no run: --run or --exclude says what is labelled)")
     left = pa.concat_arrays(found) if found else pa.array([], pa.string())
     return LeftOut(pa.array(sorted(set(left.to_pylist())), pa.string()), tuple(reasons))
 
 
 def run_of_model(model: Path) -> Path | None:
-    """The run that a model belongs to, where it lies in one: `RUN/rounds/NNN` or its weights file."""
-    folder = model.parent if model.suffix == ".safetensors" else model
-    run = folder.parent.parent
-    is_one = folder.parent.name == "rounds" and folder.name.isdecimal() and RunLayout(run).ledger.is_file()
-    return run if is_one else None
+    """The run that a model belongs to, where it lies in one: `RUN/rounds/NNN` or its weights file.
+
+    A path may lead there by a link, or from within (`.`).
+    """
+    for path in (model, model.resolve()):
+        folder = path.parent if path.suffix == ".safetensors" else path
+        run = folder.parent.parent
+        if folder.parent.name == "rounds" and folder.name.isdecimal() and RunLayout(run).ledger.is_file():
+            return run
+    return None
 
 
 def labelled_or_picked(run: Path) -> pa.Array:
