@@ -6,6 +6,11 @@ their ROIs into strata of a few groups, ROIs change hands within a stratum only,
 image gets the ROI that is nearest to its own in size. What is left of the difference in size is taken out
 exactly where a measure is linear in the ROI: a donor counts as if its coverage were thinned or thickened to
 the image's own area. Images of a group (the slices of a patient) are alike, so what is permuted is groups.
+
+Where large ROIs lie nearer to the middle, as they must within a frame, and maps are hot there whatever they
+show, a large ROI in a good place would count for more with an image whose own ROI is large: its own. So for
+the p-value, what every map makes of a donor's ROI is taken off, in the share in which each map's agreement
+rises with the area.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xal_ray.acquire.alignment import pointing_game
-from xal_ray.acquire.fullsize import WHOLE_TOLERANCE, Regions, linear_measures
+from xal_ray.acquire.fullsize import WHOLE_TOLERANCE, Regions, linear_measures, whole_adjoint
 from xal_ray.intervals import mean_interval
 from xal_ray.roi import mask_to_grid
 
@@ -31,6 +36,7 @@ TESTED = ("soft_dice", "pointing_game", "energy_in_roi", "lift")
 LEAST_IN_STRATUM = 5  # groups; fewer leave too few permutations, many more leave donors of other sizes
 NUM_PERMUTATIONS = 1000  # if there are no more than so many, all of them are gone through
 SIGNIFICANCE = 0.05
+ROUNDING = 1e-6  # of agreements, which come of float32 maps and ROIs: what differs by less is tied
 
 Verdict = Literal["shown", "not shown", "cannot be shown"]  # that maps find their own ROI
 
@@ -76,13 +82,15 @@ def alignment_test(
     strata = _strata(groups, np.log(area))
     smallest = smallest_p([stratum.num_groups for stratum in strata])
     agreements = [_agreement(cams, regions, area, stratum) for stratum in strata]
+    shares = _shares_of(cams, area, regions.frame)
     drawn = _draw([stratum.num_groups for stratum in strata], seed) if smallest < SIGNIFICANCE else None
     return {
         "num_images": len(kept),
         "num_groups": int(groups.max()) + 1,
         "smallest_p": smallest,
         "measures": {
-            name: _result(strata, [found[name] for found in agreements], groups, drawn) for name in TESTED
+            name: _result(strata, [found[name] for found in agreements], shares[name], groups, drawn)
+            for name in TESTED
         },
     }
 
@@ -149,9 +157,26 @@ def _agreement(
     return found
 
 
+def _shares_of(cams: npt.NDArray[Any], area: FloatArray, frame: tuple[int, int]) -> dict[str, FloatArray]:
+    """(n,) by measure: how a map's agreement with an ROI, wherever that lies, rises with its area.
+
+    For soft Dice and energy it is what the map has with an ROI of that area that lies evenly on the whole
+    frame; lift is energy beyond that, over `1 - area`; the pointing game knows no area.
+    """
+    whole = whole_adjoint(frame, (cams.shape[1], cams.shape[2]))
+    evenly = linear_measures(cams, (whole * area[:, None, None]).astype(np.float32), frame)
+    return {
+        "soft_dice": evenly["soft_dice"],
+        "energy_in_roi": area,
+        "lift": area / (1.0 - area),
+        "pointing_game": np.ones(len(area)),
+    }
+
+
 def _result(
     strata: Sequence[_Stratum],
     agreements: Sequence[FloatArray],
+    shares: FloatArray,
     groups: IntArray,
     drawn: Sequence[IntArray] | None,
 ) -> dict[str, Any]:
@@ -161,7 +186,7 @@ def _result(
         mine = agreement[np.arange(len(stratum.rows)), stratum.own]
         own[stratum.rows] = mine
         donors[stratum.rows] = (agreement.sum(axis=1) - mine) / (stratum.num_groups - 1)
-    p = None if drawn is None else _p_value(strata, agreements, drawn)
+    p = None if drawn is None else _p_value(strata, agreements, shares, drawn)
     return {
         "own": float(own.mean()),
         "donors": float(donors.mean()),
@@ -179,17 +204,27 @@ def _verdict(p: float | None) -> Verdict:
 
 
 def _p_value(
-    strata: Sequence[_Stratum], agreements: Sequence[FloatArray], drawn: Sequence[IntArray]
+    strata: Sequence[_Stratum],
+    agreements: Sequence[FloatArray],
+    shares: FloatArray,
+    drawn: Sequence[IntArray],
 ) -> float:
-    """The share of permutations, the observed one counted, that agree at least as well."""
+    """The share of permutations, the observed one counted, that agree at least as well.
+
+    What is taken off belongs to an ROI and goes with it, times what belongs to an image and stays: it leaves
+    permutations as exact as they are.
+    """
     total = np.zeros(len(drawn[0]))
-    observed = 0.0
+    observed, size = 0.0, 0.0
     for stratum, agreement, orders in zip(strata, agreements, drawn, strict=True):
         sums = np.zeros((stratum.num_groups, stratum.num_groups))
         np.add.at(sums, stratum.own, agreement)
+        size += float(np.abs(sums).mean()) * stratum.num_groups
+        share = np.bincount(stratum.own, weights=shares[stratum.rows], minlength=stratum.num_groups)
+        sums -= np.outer(share / share.mean(), sums.mean(axis=0))
         observed += float(np.trace(sums))
         total += sums[np.arange(stratum.num_groups), orders].sum(axis=1)
-    at_least = total >= observed - 1e-9 * max(1.0, abs(observed))
+    at_least = total >= observed - ROUNDING * size
     return float(at_least.mean())
 
 

@@ -132,6 +132,20 @@ def test_donors_are_nearest_in_size_and_of_another_group():
         assert found["p"] == 1.0
 
 
+def test_maps_that_show_the_same_of_every_image_find_nothing_where_large_regions_are_central():
+    """Hot in the middle, whatever the image: large ROIs are better places, and no map finds its own."""
+    centres = np.array([[0.15, 0.15], [0.25, 0.8], [0.7, 0.25], [0.4, 0.4], [0.5, 0.5]])
+    radii = np.array([0.1, 0.14, 0.18, 0.25, 0.32])
+    rois = distances(FRAME, centres) < radii[:, None, None]
+    maps, _ = alignment.minmax(np.exp(-(distances(CELLS, np.full((5, 2), 0.5)) ** 2) / 0.1))
+    regions = fullsize.reduce_rois(np.uint8(255 * rois), (CELLS, CELLS))
+    result = alignment_test(maps, regions, list("abcde"), 0)
+    assert result["smallest_p"] == pytest.approx(1 / 120)
+    for found in result["measures"].values():
+        assert found["p"] == 1.0
+        assert found["verdict"] == "not shown"
+
+
 def test_order_of_rows_and_names_changes_nothing():
     maps, regions, groups = draw(np.random.default_rng(5), 12, 3, 0.2)
     order = np.random.default_rng(0).permutation(len(maps))

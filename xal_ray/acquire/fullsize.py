@@ -201,7 +201,7 @@ def _shares(
     height, width = frame
     down, right = interpolation(height, maps.shape[1]), interpolation(width, maps.shape[2])
     low, high = _extrema(maps, down, right)
-    everywhere = np.outer(down.mean(axis=0), right.mean(axis=0))
+    everywhere = whole_adjoint(frame, (maps.shape[1], maps.shape[2]))
     sums = (maps * everywhere).sum(axis=(1, 2))
     finite = np.asarray(np.isfinite(maps).all(axis=(1, 2)))
     if adjoint.ndim == 4:  # several ROIs for each map
@@ -212,6 +212,12 @@ def _shares(
         shared = ((maps * adjoint).sum(axis=(-2, -1)) - low * area) / (high - low)
         saliency = (sums - low) / (high - low)
     return tuple(np.where(defined, values, np.nan) for values in (shared, saliency, area))  # type: ignore[return-value]
+
+
+def whole_adjoint(frame: tuple[int, int], grid: tuple[int, int]) -> FloatArray:
+    """(gh, gw) the adjoint of an ROI that is the whole image, see `Regions`; it sums to 1."""
+    down, right = (interpolation(size, cells) for size, cells in zip(frame, grid, strict=True))
+    return np.outer(down.mean(axis=0), right.mean(axis=0))
 
 
 def _extrema(maps: FloatArray, down: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatArray]:
