@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -330,6 +331,20 @@ def test_a_control_is_compared_and_never_chosen(tmp_path: Path) -> None:
     (remark,) = (remark for remark in verdict.remarks if "control" in remark)
     assert remark.startswith("A control has as large a mean as the chosen arm (select.strategy=shuffled_roi ")
     assert "It is never chosen" in remark
+
+
+def test_a_control_with_other_seeds_is_held_against_the_chosen_arm_seed_by_seed(tmp_path: Path) -> None:
+    """Seeds differ by more than arms: a mean over the easy ones says nothing of the control."""
+    usual = [(BASELINE, 0.0), (weight(0.5), 0.01)]
+    easy = np.argsort(SEED_EFFECTS[:8])[-2:]
+    for gain, is_named in ((0.0, False), (0.06, True)):
+        folder = tmp_path / str(gain)
+        readings = write_trials(folder, usual, 8)
+        added = write_trials(folder / "added", [(BASELINE, 0.0), (control(), gain)], 8)[8:]
+        readings += [added[place] for place in easy]
+        verdict = give_verdict(compare(base_config(1), read_trials(folder, readings, "balanced_accuracy")))
+        assert verdict.comparison.arms[2].estimate.mean > verdict.comparison.best.estimate.mean
+        assert any("A control has as large a mean" in remark for remark in verdict.remarks) is is_named
 
 
 def test_where_only_controls_are_better_the_baseline_is_chosen(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def compare(base: Config, readings: Sequence[TrialReading]) -> Comparison:
     arms = _with_differences(arms, _baseline_of(arms), base.seed)
     baseline = _baseline_of(arms)
     candidates = _candidates(arms)
-    best = max(candidates, key=lambda arm: _merit(arm, baseline), default=None)
+    best = max(candidates, key=lambda arm: merit(arm, baseline), default=None)
     return Comparison(
         metric=base.sweep.metric,
         seeds=tuple(sorted({reading.trial.seed for reading in readings})),
@@ -276,8 +276,8 @@ def _candidates(arms: Sequence[ArmSummary]) -> tuple[ArmSummary, ...]:
     return tuple(arm for arm in able if arm.num_seeds >= least)
 
 
-def _merit(arm: ArmSummary, baseline: ArmSummary | None) -> float:
-    """What an arm is chosen by: a difference within seeds, so that arms of other seeds stand beside it."""
+def merit(arm: ArmSummary, baseline: ArmSummary | None) -> float:
+    """What arms are held against each other by: a difference within seeds, as they may have other seeds."""
     if baseline is None or not baseline.objectives:
         return arm.estimate.mean if arm.estimate else float("-inf")
     if arm.arm.is_baseline:

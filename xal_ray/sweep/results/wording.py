@@ -10,7 +10,14 @@ from pathlib import PurePath
 from xal_ray.paired import holm, smallest_sign_flip_p
 from xal_ray.report.numbers import format_number, p_words, signed
 from xal_ray.sweep.arms import Arm
-from xal_ray.sweep.results.comparison import SIGNIFICANCE, ArmSummary, Comparison, Difference, Estimate
+from xal_ray.sweep.results.comparison import (
+    SIGNIFICANCE,
+    ArmSummary,
+    Comparison,
+    Difference,
+    Estimate,
+    merit,
+)
 
 MANY_SEEDS = 64  # from far fewer on the sign-flip test has as many flips as it ever has
 PATH_KEYS = frozenset({"pool.path", "pool.source.path", "model.weights"})
@@ -220,22 +227,28 @@ def _about_choice(comparison: Comparison) -> str:
 
 def _about_controls(comparison: Comparison) -> str:
     """Where a control does at least as well as what was chosen."""
-    best = comparison.best
-    if best is None or best.estimate is None:
+    best, baseline = comparison.best, comparison.baseline
+    if best is None:
         return ""
-    mean = best.estimate.mean
+    least = merit(best, baseline)
     above = [
         arm
         for arm in comparison.arms
-        if arm.arm.is_control and arm.is_complete and arm.estimate and arm.estimate.mean >= mean
+        if arm.arm.is_control and arm.is_complete and arm.estimate and merit(arm, baseline) >= least
     ]
     if not above:
         return ""
-    names = ", ".join(f"{arm_name(arm.arm)} {estimate_words(arm.estimate)}" for arm in above if arm.estimate)
+    names = ", ".join(f"{arm_name(arm.arm)} {_beside_baseline(arm)}" for arm in above)
     return (
         f"A control has as large a mean as the chosen arm ({names}). It is never chosen: what it gains does "
         "not come from looking where the expert looks, and so perhaps nor does what the others gain."
     )
+
+
+def _beside_baseline(arm: ArmSummary) -> str:
+    if arm.difference:
+        return f"{estimate_words(arm.difference.estimate, with_sign=True)} to the baseline"
+    return estimate_words(arm.estimate) if arm.estimate else ""
 
 
 def _about_test(comparison: Comparison, shown_before: Sequence[str]) -> str:
