@@ -274,6 +274,12 @@ def test_masks_of_further_names_become_rois(tmp_path, image, mask):
     assert {name: row["mask_uri"] for name, row in rows.items()} == {image: str(tmp_path.resolve() / mask)}
 
 
+def test_folders_of_labelled_images_are_no_class(tmp_path):
+    names = ("labeled-images/a/1.png", "labeled-images/b/2.png", "unlabeled-images/images/3.png")
+    rows = _read(_touch(tmp_path, *names))
+    assert {row["label"] for row in rows.values()} == {"a", "b", None}
+
+
 def test_labels_beside_a_folder_of_images_are_no_images_of_a_class(tmp_path):
     with pytest.raises(SourceError, match="no mask fits an image"):
         _read(_touch(tmp_path, "images/a/1.png", "images/b/2.png", "labels/mask_of_first.png"))
@@ -423,7 +429,18 @@ def test_splits_beside_other_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["unlabelled", "Unlabeled", "unknown", "UNSORTED", "no_label", "un-classified", "seg_pred"]
+    "name",
+    [
+        "unlabelled",
+        "Unlabeled",
+        "unknown",
+        "UNSORTED",
+        "no_label",
+        "un-classified",
+        "seg_pred",
+        "unlabeled-images",
+        "unknown class",
+    ],
 )
 def test_folders_without_a_class(tmp_path, name):
     listing = _listing(_touch(tmp_path, "a/1.png", "b/1.png", f"{name}/1.png", "train.txt"))

@@ -33,9 +33,10 @@ _BESIDE_IMAGES = frozenset(
     {"original", "originals", "raw", "png", "jpg", "jpeg", "dicom", "tr", "ts", "input"}
 )
 _UNLABELLED = re.compile(
-    r"un(label+ed|known|sorted|classified|annotated|assigned)|(no|to)labels?|(seg)?pred(ict(ions?)?)?"
+    r"un(label+ed|known|sorted|classified|annotated|assigned)(images?|imgs?|data|set|pool|videos?|class)?"
+    r"|(no|to)labels?|(seg)?pred(ict(ions?)?)?"
 )
-_LABELLED = re.compile(r"label+ed|sorted|classified|annotated|classes")
+_LABELLED = re.compile(r"(label+ed|sorted|classified|annotated)(images?|imgs?|data|set)?|classes")
 _MASK_WORDS = re.compile(r"[ ._-]*(masks?|segmentations?|ground[ _-]?truth)[ ._-]*", re.IGNORECASE)
 _SIDES = frozenset({"left", "right", "l", "r"})
 
