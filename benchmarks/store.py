@@ -139,7 +139,7 @@ def configuration(num_shards: int) -> Config:
             "model": {"backbone": "resnet18"},
             "train": {"max_steps": 2, "eval_every_steps": 2, "minibatch_size": 8, "num_threads": 1},
             "score": {"rows_per_shard": ROWS, "batch_size": ROWS},
-            "select": {"initial_labels": 8, "query_size": 4},
+            "select": {"strategy": "entropy", "initial_labels": 8, "query_size": 4},  # 32 px give one cell
             "ray": {"num_actors": 0, "num_decoders": 1},
         }
     )

@@ -160,7 +160,8 @@ def test_a_shard_that_is_asked_for_twice_is_done_once(nodes):
 
 def test_work_that_cant_do_without_an_image_is_not_searched():
     """As it is answered by a real actor: a shard of such work ends the stage."""
-    answer = Actor().probe(pickle.dumps(((), Blind, {})), "parts/00000.arrow", to_bytes(ROWS))
+    setup = pickle.dumps(((), pickle.dumps((Blind, {}))))
+    answer = Actor().probe(setup, "parts/00000.arrow", to_bytes(ROWS))
     assert "can't do without an image" in str(pickle.loads(answer["error"]))
 
 
