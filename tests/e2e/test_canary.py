@@ -278,6 +278,10 @@ def elsewhere():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+# Ray's session folder goes with its process; here it is kept, to be searched.
+LEAVING_RAYS_FILES = "from xal_ray import cli, machine; machine._remove = lambda *_: None; cli.main()"
+
+
 def xal_ray(folder, elsewhere, *words):
     """Run a command; what it said is kept beside Ray's files, to be searched too."""
     environment = os.environ | {
@@ -291,7 +295,7 @@ def xal_ray(folder, elsewhere, *words):
     for name in ("home", "ray", "tmp", "said"):
         (elsewhere / name).mkdir(exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "xal_ray.cli", *words],
+        [sys.executable, "-c", LEAVING_RAYS_FILES, *words],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -233,7 +233,7 @@ def test_auto_uses_the_gpus_that_the_cluster_declares(monkeypatch, declared, num
 def test_auto_without_a_gpu_is_an_actor_a_core_as_far_as_the_logical_cpus_go(monkeypatch):
     import ray
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(session, "usable_cpus", lambda: 16)
     for cpus, expected in ((6.0, 10), (3.0, 4), (1.0, 1), (64.0, 16)):
         monkeypatch.setattr(ray, "cluster_resources", lambda cpus=cpus: {"CPU": cpus})
         assert session.scoring_shape(config.Ray()).num_actors == expected

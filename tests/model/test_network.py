@@ -131,9 +131,9 @@ def test_missing_lite_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         build_network(ModelSpec("efficientnet_lite0", ("a", "b"), 64, 1), "none", 0)
 
 
-def test_frozen_network_trains_the_last_layer_only_and_stays_in_eval_mode() -> None:
+def test_of_a_frozen_network_the_last_layer_alone_is_trained_and_leaves_eval_mode() -> None:
     network = build_network(make_spec(), "none", seed=1)
     freeze_backbone(network)
     trainable = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     assert trainable == ["model.fc.weight", "model.fc.bias"]
-    assert not any(module.training for module in network.train().modules())
+    assert [module for module in network.train().modules() if module.training] == [network.classifier]

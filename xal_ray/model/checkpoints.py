@@ -83,11 +83,11 @@ def load_checkpoint(
     if backbone == "vit_b_16" and _POSITIONS in state:
         state = _with_positions(state, image_size, path)
     state, heads = _without_other_heads(state, own, head)
-    if set(state) <= set(head):
+    if set(fit.state) <= set(head):
         raise ModelError(
             "the weights are those of a last layer only",
             expected=f"weights of {backbone}",
-            found=_first(sorted(state)),
+            found=_first(sorted(fit.state)),
             where=str(path),
             next_step=f"give the others' file: {path.parent / 'backbone.json'}, of kept activations, "
             "says where they are",
