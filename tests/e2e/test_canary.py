@@ -279,7 +279,12 @@ def elsewhere():
 
 
 # Ray's session folder goes with its process; here it is kept, to be searched.
-LEAVING_RAYS_FILES = "from xal_ray import cli, machine; machine._remove = lambda *_: None; cli.main()"
+LEAVING_RAYS_FILES = """
+from xal_ray import cli, machine
+from xal_ray.engine import orphans
+machine._remove = orphans.watch = lambda *_: None
+cli.main()
+"""
 
 
 def xal_ray(folder, elsewhere, *words):
