@@ -113,6 +113,24 @@ def test_damaged_or_missing_weights_are_a_clear_error(
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "asks for a login"),
+        (b'{"error": "Unauthorized"}', "asks for a login"),
+    ],
+)
+def test_what_a_download_left_instead_is_named_and_nobody_is_told_to_unpickle_it(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(ModelError, match=words) as caught:
+        build_network(ModelSpec("resnet18", ("a", "b"), 32, 1), str(tmp_path / "w.pth"), 0)
+    assert "weights_only=False" not in str(caught.value)
+
+
 def test_checkpoint_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="other than a state dict"):

@@ -33,21 +33,42 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
         )
     try:
         with path.open("rb") as stream:
-            head = stream.read(9)
-        if head[8:] == b"{":  # safetensors, whatever the file is called: a length, then JSON
+            head = stream.read(200)
+        if head[8:9] == b"{":  # safetensors, whatever the file is called: a length, then JSON
             return dict(safetensors.torch.load(path.read_bytes()))
+        _refuse_other_file(head, path)
         # torch goes by the name, too, where that ends in .safetensors.
         by_name = is_remote(path) or path.suffix == ".safetensors"
         source = io.BytesIO(path.read_bytes()) if by_name else path
         with torch.serialization.safe_globals([Namespace]):  # a bag of options: it runs nothing
             content = torch.load(source, map_location="cpu", weights_only=True)
-    except StorageError:
+    except (StorageError, ModelError):
         raise
     except Exception as error:  # the readers raise whatever a damaged file leads them to
         raise _unreadable(path, error) from error
     if not isinstance(content, Mapping):
         raise no_state_dict(path, f"a {type(content).__name__}")
     return content
+
+
+def _refuse_other_file(head: bytes, path: Path) -> None:
+    """Name what a download leaves in a file's place: it is no pickle, and must not be unpickled."""
+    found = next_step = ""
+    if not head:
+        found, next_step = "an empty file", "copy or download it again"
+    elif head.startswith(b"version https://git-lfs"):
+        found, next_step = "a pointer of git-lfs in its place", "run `git lfs pull` in the repository"
+    elif head.lstrip().startswith((b"<", b"{")):
+        found = "a page of text in its place, as of a download that asks for a login"
+        next_step = "look into it, and download the weights again"
+    if found:
+        raise ModelError(
+            "a weights file can't be read",
+            expected="a state dict as .safetensors, .pth or .pt",
+            found=found,
+            where=str(path),
+            next_step=next_step,
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
