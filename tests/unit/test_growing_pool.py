@@ -3,6 +3,7 @@
 import shutil
 import threading
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -107,3 +108,23 @@ def test_a_place_that_holds_something_else_is_refused_and_one_with_a_lease_alone
         growing.refuse_strangers(s3_bucket / "pool")
         with pytest.raises(PoolError, match="with other settings"):
             growing.refuse_other_plan(growing.make_plan(OTHER, str), s3_bucket / "pool")
+
+
+def test_a_place_that_nothing_can_be_renamed_into_is_refused_before_an_image_is_decoded(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for place in (Path(), tmp_path / "here", Path("/proc")):
+        with pytest.raises(PoolError, match="can't be put in this folder's place"):
+            growing.refuse_strangers(place)
+
+
+def test_a_link_to_an_empty_folder_stands_for_that_folder(tmp_path, monkeypatch):
+    (tmp_path / "scratch" / "pool").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "scratch" / "pool")
+    made = []
+    monkeypatch.setattr(prepare, "_make", lambda plan, out, *_, **__: made.append(out))
+    monkeypatch.setattr(prepare, "open_pool", lambda out: out)
+    prepare.prepare(SETTINGS, tmp_path / "link", config.Ray(), QUIET)
+    assert made == [tmp_path / "scratch" / "pool"]

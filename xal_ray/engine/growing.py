@@ -121,11 +121,18 @@ def is_whole(out: Path) -> bool:
 
 
 def refuse_strangers(out: Path) -> None:
-    """Refuse a place where something else lies.
+    """Refuse a place where something else lies, or that can't be taken.
 
     Raises:
-        PoolError: It does.
+        PoolError: It does, or can't.
     """
+    if not is_remote(out) and out.exists() and (out.is_mount() or out.samefile(Path.cwd())):
+        raise PoolError(
+            "a pool can't be put in this folder's place: it is made beside it, and renamed when it is whole",
+            expected="a folder that is neither a mount point nor the current one",
+            where=str(out),
+            next_step=f"give a folder in it (--out or pool.path), {out / 'pool'} say",
+        )
     everything = names_in(out)
     names = [name for name in everything if not is_lock(name)]
     grows_here = is_remote(out) and (not names or PLAN in names or "card.json" in names)

@@ -95,6 +95,8 @@ def prepare(
     """
     if is_whole(out):
         return open_prepared(settings, out, pseudonym_key_id=_key_id(settings))
+    if not is_remote(out) and out.is_symlink():
+        out = out.resolve()  # beside what it points to it is made and locked, whatever it is called
     refuse_strangers(out)
     plan = make_plan(settings, reporter.line)
     _check_errors(refused_of(plan.listing), _num_listed(plan.listing), settings.limits)
