@@ -10,7 +10,10 @@ from PIL import Image
 from xal_ray.config import build_config
 from xal_ray.engine import prepare as engine
 from xal_ray.errors import ConfigError, InputError, PoolError, StorageError
+from xal_ray.layout import RunLayout
 from xal_ray.loop import describe, run
+from xal_ray.loop.state import check_folder, open_run
+from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import QUIET, Reporter
 from xal_ray.single_pass import describe_pass
 from xal_ray.sweep import conduct, describe_sweep
@@ -191,3 +194,15 @@ def test_what_nobody_asked_to_keep_is_no_reason_to_stop(phantom, tmp_path, monke
     arm = conduct.propose(config)[1].arms[0]
     with pytest.raises(ConfigError), conduct._optional_cache(wished, arm):
         raise ConfigError("this was asked for")
+
+
+def test_weights_that_were_replaced_under_a_begun_run_are_named_as_what_differs(phantom, tmp_path):
+    pool, layout = PoolReader(tmp_path, {"content_hash": "0" * 64}), RunLayout(tmp_path / "run")
+    (tmp_path / "w.pth").write_bytes(b"before")
+    config = build_config(phantom, [f"model.weights={tmp_path}/w.pth"])
+    open_run(config, pool, layout, QUIET, verbose=False)
+    check_folder(config, pool, layout)
+    (tmp_path / "w.pth").write_bytes(b"after")
+    with pytest.raises(InputError, match="another configuration") as caught:
+        check_folder(config, pool, layout)
+    assert "w.pth, as it was when the run began" in caught.value.details["expected"]

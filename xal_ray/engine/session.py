@@ -42,7 +42,12 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 }
 IN_PROCESS = actors.Shape(0, 0.0)
-_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
+_LOGGERS = {
+    "ray": logging.ERROR,
+    "ray.data": logging.CRITICAL,  # its errors are raised as well, and then said once, in our words
+    "ray.train": logging.ERROR,
+    "ray.tune": logging.ERROR,
+}
 
 
 def start(resources: config.Ray, *, verbose: bool = False) -> None:
@@ -66,8 +71,8 @@ def start(resources: config.Ray, *, verbose: bool = False) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     if not verbose:
-        for logger in _LOGGERS:
-            logging.getLogger(logger).setLevel(logging.ERROR)
+        for logger, level in _LOGGERS.items():
+            logging.getLogger(logger).setLevel(level)
 
 
 def _start_or_join(resources: config.Ray, verbose: bool) -> None:

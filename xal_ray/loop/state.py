@@ -285,6 +285,9 @@ def _other_config(config: Config, pool: PoolReader | None, layout: RunLayout, le
     if differing or pool is None:
         key, before, now = differing[0]
         expected, found = f"{key}: {before}", f"{key}: {now}"
+    elif pool.content_hash == ledger.records[0].data["pool_hash"]:
+        expected = f"model.weights: {config.model.weights}, as it was when the run began"
+        found = "another content in that file"
     else:
         expected = f"a pool with content hash {ledger.records[0].data['pool_hash'][:12]}"
         found = f"one with {pool.content_hash[:12]}"
