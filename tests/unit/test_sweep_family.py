@@ -8,12 +8,13 @@ from xal_ray.acquire import uncertainty
 from xal_ray.acquire.strategies import select
 from xal_ray.acquire.streaming import Candidates
 from xal_ray.config import Select, build_config
+from xal_ray.errors import ConfigError
 from xal_ray.loop.initial_set import lacking_classes
 from xal_ray.pool.schema import INDEX_SCHEMA, SCHEMA_VERSION, open_pool
 from xal_ray.storage import write_json, write_table
 from xal_ray.sweep.binding import RecordedArm, add_to_record, bind, read_record
 from xal_ray.sweep.family import gather, ranking
-from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds
+from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds, with_recorded
 from xal_ray.sweep.planning import plan_arm, plan_arms
 
 STRATEGY, WEIGHT = "select.strategy", "select.weight"
@@ -201,3 +202,10 @@ def test_the_folder_remembers_arms_searches_and_seeds(pool, tmp_path):
     assert record.arms == (RecordedArm("a-1", {WEIGHT: 0.5}, (0, 1, 2)), second)
     assert (record.searches, record.schedulers) == (("grid",), ("none",))
     assert record.left_out == {4: "rare", 7: "rare"}
+
+
+def test_a_seed_that_is_out_of_the_folder_stays_out_and_is_not_run_for_nothing():
+    assert with_recorded({4: "c"}, {1: "c", 9: "c"}, [1, 2, 4]) == {1: "c", 4: "c"}
+    with pytest.raises(ConfigError, match="no seed is left") as caught:
+        with_recorded({}, {1: "c"}, [1])
+    assert "--seeds" in caught.value.details["next"]

@@ -13,10 +13,10 @@ from xal_ray.machine import usable_cpus
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.storage import refuse_no_folder
-from xal_ray.sweep.binding import RECORD_NAME, bind, read_record, refuse_strangers
+from xal_ray.sweep.binding import RECORD_NAME, Record, bind, read_record, refuse_strangers
 from xal_ray.sweep.capacity import Share, share_out
 from xal_ray.sweep.family import gather
-from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds
+from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds, with_recorded
 from xal_ray.sweep.planning import ArmPlan, Plan
 from xal_ray.sweep.proposing import known_arms, propose
 from xal_ray.sweep.space import Space
@@ -37,13 +37,13 @@ def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[st
     known = known_arms(settings, plan, spaces)
     notes, pools = _rehearse(settings, known, out, here=here)
     there = [each for each in known if each.config.pool_path() in pools and not _asks_cloud(each.config)]
-    left_out = lacking_seeds(there, pools, seeds)
-    recorded = () if is_remote(out) else read_record(out).arms
+    record = Record() if is_remote(out) else read_record(out)
+    left_out = with_recorded(lacking_seeds(there, pools, seeds), record.left_out, seeds)
 
     def classes_of(each: Config) -> int | None:
         return None if is_remote(each.pool_path()) else num_classes(each, pools)
 
-    family = gather(settings, plan, seeds, recorded, classes_of)
+    family = gather(settings, plan, seeds, record.arms, classes_of)
     earlier = len(family.members) - len(family.asked)
     drawn = f", and {chosen.num_samples} that Optuna suggests" if chosen.search == "optuna" else ""
     goes_on = " (there is one: it goes on)" if not is_remote(out) and (out / RECORD_NAME).exists() else ""

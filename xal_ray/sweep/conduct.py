@@ -34,7 +34,7 @@ from xal_ray.sweep.binding import (
 )
 from xal_ray.sweep.capacity import Share
 from xal_ray.sweep.family import Family, gather
-from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds
+from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds, with_recorded
 from xal_ray.sweep.page.page import PAGE_NAME
 from xal_ray.sweep.planning import ArmPlan, Plan, is_cache_chosen, plan_arms, warnings_of
 from xal_ray.sweep.progress import SweepProgress
@@ -159,7 +159,8 @@ def _sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool) ->
     known = known_arms(settings, plan, spaces)
     with locked(folder, what="sweep"), own_folder(folder), sharing([folder], settings.ray):
         pools = _open_pools(settings, known, folder, reporter, verbose=verbose)
-        left_out = lacking_seeds(known, pools, seeds_of(settings))
+        lacking = lacking_seeds(known, pools, seeds_of(settings))
+        left_out = with_recorded(lacking, read_record(folder).left_out, seeds_of(settings))
         seeds = [seed for seed in seeds_of(settings) if seed not in left_out]
         setting = Setting(
             settings,

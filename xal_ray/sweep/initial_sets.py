@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from xal_ray.errors import ConfigError
 from xal_ray.loop.initial_set import lacking_classes
 from xal_ray.pool.schema import PoolReader
 from xal_ray.sweep.planning import ArmPlan
@@ -40,6 +41,31 @@ def lacking_seeds(
             if lacking:
                 found.setdefault(seed, lacking[0])
     return found if len(found) < len(seeds) else {}
+
+
+def with_recorded(
+    lacking: Mapping[int, str], recorded: Mapping[int, str], seeds: Sequence[int]
+) -> dict[int, str]:
+    """The seeds that a call leaves out: those that lack a class, and those that are out already.
+
+    Args:
+        lacking: As `lacking_seeds` gives it.
+        recorded: What earlier calls have left out of the folder: no result of these would be shown.
+        seeds: Of the call.
+
+    Raises:
+        ConfigError: No seed is left.
+    """
+    left_out = {**lacking, **{seed: recorded[seed] for seed in seeds if seed in recorded}}
+    if all(seed in left_out for seed in seeds):
+        raise ConfigError(
+            "no seed is left: the sweep leaves out all that were asked for, since a class is lacking",
+            expected="a seed whose initial set has all classes",
+            found=", ".join(f"seed {seed}: no '{lacking}'" for seed, lacking in sorted(left_out.items())),
+            where="seed, sweep.seeds",
+            next_step="ask for other or for more seeds (--seeds), or give another --out",
+        )
+    return left_out
 
 
 def about_left_out(left_out: Mapping[int, str]) -> list[str]:
