@@ -28,7 +28,7 @@ from xal_ray.pool.schema import (
     SCHEMA_VERSION,
     open_pool,
 )
-from xal_ray.storage import read_table, write_json, write_table
+from xal_ray.storage import read_table, sha256_file, write_json, write_table
 
 SIZE = 8
 
@@ -417,6 +417,20 @@ def test_a_label_that_was_imported_can_be_replaced_as_the_refusal_says(waiting_r
     waiting_run.initial.labels.unlink()
     assert import_labels(waiting_run.path, labels_csv("a,dog", "b,dog")).num_new == 2
     assert read_table(waiting_run.initial.labels)["label"].to_pylist() == ["dog", "dog"]
+
+
+def test_an_import_that_was_killed_before_its_record_is_recorded_by_the_same_import(
+    waiting_run, labels_csv, monkeypatch
+):
+    file = labels_csv("a,cat")
+    with monkeypatch.context() as killed:
+        killed.setattr(Ledger, "append", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            import_labels(waiting_run.path, file)
+    for _ in range(2):
+        import_labels(waiting_run.path, file)
+        imports = [r.data for r in Ledger(waiting_run.ledger).records if r.event == "labels_imported"]
+        assert [(data["num_new"], data["file_sha256"]) for data in imports] == [(1, sha256_file(file))]
 
 
 def test_a_bad_line_imports_nothing(waiting_run, labels_csv):

@@ -94,14 +94,23 @@ def _import(
     if num_new:
         check_lock()
         write_table(files.labels, merged)
+    # More than these have no record where an import was killed between the two writes.
+    num_to_record = max(num_new, merged.num_rows - _num_recorded(ledger, files))
+    if num_to_record:
         ledger.append(
             "labels_imported",
             round_number=files.number,
             file_sha256=sha256_file(file),
-            num_new=num_new,
+            num_new=num_to_record,
         )
     waiting = set(picked) - set(merged["image_id"].to_pylist()) - _passed_over(files)
     return Received(files.title, num_new, len(waiting))
+
+
+def _num_recorded(ledger: Ledger, files: RoundLayout) -> int:
+    """How many labels of a round the ledger knows to have been imported."""
+    imports = [record for record in ledger.records if record.event == "labels_imported"]
+    return sum(record.data["num_new"] for record in imports if record.round == files.number)
 
 
 def _passed_over(files: RoundLayout) -> set[str]:
