@@ -1,5 +1,6 @@
 """Actors that stay from stage to stage."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -219,3 +220,9 @@ def test_what_actors_write_follows_the_users_umask_and_rays_token_does_not(
     assert token.parent == private_folder()
     assert token.stat().st_mode & 0o777 == 0o600
     assert token.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_ray_data_logs_as_an_error_is_raised_and_said_by_us_alone(ray_session):
+    import ray.data._internal.execution.streaming_executor_state as state
+
+    assert not state.logger.isEnabledFor(logging.ERROR)

@@ -23,6 +23,8 @@ from xal_ray.pool.spellings import is_left_out
 from xal_ray.roi import boxes_to_grid, check_mask, mask_to_grid, pack_coverage, sound_boxes
 from xal_ray.tables import open_written
 
+_EMPTY = "leave the cell empty: the image then still waits (`labels import --close` passes it over)"
+
 
 class _RegionError(Exception):
     """A mask or box of a line that can't be meant: what is wrong with it, what was found, what to do."""
@@ -171,9 +173,9 @@ def _class_of(cell: str, classes: Collection[str], where: str) -> str:
             expected=", ".join(classes),
             found=repr(cell[:130]),
             where=where,
-            next_step="write one class; or leave the cell empty: the image then still waits"
+            next_step=f"write one class; or {_EMPTY}"
             if len(set(answers)) > 1 or near is None
-            else f"did you mean '{near}'? Write it so; or leave the cell empty: the image then still waits",
+            else f"did you mean '{near}'? Write it so; or {_EMPTY}",
         )
     return label
 
