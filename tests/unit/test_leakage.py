@@ -193,6 +193,10 @@ def test_groups_are_checked_again_when_labels_come_in(tmp_path):
     layout.path.mkdir()
     layout.config.write_text(f"name: x\npool: {{path: {tmp_path / 'pool'}}}\n")
     Ledger(layout.ledger).append("run_started", run_id="abc")
+    picks = {"image_id": ["a"], "rank": [0], "utility": [1.0], "reason": [""]}
+    write_table(layout.initial.selection, pa.table(picks))
+    layout.initial.to_label.mkdir()
+    (layout.initial.to_label / "selection.csv").touch()
     (tmp_path / "labels.csv").write_text("image_id,label\na,cat\n")
     with pytest.raises(SourceError, match="two sides") as caught:
         import_labels(layout.path, tmp_path / "labels.csv")
