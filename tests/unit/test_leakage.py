@@ -10,10 +10,10 @@ from xal_ray.layout import RunLayout
 from xal_ray.ledger import Ledger
 from xal_ray.pool.leakage import (
     check_groups,
+    describe_look_alikes,
     few_groups_warnings,
     find_look_alikes,
     find_two_classes,
-    near_duplicate_warning,
     overlap_between,
     overlap_notes,
     two_classes_warning,
@@ -71,6 +71,11 @@ def test_a_group_on_two_sides_is_an_error_that_does_not_name_it(splits):
     assert "and 'd' in" in caught.value.details["found"]
 
 
+def warning_of(index, attributes):
+    found = find_look_alikes(index, attributes)
+    return describe_look_alikes(found.num_images, found.examples)
+
+
 def test_near_duplicates_across_splits_are_warned_of_with_counts_and_ids():
     codes = random_codes(6)
     codes[3] = codes[0]
@@ -79,10 +84,10 @@ def test_near_duplicates_across_splits_are_warned_of_with_counts_and_ids():
     rows = [(f"i{n}", f"g{n}", split, str(n)) for n, split in enumerate(splits)]
     index = index_of(rows)
     shuffled = attributes_of([row[0] for row in rows], codes).take([5, 3, 1, 0, 2, 4])
-    warning = near_duplicate_warning(index, shuffled)
+    warning = warning_of(index, shuffled)
     assert warning.startswith("2 images of val or test look nearly like one of another split")
     assert "'i3' and 'i0', 'i4' and 'i1'" in warning
-    assert near_duplicate_warning(index, attributes_of([row[0] for row in rows], random_codes(6))) is None
+    assert warning_of(index, attributes_of([row[0] for row in rows], random_codes(6))) is None
 
 
 def test_pictures_of_two_classes_are_found_once_each():

@@ -159,12 +159,6 @@ def few_groups_warnings(counts: Mapping[str, int], num_groups: Mapping[str, int]
     ]
 
 
-def near_duplicate_warning(index: pa.Table, attributes: pa.Table) -> str | None:
-    """What to tell the user of near duplicates across splits; None without any."""
-    found = find_look_alikes(index, attributes)
-    return describe_look_alikes(found.num_images, found.examples)
-
-
 def describe_look_alikes(num_images: int, examples: Sequence[Sequence[str]]) -> str | None:
     """The warning of near duplicates across splits."""
     if not num_images:
