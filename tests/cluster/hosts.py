@@ -217,7 +217,12 @@ class Hosts:
         self.tmp(number).mkdir(mode=0o777)
         shutil.copyfile(f"{self.key}.pub", home / ".ssh" / "authorized_keys")
         programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        (home / ".bashrc").write_text(f"export PATH={shlex.quote(programs)}\n")
+        # OpenBLAS takes its kernel from there, and other kernels give other last digits.
+        kernel = {name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")}
+        exported = {"PATH": programs} | kernel
+        (home / ".bashrc").write_text(
+            "".join(f"export {name}={shlex.quote(value)}\n" for name, value in exported.items())
+        )
         (home / ".profile").write_text(". ~/.bashrc\n")
         config = self.folder / "sshd" / f"{number}.conf"
         config.write_text(_SSHD.format(address=self.address(number), key=self.folder / "sshd" / "hostkey"))
