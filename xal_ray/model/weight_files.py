@@ -62,13 +62,7 @@ def _refuse_other_file(head: bytes, path: Path) -> None:
         found = "a page of text in its place, as of a download that asks for a login"
         next_step = "look into it, and download the weights again"
     if found:
-        raise ModelError(
-            "a weights file can't be read",
-            expected="a state dict as .safetensors, .pth or .pt",
-            found=found,
-            where=str(path),
-            next_step=next_step,
-        )
+        raise _no_weights(path, found, next_step)
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
@@ -87,6 +81,10 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
         next_step = "only if you trust the file, since its code then runs: " + _rewrite(
             f"(lambda m: m.state_dict() if hasattr(m, 'state_dict') else m)((lambda m: {inner})({whole}))"
         )
+    return _no_weights(path, found, next_step)
+
+
+def _no_weights(path: Path, found: str, next_step: str) -> ModelError:
     return ModelError(
         "a weights file can't be read",
         expected="a state dict as .safetensors, .pth or .pt",
