@@ -12,10 +12,17 @@ from xal_ray.cli.options import DebugOption, DownOption
 from xal_ray.cli.shown import errors_shown
 from xal_ray.progress import Reporter
 
+_PANEL = "Clusters"
 
-@app.command()
+
+@app.command(rich_help_panel=_PANEL)
 def attach(
-    run: Annotated[str, typer.Argument(help="The folder that a command with --cluster named, or its name.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="Name the folder that a command with --cluster named, or the run itself."
+        ),
+    ],
     stop: Annotated[bool, typer.Option("--stop", help="End the job; what was committed is kept.")] = False,
     down: DownOption = False,
     debug: DebugOption = False,
@@ -32,9 +39,9 @@ def attach(
             raise typer.Exit(code)
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL)
 def down(
-    cluster: Annotated[Path, typer.Argument(metavar="FILE", help="The cluster file.")],
+    cluster: Annotated[Path, typer.Argument(metavar="FILE", help="Take down the cluster of this file.")],
     debug: DebugOption = False,
 ) -> None:
     """Take a cluster down, and whatever runs on it. What runs have committed is kept."""

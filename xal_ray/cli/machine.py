@@ -12,9 +12,11 @@ from xal_ray.cli.options import DebugOption
 from xal_ray.cli.shown import errors_shown
 
 
-@app.command()
+@app.command(rich_help_panel="This machine")
 def doctor(
-    folder: Annotated[Path, typer.Option("--folder", help="Where runs would be written.")] = Path(),
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="FOLDER", help="Look at the disk on which this folder lies.")
+    ] = Path(),
     debug: DebugOption = False,
 ) -> None:
     """Say what this machine can do: versions, GPUs, disk, decoders, and whether Ray starts.

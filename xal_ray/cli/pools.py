@@ -15,29 +15,38 @@ from xal_ray.config import Config, SourceKind, build_config, read_yaml
 from xal_ray.errors import ConfigError
 from xal_ray.progress import Reporter
 
-labels_app = typer.Typer(help="Labels that people made.", no_args_is_help=True)
-app.add_typer(labels_app, name="labels")
+_PANEL = "Images and labels"
+
+labels_app = typer.Typer(help="Take in labels that people made.", no_args_is_help=True)
+app.add_typer(labels_app, name="labels", rich_help_panel=_PANEL)
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL)
 def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="A manifest (CSV, TSV, Parquet), an image folder (--set pool.group_by=image), the root of a "
-            "data set (--kind), or 'phantom'."
+            metavar="SOURCE",
+            help="Read this manifest (CSV, TSV, Parquet), image folder (with --set pool.group_by=image) or "
+            "root of a data set (with --kind), or draw images where it is 'phantom'.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", parser=a_place, metavar="PLACE", help="The pool's folder.")],
+    out: Annotated[
+        Path, typer.Option("--out", parser=a_place, metavar="PLACE", help="Write the pool into this folder.")
+    ],
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="A run's YAML: its section 'pool' says how; SOURCE replaces its source."
+            "--config",
+            metavar="FILE",
+            help="Prepare as the section 'pool' of this run's YAML file says; SOURCE replaces its source.",
         ),
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", help="What SOURCE is: " + ", ".join(get_args(SourceKind)) + "."),
+        typer.Option(
+            "--kind", metavar="KIND", help="Read SOURCE as one of " + ", ".join(get_args(SourceKind)) + "."
+        ),
     ] = None,
     overrides: SetOption = None,
     verbose: VerboseOption = False,
@@ -59,11 +68,16 @@ def prepare(
 
 @labels_app.command("import")
 def import_(
-    run_folder: Annotated[Path, typer.Argument(parser=a_place, metavar="RUN", help="A run's folder.")],
+    run_folder: Annotated[
+        Path,
+        typer.Argument(parser=a_place, metavar="RUN", help="Import into the run that lies in this folder."),
+    ],
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV: image_id, label, optionally mask or box_x0 .. box_y1 (a filled in selection.csv)."
+            metavar="FILE",
+            help="Read this CSV file (a filled in selection.csv) with the columns image_id, label and, where "
+            "there are any, mask or box_x0 .. box_y1.",
         ),
     ],
     label_column: Annotated[
@@ -71,7 +85,7 @@ def import_(
         typer.Option(
             "--label-column",
             metavar="COLUMN",
-            help="The column with the classes, e.g. choice of Label Studio.",
+            help="Take the classes from this column, e.g. choice of Label Studio.",
         ),
     ] = "label",
     close: Annotated[

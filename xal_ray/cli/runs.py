@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from xal_ray.cli.options import (
     DebugOption,
     DetachOption,
     DownOption,
+    DryRunOption,
     KeepOption,
     SetOption,
     VerboseOption,
@@ -22,22 +23,32 @@ from xal_ray.cli.options import (
 )
 from xal_ray.cli.shown import echo, errors_shown
 from xal_ray.cluster.wish import Target, Wish
-from xal_ray.config import load_config, read_yaml
+from xal_ray.config import Metric, load_config, read_yaml
 from xal_ray.places import is_remote
 from xal_ray.progress import Reporter
 
+_PANEL = "Runs"
 
-@app.command()
+
+@app.command(rich_help_panel=_PANEL)
 def run(
-    config: Annotated[Path, typer.Argument(help="The run's YAML file, e.g. configs/quickstart.yaml.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="Read the run from this YAML file, e.g. configs/quickstart.yaml."
+        ),
+    ],
     overrides: SetOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", parser=a_place, metavar="PLACE", help="The run's folder. Default: runs/<name>."
+            "--out",
+            parser=a_place,
+            metavar="PLACE",
+            help="Write the run into this folder; the default is runs/<name>.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    dry_run: DryRunOption = False,
     cluster: ClusterOption = None,
     address: AddressOption = None,
     down: DownOption = False,
@@ -84,49 +95,81 @@ def run(
             typer.echo(f"finished. Report: {outcome.report}")
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL)
 def sweep(
-    config: Annotated[Path, typer.Argument(help="The YAML file of a run: the base of all arms.")],
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="CONFIG", help="Take the run of this YAML file as the base of all arms."),
+    ],
     params: Annotated[
         list[str] | None,
         typer.Option(
             "--param",
             metavar="KEY=SPEC",
-            help="What to try: a range 0:1:0.1, a list a,b,c, or 0:1 and 1e-4:1:log to draw from. "
-            "Repeatable; replaces sweep.params.",
+            help="Try these values of a key: a range 0:1:0.1, a list a,b,c, or 0:1 and 1e-4:1:log to draw "
+            "from. The option may be repeated, and replaces sweep.params.",
         ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Runs of each arm; seeds are paired across arms.")
+        int | None,
+        typer.Option(
+            "--seeds",
+            min=1,
+            metavar="N",
+            help="Run each arm with so many seeds, which are the same for all arms.",
+        ),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="Whose validation curve decides: balanced_accuracy, accuracy, ..."),
+        typer.Option(
+            "--metric",
+            metavar="METRIC",
+            help="Let the validation curve of this metric decide: " + ", ".join(get_args(Metric)) + ".",
+        ),
     ] = None,
-    search: Annotated[str | None, typer.Option("--search", help="grid, random or optuna.")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option("--search", metavar="SEARCH", help="Propose arms as grid, random or optuna does."),
+    ] = None,
     num_samples: Annotated[
-        int | None, typer.Option("--num-samples", min=1, help="Arms that random and optuna try.")
+        int | None,
+        typer.Option("--num-samples", min=1, metavar="N", help="Let random and optuna propose so many arms."),
     ] = None,
-    scheduler: Annotated[str | None, typer.Option("--scheduler", help="none or asha.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler", metavar="SCHEDULER", help="Stop weak trials early with asha, or never with none."
+        ),
+    ] = None,
     trials_at_once: Annotated[
-        int | None, typer.Option("--trials-at-once", min=1, help="Default: as many as fit.")
+        int | None,
+        typer.Option(
+            "--trials-at-once",
+            min=1,
+            metavar="N",
+            help="Run so many trials at once; the default is as many as fit.",
+        ),
     ] = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(
             "--baseline",
             metavar="KEY=VALUE",
-            help="What arms are compared with; default select.strategy=random. Repeatable.",
+            help="Compare arms with this setting; the default is select.strategy=random. The option may be "
+            "repeated.",
         ),
     ] = None,
     overrides: SetOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", parser=a_place, metavar="PLACE", help="The sweep's folder. Default: sweeps/<name>."
+            "--out",
+            parser=a_place,
+            metavar="PLACE",
+            help="Write the sweep into this folder; the default is sweeps/<name>.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    dry_run: DryRunOption = False,
     cluster: ClusterOption = None,
     address: AddressOption = None,
     down: DownOption = False,
@@ -172,7 +215,7 @@ def sweep(
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL)
 def score(
     model: Annotated[
         Path,
@@ -180,20 +223,35 @@ def score(
             "--model",
             parser=a_place,
             metavar="PLACE",
-            help="A model's folder (RUN/rounds/NNN) or its .safetensors file.",
+            help="Score with the model of this folder (RUN/rounds/NNN) or .safetensors file.",
         ),
     ],
-    pool: Annotated[Path, typer.Option("--pool", parser=a_place, metavar="PLACE", help="A packed pool.")],
+    pool: Annotated[
+        Path,
+        typer.Option("--pool", parser=a_place, metavar="PLACE", help="Score images of this packed pool."),
+    ],
     out: Annotated[
         Path,
-        typer.Option("--out", parser=a_place, metavar="PLACE", help="The scores go to OUT/scores/*.parquet."),
+        typer.Option(
+            "--out", parser=a_place, metavar="PLACE", help="Write the scores to OUT/scores/*.parquet."
+        ),
     ],
     split: Annotated[
         list[str] | None,
-        typer.Option("--split", help="pool (the default), labeled, val or test. Repeatable."),
+        typer.Option(
+            "--split",
+            metavar="SPLIT",
+            help="Score this split: pool (the default), labeled, val or test. The option may be repeated.",
+        ),
     ] = None,
     query_size: Annotated[
-        int, typer.Option("--query-size", min=0, help="Also choose so many images: OUT/selection.parquet.")
+        int,
+        typer.Option(
+            "--query-size",
+            min=0,
+            metavar="N",
+            help="Choose so many images, too, and write them to OUT/selection.parquet.",
+        ),
     ] = 0,
     run: Annotated[
         Path | None,
@@ -201,7 +259,7 @@ def score(
             "--run",
             parser=a_place,
             metavar="RUN",
-            help="The run whose labelled and picked images are not chosen again. Default: the model's.",
+            help="Choose nothing that this run has labelled or picked; the default is the model's run.",
         ),
     ] = None,
     exclude: Annotated[
@@ -210,15 +268,20 @@ def score(
             "--exclude",
             parser=a_place,
             metavar="FILE",
-            help="Further images that are not chosen: a CSV or Parquet file with image_id, or an id a line.",
+            help="Choose none of these images, either: a CSV or Parquet file with image_id, or an id a line. "
+            "The option may be repeated.",
         ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="A run's YAML, whose sections replace those of the model's run."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Let the sections of this run's YAML file replace those of the model's run.",
+        ),
     ] = None,
     overrides: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    dry_run: DryRunOption = False,
     cluster: ClusterOption = None,
     address: AddressOption = None,
     down: DownOption = False,
@@ -266,9 +329,11 @@ def score(
             typer.echo(f"chose {outcome.num_chosen} of them: {out / 'selection.parquet'}")
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL)
 def report(
-    run_folder: Annotated[Path, typer.Argument(parser=a_place, metavar="RUN", help="A run's folder.")],
+    run_folder: Annotated[
+        Path, typer.Argument(parser=a_place, metavar="RUN", help="Read the run in this folder.")
+    ],
     debug: DebugOption = False,
 ) -> None:
     """Build RUN/report.html again from what the run left."""
