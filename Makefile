@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # What `make check` leaves out.
 SLOW := slow or ray or fault or e2e
 
-.PHONY: quickstart test fast slow check lint format compiled clean
+.PHONY: quickstart test fast slow check lint format docs compiled clean
 
 quickstart: $(READY)  ## run the main job on generated images; ends with runs/quickstart/report.html
 	$(BIN)/xal-ray run configs/quickstart.yaml
@@ -32,6 +32,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)  ## writes docs/reference from the code
+	$(BIN)/python docs/generate.py
 
 # Where Python is told to write no bytecode, each of the hundreds of processes would compile all of ours.
 compiled: $(READY)

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import IO, Annotated, Any, cast
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from xal_ray.errors import ConfigError
 from xal_ray.places.refusals import remote_errors
@@ -330,4 +330,9 @@ def _validated(value: Any) -> Path:
 
 
 # A configuration's key that holds a path or a URI.
-Place = Annotated[Path, PlainValidator(_validated), PlainSerializer(str, when_used="json")]
+Place = Annotated[
+    Path,
+    PlainValidator(_validated),
+    PlainSerializer(str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "path or URI"}),
+]
