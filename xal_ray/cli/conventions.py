@@ -37,7 +37,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "HOME": "Where this is no folder, a temporary one takes its place.",
     "LOGNAME": "This is the user's name; where the machine knows none, it is made of the user's number.",
     "USER": "This is the user's name where `LOGNAME` is not set.",
-    "MPLCONFIGDIR": "matplotlib keeps its files here; where `HOME` is read-only, the default is temporary.",
+    "MPLCONFIGDIR": "Files of matplotlib go here; where `HOME` is read-only, the default is temporary.",
     "RAY_AUTH_TOKEN": "This is the token of clusters, if it is not in a file.",
     "RAY_AUTH_TOKEN_PATH": "The token of clusters lies in this file; the default is `~/.ray/auth_token`.",
     "RAY_ADDRESS": "It is ignored with `--cluster` and `--address`, which say which cluster is meant.",
