@@ -19,10 +19,10 @@ from xal_ray.config import Config, build_config
 from xal_ray.engine.activations import keep_activations
 from xal_ray.engine.prepare import prepare
 from xal_ray.engine.session import prepare_environment
-from xal_ray.layout import RunLayout
 from xal_ray.loop import run
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RunLayout
 from xal_ray.storage import read_table
 
 SIDES = {"images": "false", "kept activations": "true"}

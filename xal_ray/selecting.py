@@ -20,9 +20,9 @@ from xal_ray.acquire.streaming import Replay
 from xal_ray.acquire.subsample import draw, expected_overlap
 from xal_ray.config import ROI_STRATEGIES
 from xal_ray.errors import ConfigError
-from xal_ray.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout, selection_table
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
+from xal_ray.record.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout, selection_table
 from xal_ray.scores import groups_of, ranked_chunks, score_chunks
 from xal_ray.storage import write_json, write_table
 

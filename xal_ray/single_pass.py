@@ -17,13 +17,13 @@ from xal_ray.engine.scoring import score
 from xal_ray.engine.shared import sharing
 from xal_ray.errors import ConfigError, InputError, ModelError, PoolError, RunError
 from xal_ray.labels.left_out import LeftOut, left_out, run_of_model
-from xal_ray.layout import RoundLayout, RunLayout
-from xal_ray.ledger import is_lock, locked
 from xal_ray.model.saliency import check_maps
 from xal_ray.model.weights import load_model
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import SPLITS, PoolReader, open_pool
 from xal_ray.progress import Reporter
+from xal_ray.record.layout import RoundLayout, RunLayout
+from xal_ray.record.ledger import is_lock, locked
 from xal_ray.seeds import derive_seed
 from xal_ray.selecting import BoolArray, Question, check_strategy, choose, is_in, rows_to_score
 from xal_ray.storage import (

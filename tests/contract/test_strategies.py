@@ -12,7 +12,7 @@ from xal_ray.acquire.strategies import STRATEGY_FUNCTIONS, needed_columns, selec
 from xal_ray.acquire.streaming import Candidates
 from xal_ray.config import STRATEGIES, Select
 from xal_ray.errors import InputError
-from xal_ray.layout import selection_table
+from xal_ray.record.layout import selection_table
 
 NORMALISATIONS = ("none", "minmax", "rank")
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)

@@ -14,13 +14,13 @@ from xal_ray.config import build_config
 from xal_ray.engine import activations as kept
 from xal_ray.engine.activations import keep_activations
 from xal_ray.errors import ConfigError, ModelError, PoolError, StorageError
-from xal_ray.layout import RunLayout
 from xal_ray.loop import run
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, load_model, save_model
 from xal_ray.pool.activations import ActivationReader, Shapes, part_path, write_part
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RunLayout
 from xal_ray.scorer import Scorer
 from xal_ray.storage import read_table
 

@@ -16,9 +16,9 @@ from process_tree import below, is_below
 from run_outputs import outputs
 
 from xal_ray.config import build_config
-from xal_ray.ledger import Ledger
 from xal_ray.loop import run
 from xal_ray.progress import QUIET
+from xal_ray.record.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.fault, pytest.mark.timeout(420)]
 

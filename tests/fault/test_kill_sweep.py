@@ -14,9 +14,9 @@ import yaml
 from run_outputs import outputs
 
 from xal_ray.config import build_config
-from xal_ray.layout import RunLayout
 from xal_ray.loop import run
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RunLayout
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.fault, pytest.mark.timeout(420)]
 

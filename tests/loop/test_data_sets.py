@@ -10,9 +10,9 @@ import yaml
 from xal_ray import config
 from xal_ray.config import build_config
 from xal_ray.engine.prepare import prepare
-from xal_ray.layout import RunLayout
 from xal_ray.loop import run
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RunLayout
 from xal_ray.storage import read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]

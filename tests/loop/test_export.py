@@ -12,10 +12,10 @@ from xal_ray.config import build_config
 from xal_ray.engine.prepare import prepare
 from xal_ray.errors import SourceError
 from xal_ray.labels.inbox import import_labels
-from xal_ray.layout import RunLayout
-from xal_ray.ledger import Ledger
 from xal_ray.loop import run
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RunLayout
+from xal_ray.record.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
 

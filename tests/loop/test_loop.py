@@ -9,11 +9,11 @@ from run_outputs import outputs
 
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError, LabelError, ModelError, PoolError, RunError
-from xal_ray.layout import INITIAL, RECEIVED_SCHEMA, SELECTION_SCHEMA, RunLayout
-from xal_ray.ledger import LOCK_NAME, Ledger, locked
 from xal_ray.loop import describe, run
 from xal_ray.pool.schema import LABEL_SCHEMA, rows_of_splits
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import INITIAL, RECEIVED_SCHEMA, SELECTION_SCHEMA, RunLayout
+from xal_ray.record.ledger import LOCK_NAME, Ledger, locked
 from xal_ray.scorer import score_schema
 from xal_ray.storage import digest, read_shards, read_table, sha256_file, write_table
 

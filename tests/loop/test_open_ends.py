@@ -12,11 +12,11 @@ from run_outputs import outputs
 from xal_ray.config import build_config
 from xal_ray.errors import LabelError, RunError, StageError
 from xal_ray.labels.inbox import import_labels
-from xal_ray.layout import RunLayout
-from xal_ray.ledger import Ledger
 from xal_ray.loop import describe, run
 from xal_ray.pool.schema import INDEX_SCHEMA, LABEL_SCHEMA
 from xal_ray.progress import QUIET, Reporter
+from xal_ray.record.layout import RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.storage import read_json, read_table, write_json, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]

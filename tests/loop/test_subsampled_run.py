@@ -8,11 +8,11 @@ import pytest
 
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError
-from xal_ray.layout import RUNNERS_UP_SCHEMA, RunLayout
-from xal_ray.ledger import Ledger
 from xal_ray.loop import run
 from xal_ray.pool.schema import rows_of_splits
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RUNNERS_UP_SCHEMA, RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.storage import read_shards, read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

@@ -18,10 +18,10 @@ from small_sweeps import small, statuses
 
 from xal_ray.config import load_config
 from xal_ray.errors import ConfigError, InputError, RunError
-from xal_ray.layout import RunLayout
-from xal_ray.ledger import Ledger, locked
 from xal_ray.loop import run
 from xal_ray.progress import QUIET, Reporter
+from xal_ray.record.layout import RunLayout
+from xal_ray.record.ledger import Ledger, locked
 from xal_ray.storage import read_table
 from xal_ray.sweep import settings_of, sweep
 from xal_ray.sweep.planning import plan_arm

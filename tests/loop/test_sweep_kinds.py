@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 from small_sweeps import small, statuses
 
-from xal_ray.layout import RunLayout
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RunLayout
 from xal_ray.storage import read_json
 from xal_ray.sweep import describe_sweep, sweep
 from xal_ray.sweep.proposing import propose

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from xal_ray.config import load_config
-from xal_ray.layout import RunLayout
 from xal_ray.loop import run
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RunLayout
 from xal_ray.storage import read_table
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]

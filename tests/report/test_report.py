@@ -20,7 +20,7 @@ from PIL import Image
 
 from xal_ray.config import build_config
 from xal_ray.errors import RunError
-from xal_ray.intervals import share_interval
+from xal_ray.metrics.intervals import share_interval
 from xal_ray.pool.schema import INDEX_SCHEMA, PART_SCHEMA, SCHEMA_VERSION, PoolReader, open_pool
 from xal_ray.report import alignment_section, figures, numbers, overlay, page, reader
 from xal_ray.report.area import area_interval

@@ -14,8 +14,8 @@ import yaml
 from page_text import visible_text
 
 from xal_ray.config import Config, build_config
-from xal_ray.layout import RunLayout
-from xal_ray.ledger import Ledger
+from xal_ray.record.layout import RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.report.numbers import p_words
 from xal_ray.storage import write_json
 from xal_ray.sweep.arms import Arm, Trial, Value

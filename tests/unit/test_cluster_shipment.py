@@ -14,10 +14,10 @@ from xal_ray.cluster.wish import Target, Wish, check_places
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError
 from xal_ray.labels.left_out import labelled_or_picked, read_ids
-from xal_ray.layout import SELECTION_SCHEMA, RunLayout
-from xal_ray.ledger import Ledger
 from xal_ray.own_code import sha256_of_files
 from xal_ray.places import place
+from xal_ray.record.layout import SELECTION_SCHEMA, RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.storage import write_table
 
 PHANTOM = {"kind": "phantom"}

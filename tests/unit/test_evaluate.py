@@ -11,12 +11,7 @@ from sklearn.metrics import (
 )
 
 from xal_ray.acquire import alignment, fullsize
-from xal_ray.evaluate import (
-    alignment_metrics,
-    classification_metrics,
-    curve_area,
-    group_intervals,
-)
+from xal_ray.metrics.evaluate import alignment_metrics, classification_metrics, curve_area, group_intervals
 
 
 def random_predictions(num_images=300, num_classes=4, seed=0):

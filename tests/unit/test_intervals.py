@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import beta
 from sklearn.metrics import balanced_accuracy_score
 
-from xal_ray.intervals import mean_interval, share_interval, t_interval
+from xal_ray.metrics.intervals import mean_interval, share_interval, t_interval
 
 COUNTS = (2, 3, 5, 10, 20)
 REPEATS = 1000

@@ -17,8 +17,6 @@ from xal_ray.labels.export import export_selection
 from xal_ray.labels.inbox import import_labels
 from xal_ray.labels.oracle import reveal
 from xal_ray.labels.table import merge, read_labels
-from xal_ray.layout import RECEIVED_SCHEMA, SELECTION_SCHEMA, RunLayout
-from xal_ray.ledger import Ledger
 from xal_ray.loop.labelling import missing_labels
 from xal_ray.pool.schema import (
     INDEX_SCHEMA,
@@ -28,6 +26,8 @@ from xal_ray.pool.schema import (
     SCHEMA_VERSION,
     open_pool,
 )
+from xal_ray.record.layout import RECEIVED_SCHEMA, SELECTION_SCHEMA, RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.storage import read_table, sha256_file, write_json, write_table
 
 SIZE = 8

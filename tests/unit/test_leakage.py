@@ -6,8 +6,6 @@ import pytest
 
 from xal_ray.errors import SourceError
 from xal_ray.labels.inbox import import_labels
-from xal_ray.layout import RunLayout
-from xal_ray.ledger import Ledger
 from xal_ray.pool.leakage import (
     check_groups,
     describe_look_alikes,
@@ -20,6 +18,8 @@ from xal_ray.pool.leakage import (
 )
 from xal_ray.pool.nearness import NUM_BYTES
 from xal_ray.pool.schema import ATTRIBUTE_SCHEMA, INDEX_SCHEMA, SCHEMA_VERSION
+from xal_ray.record.layout import RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.storage import write_json, write_table
 
 SECRET = "Doe-Jane-1957"

@@ -11,7 +11,7 @@ import pytest
 
 from xal_ray import storage
 from xal_ray.errors import RunError
-from xal_ray.ledger import LOCK_NAME, Ledger, locked
+from xal_ray.record.ledger import LOCK_NAME, Ledger, locked
 from xal_ray.storage import lease
 from xal_ray.storage.lock import locked_place
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from xal_ray.errors import RunError
-from xal_ray.ledger import GENESIS, Ledger
+from xal_ray.record.ledger import GENESIS, Ledger
 
 
 @pytest.fixture

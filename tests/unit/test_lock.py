@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from xal_ray.errors import RunError, StorageError
-from xal_ray.ledger import LOCK_NAME, Ledger, locked
+from xal_ray.record.ledger import LOCK_NAME, Ledger, locked
 from xal_ray.storage.lock import locked_place
 
 

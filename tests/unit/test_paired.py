@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from xal_ray.paired import holm, mean_with_interval, sign_flip_test, smallest_sign_flip_p
+from xal_ray.metrics.paired import holm, mean_with_interval, sign_flip_test, smallest_sign_flip_p
 
 
 def test_mean_with_interval_is_students():

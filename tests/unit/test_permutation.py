@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xal_ray.acquire import alignment, fullsize
-from xal_ray.permutation import NUM_PERMUTATIONS, TESTED, alignment_test, smallest_p
+from xal_ray.metrics.alignment_test import NUM_PERMUTATIONS, TESTED, alignment_test, smallest_p
 
 FRAME, CELLS = 56, 7
 

@@ -8,8 +8,8 @@ import pytest
 
 from xal_ray.config import Score, Select, build_config
 from xal_ray.errors import ConfigError
-from xal_ray.layout import RoundLayout
 from xal_ray.progress import Reporter
+from xal_ray.record.layout import RoundLayout
 from xal_ray.selecting import Question, check_strategy, choose, shortfall
 from xal_ray.storage import read_json, read_table, write_table
 

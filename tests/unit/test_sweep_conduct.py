@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from xal_ray.config import Config, build_config, load_config
-from xal_ray.layout import RunLayout
-from xal_ray.ledger import Ledger
 from xal_ray.pool.schema import open_pool
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.storage import read_table, write_json
 from xal_ray.sweep import conduct
 from xal_ray.sweep.binding import bind

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from xal_ray.config import Config, build_config, load_config
-from xal_ray.layout import RunLayout
-from xal_ray.ledger import Ledger
-from xal_ray.paired import smallest_sign_flip_p
+from xal_ray.metrics.paired import smallest_sign_flip_p
+from xal_ray.record.layout import RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.storage import read_json, read_table, write_json
 from xal_ray.sweep.arms import Arm, Trial, Value
 from xal_ray.sweep.results.comparison import compare

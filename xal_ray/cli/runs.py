@@ -338,8 +338,8 @@ def report(
 ) -> None:
     """Build RUN/report.html again from what the run left."""
     with errors_shown(debug):
-        from xal_ray.layout import RunLayout
         from xal_ray.pool.schema import open_pool
+        from xal_ray.record.layout import RunLayout
         from xal_ray.report.page import build_report
 
         settings = load_config(RunLayout(run_folder).config)

@@ -11,10 +11,17 @@ import pyarrow as pa
 from xal_ray.config import load_config
 from xal_ray.errors import LabelError, RunError
 from xal_ray.labels.table import merge, read_labels
-from xal_ray.layout import INITIAL, LEAST_LABELS, RECEIVED_SCHEMA, RUNNERS_UP_SCHEMA, RoundLayout, RunLayout
-from xal_ray.ledger import CheckLock, Ledger, locked
 from xal_ray.pool.leakage import check_groups
 from xal_ray.pool.schema import open_pool
+from xal_ray.record.layout import (
+    INITIAL,
+    LEAST_LABELS,
+    RECEIVED_SCHEMA,
+    RUNNERS_UP_SCHEMA,
+    RoundLayout,
+    RunLayout,
+)
+from xal_ray.record.ledger import CheckLock, Ledger, locked
 from xal_ray.storage import read_table, sha256_file, write_table
 
 

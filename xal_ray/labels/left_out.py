@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from xal_ray.errors import LabelError, RunError
 from xal_ray.labels.answers import Ids
-from xal_ray.layout import RunLayout
-from xal_ray.ledger import Ledger
 from xal_ray.pool.schema import PoolReader, rows_of_splits
+from xal_ray.record.layout import RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.storage import digest, read_table
 from xal_ray.tables import open_written
 

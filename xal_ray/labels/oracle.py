@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.errors import LabelError
-from xal_ray.layout import RECEIVED_SCHEMA
 from xal_ray.pool.schema import PoolReader
+from xal_ray.record.layout import RECEIVED_SCHEMA
 from xal_ray.storage import read_table
 
 

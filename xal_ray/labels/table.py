@@ -16,10 +16,10 @@ from xal_ray.errors import InputError, LabelError
 from xal_ray.images import ImageError, decode_mask
 from xal_ray.labels.answers import Ids, as_class, chosen, nearest_class
 from xal_ray.labels.columns import BOX, OPTIONAL, check_filled, find_columns, respelled
-from xal_ray.layout import RECEIVED_SCHEMA
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import PoolReader
 from xal_ray.pool.spellings import is_left_out
+from xal_ray.record.layout import RECEIVED_SCHEMA
 from xal_ray.roi import boxes_to_grid, check_mask, mask_to_grid, pack_coverage, sound_boxes
 from xal_ray.tables import open_written
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.errors import LabelError, RunError
-from xal_ray.layout import RECEIVED_SCHEMA, RunLayout
 from xal_ray.pool.schema import PoolReader, rows_of_splits
+from xal_ray.record.layout import RECEIVED_SCHEMA, RunLayout
 from xal_ray.storage import read_table
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xal_ray.layout import INITIAL, RoundLayout
 from xal_ray.loop.state import Run
+from xal_ray.record.layout import INITIAL, RoundLayout
 from xal_ray.storage import digest, names_in, present, read_json, read_table, sha256_file, write_bytes
 
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 from xal_ray.config import Config
 from xal_ray.errors import LabelError
 from xal_ray.labels.oracle import known_images, reveal
-from xal_ray.layout import LEAST_LABELS, RoundLayout
 from xal_ray.loop.state import Run
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import QUIET, Reporter
+from xal_ray.record.layout import LEAST_LABELS, RoundLayout
 from xal_ray.storage import read_table, write_table
 
 

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from xal_ray.config import Config
 from xal_ray.engine.prepare import prepare
 from xal_ray.errors import ConfigError
-from xal_ray.layout import INITIAL, RoundLayout
 from xal_ray.loop.labelling import answerable_images
 from xal_ray.loop.selection import everyone, random_query
 from xal_ray.model.network import ModelSpec
@@ -19,6 +18,7 @@ from xal_ray.model.weights import build_network
 from xal_ray.pool.activations import refuse_remote
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
+from xal_ray.record.layout import INITIAL, RoundLayout
 from xal_ray.seeds import derive_seed
 from xal_ray.selecting import check_strategy, pick, shortfall
 

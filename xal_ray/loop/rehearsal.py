@@ -15,7 +15,6 @@ from xal_ray.engine.preflight import fit_to_cpus
 from xal_ray.engine.session import is_joined
 from xal_ray.errors import ConfigError, LabelError
 from xal_ray.labels.taken_over import labels_of_run, run_with_labels
-from xal_ray.layout import RunLayout
 from xal_ray.loop.plan import check_budget, check_model, describe_shortfalls
 from xal_ray.loop.state import check_folder
 from xal_ray.model.architectures import check_image_size
@@ -26,6 +25,7 @@ from xal_ray.pool.card import open_prepared
 from xal_ray.pool.manifest import classes_of
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.pool.sources import read_source
+from xal_ray.record.layout import RunLayout
 from xal_ray.storage import refuse_no_folder
 
 _ANY_TWO = ("a", "b")  # classes, where they are not known yet: the last layer is made anew in any case

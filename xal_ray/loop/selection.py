@@ -10,8 +10,8 @@ import pyarrow as pa
 from xal_ray.acquire.streaming import Candidates, Replay
 from xal_ray.config import Select
 from xal_ray.labels.taken_over import labels_of_run
-from xal_ray.layout import SELECTION_SCHEMA, RoundLayout, selection_table
 from xal_ray.loop.state import Run
+from xal_ray.record.layout import SELECTION_SCHEMA, RoundLayout, selection_table
 from xal_ray.seeds import derive_seed
 from xal_ray.selecting import BoolArray, Question, choose, is_in, note_shortfall, pick
 from xal_ray.selecting import rows_to_score as choose_rows

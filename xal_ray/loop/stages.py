@@ -6,15 +6,15 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from xal_ray.assess import assess
 from xal_ray.config import MAP_STRATEGIES
 from xal_ray.engine.readiness import start_where_needed
 from xal_ray.engine.scoring import score
 from xal_ray.engine.training import TrainRequest, train
-from xal_ray.layout import RoundLayout
 from xal_ray.loop.selection import rows_to_score
 from xal_ray.loop.state import Run
+from xal_ray.metrics.holdout import assess
 from xal_ray.pool.schema import rows_of_splits
+from xal_ray.record.layout import RoundLayout
 from xal_ray.scorer import score_schema
 from xal_ray.seeds import derive_seed
 from xal_ray.storage import read_json, read_shards, write_json

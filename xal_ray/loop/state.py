@@ -19,12 +19,12 @@ import yaml
 from xal_ray.config import Config, build_config, flatten, read_yaml
 from xal_ray.engine.activations import keep_activations
 from xal_ray.errors import ConfigError, RunError
-from xal_ray.layout import INITIAL, RoundLayout, RunLayout
-from xal_ray.ledger import CheckLock, Ledger, is_lock
 from xal_ray.places import is_remote, place
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
+from xal_ray.record.layout import INITIAL, RoundLayout, RunLayout
+from xal_ray.record.ledger import CheckLock, Ledger, is_lock
 from xal_ray.storage import TEMPORARY_SUFFIX, digest, names_in, remove_leftovers, sha256_file, write_bytes
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "grad-cam")

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xal_ray.evaluate import area_over_rounds
-from xal_ray.intervals import Interval, share_interval
+from xal_ray.metrics.evaluate import area_over_rounds
+from xal_ray.metrics.intervals import Interval, share_interval
 from xal_ray.report.reader import Round
 from xal_ray.storage import read_shards
 

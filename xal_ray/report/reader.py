@@ -20,8 +20,8 @@ import numpy.typing as npt
 from xal_ray.acquire.strategies import uncertainty_column
 from xal_ray.config import Config, load_config
 from xal_ray.errors import RunError
-from xal_ray.layout import RoundLayout, RunLayout
-from xal_ray.permutation import Verdict
+from xal_ray.metrics.alignment_test import Verdict
+from xal_ray.record.layout import RoundLayout, RunLayout
 from xal_ray.scores import rows_of
 from xal_ray.storage import read_json, read_table
 

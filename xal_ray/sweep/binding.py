@@ -15,9 +15,9 @@ from typing import Any
 
 from xal_ray.config import Config, flatten
 from xal_ray.errors import InputError, RunError
-from xal_ray.ledger import is_lock
 from xal_ray.places import place
 from xal_ray.pool.schema import PoolReader
+from xal_ray.record.ledger import is_lock
 from xal_ray.storage import names_in, read_json, sha256_file, write_json
 from xal_ray.sweep.arms import Value
 

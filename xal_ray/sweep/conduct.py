@@ -15,12 +15,12 @@ from xal_ray.engine.activations import keep_activations
 from xal_ray.engine.session import start
 from xal_ray.engine.shared import checks, sharing
 from xal_ray.errors import ConfigError, InputError, StorageError
-from xal_ray.ledger import locked
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
 from xal_ray.machine import settle
 from xal_ray.pool.activations import refuse_remote
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.progress import Reporter
+from xal_ray.record.ledger import locked
 from xal_ray.storage import names_in
 from xal_ray.sweep.arms import Trial
 from xal_ray.sweep.asking import about_dropped, check_validation, num_classes, num_trials, seeds_of, share_of

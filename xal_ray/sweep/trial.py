@@ -22,10 +22,10 @@ from xal_ray import config
 from xal_ray.config import Config
 from xal_ray.engine.same_code import Check
 from xal_ray.errors import XalRayError
-from xal_ray.evaluate import area_over_rounds
-from xal_ray.layout import RoundLayout, RunLayout
 from xal_ray.loop import run
+from xal_ray.metrics.evaluate import area_over_rounds
 from xal_ray.progress import QUIET
+from xal_ray.record.layout import RoundLayout, RunLayout
 from xal_ray.storage import read_json, write_json
 from xal_ray.sweep.arms import Status, Trial, Value
 from xal_ray.sweep.drawing import ARM, OBJECTIVE, SEED, SEED_INDEX, read_drawn

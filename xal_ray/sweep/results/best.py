@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from xal_ray.config import Config, build_config, read_yaml
-from xal_ray.layout import RunLayout
 from xal_ray.places import place
+from xal_ray.record.layout import RunLayout
 from xal_ray.report.numbers import p_words
 from xal_ray.storage import write_bytes
 from xal_ray.sweep.results.comparison import ArmSummary, Comparison

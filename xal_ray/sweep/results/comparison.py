@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Literal
 
 from xal_ray.config import Config
-from xal_ray.paired import holm, mean_with_interval, sign_flip_test
+from xal_ray.metrics.paired import holm, mean_with_interval, sign_flip_test
 from xal_ray.seeds import derive_seed
 from xal_ray.sweep.arms import Arm
 from xal_ray.sweep.results.readings import TrialReading, arm_key

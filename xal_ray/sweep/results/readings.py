@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from xal_ray.errors import XalRayError
-from xal_ray.evaluate import area_over_rounds
-from xal_ray.layout import RoundLayout, RunLayout
-from xal_ray.ledger import Ledger
+from xal_ray.metrics.evaluate import area_over_rounds
+from xal_ray.record.layout import RoundLayout, RunLayout
+from xal_ray.record.ledger import Ledger
 from xal_ray.storage import read_json
 from xal_ray.sweep.arms import Arm, Trial, Value
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from xal_ray.paired import holm, smallest_sign_flip_p
+from xal_ray.metrics.paired import holm, smallest_sign_flip_p
 from xal_ray.report.numbers import format_number, p_words, signed
 from xal_ray.sweep.arms import Arm
 from xal_ray.sweep.results.comparison import (

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from xal_ray.acquire.alignment import pointing_game
 from xal_ray.acquire.fullsize import WHOLE_TOLERANCE, Regions, linear_measures, whole_adjoint
-from xal_ray.intervals import mean_interval
+from xal_ray.metrics.intervals import mean_interval
 from xal_ray.roi import mask_to_grid
 
 FloatArray = npt.NDArray[np.float64]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.acquire.fullsize import Regions, fine_cells
-from xal_ray.evaluate import alignment_metrics, classification_metrics, group_intervals
-from xal_ray.permutation import alignment_test
+from xal_ray.metrics.alignment_test import alignment_test
+from xal_ray.metrics.evaluate import alignment_metrics, classification_metrics, group_intervals
 
 
 def assess(

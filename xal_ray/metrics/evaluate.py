@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from xal_ray.acquire.donors import Donors
 from xal_ray.acquire.fullsize import Regions, measure
-from xal_ray.intervals import Interval, share_interval
+from xal_ray.metrics.intervals import Interval, share_interval
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import permutation_test
 
-from xal_ray.intervals import t_interval
+from xal_ray.metrics.intervals import t_interval
 
 FloatArray = npt.NDArray[np.float64]
 
