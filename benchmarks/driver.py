@@ -124,7 +124,7 @@ def draw_first(folder: Path) -> Callable[[], Any]:
     """The random initial set."""
     from xal_ray.acquire.strategies import select
     from xal_ray.loop.selection import everyone
-    from xal_ray.scores import groups_of
+    from xal_ray.scoring.shards import groups_of
 
     def draw() -> Any:
         index = PoolReader(folder, {}).index()

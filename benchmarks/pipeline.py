@@ -27,7 +27,7 @@ from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, save_model
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import QUIET
-from xal_ray.scorer import Scorer
+from xal_ray.scoring.scorer import Scorer
 
 ROI = config.Roi()
 

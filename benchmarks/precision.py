@@ -31,7 +31,7 @@ from xal_ray.model.saliency import explain
 from xal_ray.model.weights import load_model
 from xal_ray.pool.schema import PixelRows, PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
-from xal_ray.scorer import Scorer
+from xal_ray.scoring.scorer import Scorer
 
 TOP = 0.1
 SIDES = {"bf16": 0.0, "bf16, near ties again": 3.0}  # score.tie_sigmas

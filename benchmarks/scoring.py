@@ -31,7 +31,7 @@ from xal_ray.model.network import ModelSpec, images_to_tensor
 from xal_ray.model.saliency import explain
 from xal_ray.model.weights import build_network, load_model, save_model
 from xal_ray.pool.schema import PixelRows
-from xal_ray.scorer import Scorer
+from xal_ray.scoring.scorer import Scorer
 
 TARGETS = {"resnet": lambda model: model.layer4[-1], "densenet": lambda model: model.features.denseblock4}
 CPU = torch.device("cpu")

@@ -155,7 +155,7 @@ def run_here(work: str, folder: str, num_rows: int, settings: dict[str, Any] | N
     from common import status_mb
 
     import xal_ray.acquire.strategies
-    import xal_ray.scores  # noqa: F401
+    import xal_ray.scoring.shards  # noqa: F401
 
     side = {"ours": by_ours, "pyarrow": by_pyarrow, "numpy": by_numpy}[work]
     bare_mb = status_mb("VmHWM")
@@ -169,7 +169,7 @@ def run_here(work: str, folder: str, num_rows: int, settings: dict[str, Any] | N
 def by_ours(folder: Path, num_rows: int, settings: dict[str, Any]) -> list[str]:
     from xal_ray.acquire.strategies import needed_columns, select
     from xal_ray.config import Select
-    from xal_ray.scores import score_chunks
+    from xal_ray.scoring.shards import score_chunks
 
     asked = Select(**settings)
     replay = score_chunks(folder, needed_columns(asked))

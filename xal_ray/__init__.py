@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from xal_ray.config import Config, load_config
     from xal_ray.engine.prepare import prepare
     from xal_ray.loop import run
+    from xal_ray.loop.score_pool import score_pool
     from xal_ray.pool.schema import open_pool
     from xal_ray.progress import Reporter
     from xal_ray.report.page import build_report
-    from xal_ray.scorer import Scorer
-    from xal_ray.single_pass import score_pool
+    from xal_ray.scoring.scorer import Scorer
 
 __all__ = [
     "Config",
@@ -33,13 +33,13 @@ __all__ = [
 _HOMES = {
     "Config": "xal_ray.config",
     "Reporter": "xal_ray.progress",
-    "Scorer": "xal_ray.scorer",
+    "Scorer": "xal_ray.scoring.scorer",
     "build_report": "xal_ray.report.page",
     "load_config": "xal_ray.config",
     "open_pool": "xal_ray.pool.schema",
     "prepare": "xal_ray.engine.prepare",
     "run": "xal_ray.loop",
-    "score_pool": "xal_ray.single_pass",
+    "score_pool": "xal_ray.loop.score_pool",
 }
 
 

@@ -89,8 +89,8 @@ from xal_ray.progress import QUIET
 
 class Work:
     def __call__(self, path, rows):
-        import torch, xal_ray.scorer
-        path.write_text(f"{torch.__file__} {xal_ray.scorer.__file__}")
+        import torch, xal_ray.scoring.scorer
+        path.write_text(f"{torch.__file__} {xal_ray.scoring.scorer.__file__}")
 
 session.start(config.Ray(num_cpus=3))
 run_shards("noting", [Shard(Path(sys.argv[1]), pa.table({"n": [1]}))], Work, {}, Shape(1, 0.5), QUIET)

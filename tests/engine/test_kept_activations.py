@@ -21,7 +21,7 @@ from xal_ray.pool.activations import ActivationReader, Shapes, part_path, write_
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.progress import QUIET
 from xal_ray.record.layout import RunLayout
-from xal_ray.scorer import Scorer
+from xal_ray.scoring.scorer import Scorer
 from xal_ray.storage import read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

@@ -15,7 +15,7 @@ from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, save_model
 from xal_ray.pool.schema import rows_of_splits
 from xal_ray.progress import QUIET
-from xal_ray.scorer import ALIGNMENT_COLUMNS, Scorer, score_schema
+from xal_ray.scoring.scorer import ALIGNMENT_COLUMNS, Scorer, score_schema
 from xal_ray.storage import read_shards, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

@@ -14,7 +14,7 @@ from xal_ray.pool.schema import LABEL_SCHEMA, rows_of_splits
 from xal_ray.progress import QUIET
 from xal_ray.record.layout import INITIAL, RECEIVED_SCHEMA, SELECTION_SCHEMA, RunLayout
 from xal_ray.record.ledger import LOCK_NAME, Ledger, locked
-from xal_ray.scorer import score_schema
+from xal_ray.scoring.scorer import score_schema
 from xal_ray.storage import digest, read_shards, read_table, sha256_file, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]

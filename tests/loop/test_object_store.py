@@ -15,11 +15,11 @@ from xal_ray.errors import PoolError, RunError
 from xal_ray.labels.export import export_selection
 from xal_ray.labels.table import read_labels
 from xal_ray.loop import rounds, run
+from xal_ray.loop.score_pool import score_pool, settings_of_pass
 from xal_ray.pool.schema import open_pool
 from xal_ray.progress import QUIET
 from xal_ray.record.layout import RunLayout
 from xal_ray.record.ledger import LOCK_NAME, Ledger
-from xal_ray.single_pass import score_pool, settings_of_pass
 from xal_ray.storage import lease, names_below, names_in, read_table, write_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]

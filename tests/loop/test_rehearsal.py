@@ -11,11 +11,11 @@ from xal_ray.config import build_config
 from xal_ray.engine import prepare as engine
 from xal_ray.errors import ConfigError, InputError, PoolError, StorageError
 from xal_ray.loop import describe, run
+from xal_ray.loop.score_pool import describe_pass
 from xal_ray.loop.state import check_folder, open_run
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import QUIET, Reporter
 from xal_ray.record.layout import RunLayout
-from xal_ray.single_pass import describe_pass
 from xal_ray.sweep import conduct, describe_sweep
 
 pytestmark = [pytest.mark.slow]

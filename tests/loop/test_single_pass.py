@@ -8,11 +8,11 @@ import pytest
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError, RunError
 from xal_ray.loop import run
+from xal_ray.loop.score_pool import describe_pass, score_pool, settings_of_pass
 from xal_ray.pool.schema import rows_of_splits
 from xal_ray.progress import QUIET
 from xal_ray.record.layout import RunLayout
 from xal_ray.record.ledger import Ledger, locked
-from xal_ray.single_pass import describe_pass, score_pool, settings_of_pass
 from xal_ray.storage import read_shards, read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]

@@ -82,7 +82,7 @@ def test_alignment_is_that_of_the_map_laid_over_the_slice(some_slices, tmp_path,
     from xal_ray.engine.prepare import prepare
     from xal_ray.model.network import ModelSpec
     from xal_ray.model.weights import build_network, save_model
-    from xal_ray.scorer import Scorer
+    from xal_ray.scoring.scorer import Scorer
 
     size = 160
     pool = prepare(

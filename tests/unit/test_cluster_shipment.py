@@ -11,10 +11,10 @@ import xal_ray
 from xal_ray.cli import app
 from xal_ray.cluster.shipment import packed
 from xal_ray.cluster.wish import Target, Wish, check_places
+from xal_ray.code_version import sha256_of_files
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError
 from xal_ray.labels.left_out import labelled_or_picked, read_ids
-from xal_ray.own_code import sha256_of_files
 from xal_ray.places import place
 from xal_ray.record.layout import SELECTION_SCHEMA, RunLayout
 from xal_ray.record.ledger import Ledger

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import xal_ray
-from xal_ray import own_code
+from xal_ray import code_version
 from xal_ray.config import Limits
 from xal_ray.engine import same_code
 from xal_ray.errors import StageError
@@ -32,7 +32,9 @@ def asked(words, folder, **environment):
     return json.loads(done.stdout)
 
 
-SAY = "import json; from xal_ray import own_code; print(json.dumps(own_code.import_path_before_library()))"
+SAY = (
+    "import json; from xal_ray import own_code; print(json.dumps(code_version.import_path_before_library()))"
+)
 
 
 @pytest.mark.slow
@@ -61,7 +63,7 @@ def test_a_child_that_decodes_runs_this_code_whatever_lies_in_the_working_direct
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
     with Capped(Limits(strict=True)) as child:
-        assert child.call("xal_ray.own_code:code_sha256") == own_code.code_sha256()
+        assert child.call("xal_ray.code_version:code_sha256") == code_version.code_sha256()
 
 
 def test_a_hash_knows_code_by_its_content_and_not_by_its_place(tmp_path):
@@ -69,10 +71,10 @@ def test_a_hash_knows_code_by_its_content_and_not_by_its_place(tmp_path):
         package(tmp_path / name, "VERSION = 1")
     (tmp_path / "there" / "xal_ray" / "__pycache__").mkdir()
     (tmp_path / "there" / "xal_ray" / "__pycache__" / "a.pyc").write_bytes(b"1")
-    before = own_code.sha256_of_files(tmp_path / "here", "*.py")
-    assert own_code.sha256_of_files(tmp_path / "there", "*.py") == before
+    before = code_version.sha256_of_files(tmp_path / "here", "*.py")
+    assert code_version.sha256_of_files(tmp_path / "there", "*.py") == before
     (tmp_path / "there" / "xal_ray" / "__init__.py").write_text("VERSION = 2")
-    assert own_code.sha256_of_files(tmp_path / "there", "*.py") != before
+    assert code_version.sha256_of_files(tmp_path / "there", "*.py") != before
 
 
 def test_a_process_with_other_code_than_its_driver_is_refused():
@@ -86,7 +88,7 @@ def test_a_process_with_other_code_than_its_driver_is_refused():
 @pytest.mark.ray
 def test_ray_adds_nothing_to_where_its_processes_look_for_modules():
     settings = same_code.job_settings()
-    wanted = own_code.import_path_before_library()
+    wanted = code_version.import_path_before_library()
     settings._py_driver_sys_path.extend(["/the/working/directory"])  # as `ray.init` does
     assert settings._py_driver_sys_path[::-1] == wanted
     assert list(settings._get_proto_job_config().py_driver_sys_path)[::-1] == wanted

@@ -7,7 +7,7 @@ from xal_ray.acquire import donors, fullsize
 from xal_ray.acquire.strategies import select
 from xal_ray.config import Select
 from xal_ray.errors import StorageError
-from xal_ray.scores import groups_of, ranked_chunks, rows_of, score_chunks
+from xal_ray.scoring.shards import groups_of, ranked_chunks, rows_of, score_chunks
 from xal_ray.storage import tables
 
 FLOATS = pa.float32()

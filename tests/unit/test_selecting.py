@@ -8,9 +8,9 @@ import pytest
 
 from xal_ray.config import Score, Select, build_config
 from xal_ray.errors import ConfigError
+from xal_ray.loop.query import Query, check_strategy, choose, shortfall
 from xal_ray.progress import Reporter
 from xal_ray.record.layout import RoundLayout
-from xal_ray.selecting import Question, check_strategy, choose, shortfall
 from xal_ray.storage import read_json, read_table, write_table
 
 IDS = [f"i{number:02d}" for number in range(12)]
@@ -43,7 +43,7 @@ def asked(folder, candidates, size, cap=0, groups=None):
     wanted = np.isin(IDS, candidates)
     heard = Heard()
     nobody = pa.array([], pa.string())
-    question = Question("round 3", index, 64, wanted, everyone, nobody, select, Score(), seed=1)
+    question = Query("round 3", index, 64, wanted, everyone, nobody, select, Score(), seed=1)
     count = choose(question, files, heard)
     picks = read_table(files.selection)["image_id"].to_pylist()
     assert len(picks) == count

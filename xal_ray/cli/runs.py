@@ -299,7 +299,7 @@ def score(
     """
     with errors_shown(debug):
         from xal_ray.labels.left_out import run_of_model
-        from xal_ray.single_pass import describe_pass, score_pool, settings_of_pass
+        from xal_ray.loop.score_pool import describe_pass, score_pool, settings_of_pass
 
         asks_cloud = any(is_remote(path) for path in (model, run) if path is not None)
         run = run or (None if dry_run and asks_cloud else run_of_model(model))

@@ -21,8 +21,8 @@ import yaml
 
 from xal_ray.cluster.definition import Definition
 from xal_ray.cluster.record import write_private
+from xal_ray.code_version import python_of_ours
 from xal_ray.errors import ConfigError, StageError
-from xal_ray.own_code import python_of_ours
 
 _LOG_LINES = 15  # of the launcher's, with an error
 _SSH_TIMEOUT_S = 30

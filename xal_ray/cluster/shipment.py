@@ -28,9 +28,9 @@ import yaml
 
 import xal_ray
 from xal_ray.cluster.wish import Wish
+from xal_ray.code_version import sha256_of_files
 from xal_ray.errors import ConfigError
 from xal_ray.labels.left_out import files_of_run
-from xal_ray.own_code import sha256_of_files
 from xal_ray.places import is_remote
 from xal_ray.storage import read_json
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from xal_ray.code_version import PACKAGE, code_sha256, import_path_before_library
 from xal_ray.errors import StageError
-from xal_ray.own_code import PACKAGE, code_sha256, import_path_before_library
 
 
 class Check(Protocol):

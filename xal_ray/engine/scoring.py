@@ -19,7 +19,7 @@ from xal_ray.model.weights import CARD_FILE
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import Reporter
-from xal_ray.scorer import Scorer
+from xal_ray.scoring.scorer import Scorer
 from xal_ray.storage import names_in, present, read_table, sha256_file, write_table
 
 _UNDEFINED_MAP = "undefined_map"

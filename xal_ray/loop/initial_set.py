@@ -7,11 +7,11 @@ import pyarrow.compute as pc
 from xal_ray.config import Config
 from xal_ray.labels.taken_over import labels_of_run
 from xal_ray.loop.labelling import answerable_images, reveal_classes
+from xal_ray.loop.query import pick
 from xal_ray.loop.selection import everyone, random_query
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.record.layout import INITIAL
 from xal_ray.seeds import derive_seed
-from xal_ray.selecting import pick
 
 
 def lacking_classes(config: Config, pool: PoolReader) -> list[str]:

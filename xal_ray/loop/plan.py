@@ -11,6 +11,7 @@ from xal_ray.config import Config
 from xal_ray.engine.prepare import prepare
 from xal_ray.errors import ConfigError
 from xal_ray.loop.labelling import answerable_images
+from xal_ray.loop.query import check_strategy, pick, shortfall
 from xal_ray.loop.selection import everyone, random_query
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.saliency import check_maps
@@ -20,7 +21,6 @@ from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
 from xal_ray.record.layout import INITIAL, RoundLayout
 from xal_ray.seeds import derive_seed
-from xal_ray.selecting import check_strategy, pick, shortfall
 
 
 def open_or_prepare(config: Config, reporter: Reporter, *, verbose: bool = False) -> PoolReader:

@@ -10,11 +10,11 @@ import pyarrow as pa
 from xal_ray.acquire.streaming import Candidates, Replay
 from xal_ray.config import Select
 from xal_ray.labels.taken_over import labels_of_run
+from xal_ray.loop.query import BoolArray, Query, choose, is_in, note_shortfall, pick
+from xal_ray.loop.query import rows_to_score as choose_rows
 from xal_ray.loop.state import Run
 from xal_ray.record.layout import SELECTION_SCHEMA, RoundLayout, selection_table
 from xal_ray.seeds import derive_seed
-from xal_ray.selecting import BoolArray, Question, choose, is_in, note_shortfall, pick
-from xal_ray.selecting import rows_to_score as choose_rows
 from xal_ray.storage import read_table, write_table
 
 _IDS_AT_ONCE = 1 << 16
@@ -33,7 +33,7 @@ def select_images(run: Run, files: RoundLayout) -> None:
     if files.selection.exists():
         return
     choose(
-        Question(
+        Query(
             title=files.title,
             index=run.index,
             image_size=run.pool.image_size,

@@ -15,7 +15,7 @@ from xal_ray.loop.state import Run
 from xal_ray.metrics.holdout import assess
 from xal_ray.pool.schema import rows_of_splits
 from xal_ray.record.layout import RoundLayout
-from xal_ray.scorer import score_schema
+from xal_ray.scoring.scorer import score_schema
 from xal_ray.seeds import derive_seed
 from xal_ray.storage import read_json, read_shards, write_json
 

@@ -22,7 +22,7 @@ from xal_ray.config import Config, load_config
 from xal_ray.errors import RunError
 from xal_ray.metrics.alignment_test import Verdict
 from xal_ray.record.layout import RoundLayout, RunLayout
-from xal_ray.scores import rows_of
+from xal_ray.scoring.shards import rows_of
 from xal_ray.storage import read_json, read_table
 
 ALIGNMENT_KEYS = ("soft_dice", "iou", "pointing_game", "energy_in_roi", "lift")

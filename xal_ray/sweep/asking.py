@@ -8,7 +8,7 @@ from pathlib import Path
 from xal_ray.config import Config
 from xal_ray.engine.session import capacity
 from xal_ray.errors import ConfigError
-from xal_ray.loop.rehearsal import has_source, rehearse
+from xal_ray.loop.dry_run import has_source, dry_run
 from xal_ray.machine import usable_cpus
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import PoolReader, open_pool
@@ -101,7 +101,7 @@ def _rehearse(
         if not has_source(chosen):
             notes["there is no pool yet, and no pool.source to make it from"] = None
             continue
-        found = rehearse(chosen, whole_queries=True, here=here)
+        found = dry_run(chosen, whole_queries=True, here=here)
         notes |= dict.fromkeys(found.notes)
         if found.pool is not None:
             check_validation(found.pool)

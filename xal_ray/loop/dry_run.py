@@ -32,7 +32,7 @@ _ANY_TWO = ("a", "b")  # classes, where they are not known yet: the last layer i
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What was found.
 
     Attributes:
@@ -46,9 +46,9 @@ class Rehearsal:
     notes: tuple[str, ...]
 
 
-def rehearse(
+def dry_run(
     config: Config, out: Path | None = None, *, whole_queries: bool = False, here: bool = True
-) -> Rehearsal:
+) -> DryRun:
     """Check all that a run checks before its first round, and the output folder where one is given.
 
     Args:
@@ -86,7 +86,7 @@ def rehearse(
         if here:
             refuse_no_folder(out)
         check_folder(config, pool, RunLayout(out))
-    return Rehearsal(pool, about, tuple(notes))
+    return DryRun(pool, about, tuple(notes))
 
 
 def has_source(config: Config) -> bool:
@@ -206,7 +206,7 @@ def describe(config: Config, out: Path, *, here: bool = True) -> list[str]:
     Raises:
         InputError: The run would be refused.
     """
-    found = rehearse(config, out, here=here)
+    found = dry_run(config, out, here=here)
     chosen, rounds = config.select, config.num_rounds
     total = chosen.initial_labels + rounds * chosen.query_size
     asked = f"{chosen.initial_labels} + {rounds} x {chosen.query_size} = {total}"

@@ -23,14 +23,14 @@ from xal_ray.errors import ConfigError
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
 from xal_ray.record.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout, selection_table
-from xal_ray.scores import groups_of, ranked_chunks, score_chunks
+from xal_ray.scoring.shards import groups_of, ranked_chunks, score_chunks
 from xal_ray.storage import write_json, write_table
 
 BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """What is asked of the scores.
 
     Attributes:
@@ -109,14 +109,14 @@ def rows_to_score(
     return drawn if besides is None else drawn | (candidates & besides)
 
 
-def choose(question: Question, files: RoundLayout, reporter: Reporter) -> int:
+def choose(query: Query, files: RoundLayout, reporter: Reporter) -> int:
     """Scores to `selection.parquet`, and to the files beside it that say how it came about.
 
     The last query takes what is left. Where fewer are chosen than were asked for, `shortfall.json` and a
     line say why.
 
     Args:
-        question: What is asked.
+        query: What is asked.
         files: Where the shards are, and where the files go.
         reporter: Hears of what a person should know of the picks.
 
@@ -127,8 +127,8 @@ def choose(question: Question, files: RoundLayout, reporter: Reporter) -> int:
         StorageError: A shard can't be read, or the disk refused.
         ValueError: A column that is absent or not finite.
     """
-    wanted = question.select
-    kept: BoolArray | None = question.candidates[question.scored]
+    wanted = query.select
+    kept: BoolArray | None = query.candidates[query.scored]
     if kept is not None and kept.all():
         kept = None
     num_candidates = _count(score_chunks(files.scores, (), kept), enough=wanted.query_size)
@@ -138,24 +138,24 @@ def choose(question: Question, files: RoundLayout, reporter: Reporter) -> int:
     replay = ranked_chunks(
         files.scores,
         wanted,
-        seed=question.seed,
-        groups=groups_of(question.index),
-        image_size=question.image_size,
+        seed=query.seed,
+        groups=groups_of(query.index),
+        image_size=query.image_size,
         kept=kept,
     )
     picks = pick(
         replay,
         wanted,
         num_candidates,
-        seed=question.seed,
-        index=question.index,
-        num_runners_up=question.score.runners_up,
+        seed=query.seed,
+        index=query.index,
+        num_runners_up=query.score.runners_up,
     )
-    if question.score.runners_up:
+    if query.score.runners_up:
         write_table(files.runners_up, pa.table({"image_id": picks.runners_up}, schema=RUNNERS_UP_SCHEMA))
-    if question.score.subsample < 1.0:
-        _note_effect(question, files, picks, reporter)
-    note_shortfall(question.title, files, wanted, len(picks.image_ids), num_candidates, reporter)
+    if query.score.subsample < 1.0:
+        _note_effect(query, files, picks, reporter)
+    note_shortfall(query.title, files, wanted, len(picks.image_ids), num_candidates, reporter)
     write_table(files.selection, selection_table(picks))
     return len(picks.image_ids)
 
@@ -219,15 +219,15 @@ def _count(replay: Replay, *, enough: int) -> int:
     return total
 
 
-def _note_effect(question: Question, files: RoundLayout, picks: Selection, reporter: Reporter) -> None:
+def _note_effect(query: Query, files: RoundLayout, picks: Selection, reporter: Reporter) -> None:
     """What scoring a part of the pool did to the picks, to `subsample.json` and to people."""
-    known = set(question.runners_up.to_pylist())
+    known = set(query.runners_up.to_pylist())
     drawn = np.array([image_id not in known for image_id in picks.image_ids], dtype=bool)
-    num_pool, num_scored = int(question.candidates.sum()), int(question.scored.sum())
-    num_known = int((is_in(question.index["image_id"], question.runners_up) & question.scored).sum())
+    num_pool, num_scored = int(query.candidates.sum()), int(query.scored.sum())
+    num_known = int((is_in(query.index["image_id"], query.runners_up) & query.scored).sum())
     overlap = expected_overlap(drawn, num_pool=num_pool, num_scored=num_scored, num_runners_up=num_known)
     effect: Mapping[str, Any] = {
-        "fraction": question.score.subsample,
+        "fraction": query.score.subsample,
         "num_unlabelled": num_pool,
         "num_scored": num_scored,
         "num_picks": len(drawn),
@@ -236,7 +236,7 @@ def _note_effect(question: Question, files: RoundLayout, picks: Selection, repor
     }
     write_json(files.subsample, dict(effect))
     reporter.line(
-        f"{question.title}: {num_scored} of {num_pool} images scored; {effect['num_picked_runners_up']} of "
+        f"{query.title}: {num_scored} of {num_pool} images scored; {effect['num_picked_runners_up']} of "
         f"{len(drawn)} picks were runners-up; expected overlap with a full pass "
         f"{effect['expected_overlap']:.0%}"
     )

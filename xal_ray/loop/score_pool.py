@@ -17,6 +17,7 @@ from xal_ray.engine.scoring import score
 from xal_ray.engine.shared import sharing
 from xal_ray.errors import ConfigError, InputError, ModelError, PoolError, RunError
 from xal_ray.labels.left_out import LeftOut, left_out, run_of_model
+from xal_ray.loop.query import BoolArray, Query, check_strategy, choose, is_in, rows_to_score
 from xal_ray.model.saliency import check_maps
 from xal_ray.model.weights import load_model
 from xal_ray.places import is_remote
@@ -25,7 +26,6 @@ from xal_ray.progress import Reporter
 from xal_ray.record.layout import RoundLayout, RunLayout
 from xal_ray.record.ledger import is_lock, locked
 from xal_ray.seeds import derive_seed
-from xal_ray.selecting import BoolArray, Question, check_strategy, choose, is_in, rows_to_score
 from xal_ray.storage import (
     names_in,
     read_json,
@@ -150,7 +150,7 @@ def score_pool(
             return Outcome(int(rows.sum()), 0)
         reporter.line(known.in_words(pool.card["counts"].get("pool", 0)))
         if not files.selection.exists():
-            question = Question(
+            query = Query(
                 title=TITLE,
                 index=index,
                 image_size=pool.image_size,
@@ -161,7 +161,7 @@ def score_pool(
                 score=settings.score.model_copy(update={"runners_up": 0}),  # there is no next round
                 seed=derive_seed(settings.seed, "single_pass", "select"),
             )
-            choose(question, files, reporter)
+            choose(query, files, reporter)
         return Outcome(int(rows.sum()), read_table(files.selection).num_rows)
 
 
