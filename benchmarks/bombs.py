@@ -355,7 +355,7 @@ def read(call: Callable[..., Any]) -> str:
 def measure(path: Path, honest: Path, *, strict: bool) -> dict[str, Any]:
     """Read a file in this process, or in strict mode's, after an honest one of its kind."""
     from xal_ray.config import Limits
-    from xal_ray.images.capped import Capped
+    from xal_ray.images.sandbox import Capped
 
     limits = Limits(strict=strict, max_memory_mb=512)
     said: list[str] = []

@@ -19,7 +19,7 @@ from PIL import features
 from xal_ray import config
 from xal_ray.engine.session import start, stop
 from xal_ray.errors import XalRayError
-from xal_ray.images.ability import abilities
+from xal_ray.images.capabilities import abilities
 from xal_ray.machine import private_folder, settle, usable_cpus
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "grad-cam", "pyarrow", "numpy", "pandas")

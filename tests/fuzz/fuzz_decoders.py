@@ -29,7 +29,7 @@ import image_files
 
 from xal_ray.config import Limits
 from xal_ray.images import ImageError
-from xal_ray.images.capped import Capped
+from xal_ray.images.sandbox import Capped
 
 ENTRIES = ("raster", "dicom", "nifti", "matlab", "mask")
 LIMITS = Limits(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xal_ray.images import ImageError
-from xal_ray.images.codestream import read_j2k, read_jpeg, read_rle, unpack_runs
+from xal_ray.images.dicom.codestream import read_j2k, read_jpeg, read_rle, unpack_runs
 
 DEEP = np.random.default_rng(5).integers(0, 4096, (40, 36)).astype(np.uint16)
 COLOURS = np.dstack([(DEEP >> 4).astype(np.uint8)] * 3)

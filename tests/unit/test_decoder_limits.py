@@ -16,8 +16,9 @@ import pytest
 
 from xal_ray.config import Limits
 from xal_ray.errors import SourceError, XalRayError
-from xal_ray.images import ImageError, capped, decode_image, dicom_elements
-from xal_ray.images.capped import Capped
+from xal_ray.images import ImageError, decode_image, sandbox
+from xal_ray.images.dicom import elements
+from xal_ray.images.sandbox import Capped
 
 ROOT = Path(__file__).resolve().parents[2]
 GREY = np.random.default_rng(5).integers(0, 256, (40, 36)).astype(np.uint8)
@@ -68,7 +69,7 @@ def test_deflated_headers_and_pixels_stop_at_the_limit(tmp_path):
 def test_a_codestream_must_have_the_headers_size(tmp_path, syntax, monkeypatch):
     other = np.zeros((400, 300), dtype=np.uint8)
     data = make.dicom(GREY, syntax, encoded=[make.compress(other, syntax, 8)])
-    import xal_ray.images.dicom_frames as frames
+    import xal_ray.images.dicom.frames as frames
 
     for decoder in ("through_pydicom", "_jpeg"):
         monkeypatch.setattr(frames, decoder, lambda *_, **__: pytest.fail("pixels were decoded"))
@@ -90,7 +91,7 @@ def test_sizes_of_the_header_are_checked_before_pixels(tmp_path, limits, frames,
 
 
 def test_headers_without_end_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(dicom_elements, "_MAX_STEPS", 10_000)
+    monkeypatch.setattr(elements, "_MAX_STEPS", 10_000)
     tiny = Limits(max_frames=4)
     endless = struct.pack("<HH2sHI", 0x0009, 0x0010, b"SQ", 0, 0xFFFFFFFF)
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
@@ -214,7 +215,7 @@ def test_each_end_of_a_child_has_its_code_and_the_next_file_goes_on(tmp_path, mo
 
 
 def test_a_child_that_can_not_start_is_an_error_of_the_machine(monkeypatch):
-    monkeypatch.setattr(capped.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sandbox.sys, "executable", "/bin/false")
     with Capped(Limits()) as child, pytest.raises(XalRayError, match="strict mode did not start"):
         child.call(f"{__name__}:take", 1)
 

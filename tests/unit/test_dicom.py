@@ -14,15 +14,9 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
 from xal_ray.config import Dicom, Limits
 from xal_ray.errors import SourceError
-from xal_ray.images import (
-    ImageError,
-    decode_image,
-    decode_mask,
-    dicom_frames,
-    dicom_lossless,
-    to_training_size,
-)
-from xal_ray.images.ability import abilities
+from xal_ray.images import ImageError, decode_image, decode_mask, to_training_size
+from xal_ray.images.capabilities import abilities
+from xal_ray.images.dicom import frames, lossless
 from xal_ray.storage import write_bytes
 
 LIMITS = Limits()
@@ -434,7 +428,7 @@ def test_a_syntax_that_nobody_decodes_here_names_what_would(tmp_path, monkeypatc
     assert caught.value.code == "unsupported_transfer_syntax"
     lossless = make.dicom(DEEP, make.JPEG_LOSSLESS, stored=12)
     assert decode_image(_save(tmp_path, lossless), LIMITS).frame == DEEP.shape
-    monkeypatch.setitem(dicom_frames._DECODERS, make.JPEG_LOSSLESS, ())
+    monkeypatch.setitem(frames._DECODERS, make.JPEG_LOSSLESS, ())
     with pytest.raises(ImageError, match="extra 'dicom'"):
         decode_image(_save(tmp_path, lossless), LIMITS)
     unknown = make.dicom(DEEP, "1.2.840.10008.1.2.4.103", encoded=[b"\0" * 64])  # MPEG-4
@@ -445,7 +439,7 @@ def test_a_file_that_ends_gdcm_ends_nothing_else(tmp_path):
     whole = make.dicom(DEEP, make.JPEG_LOSSLESS, stored=12)
     expected = _pixels(tmp_path, make.dicom(DEEP, stored=12))
     np.testing.assert_array_equal(_pixels(tmp_path, whole), expected)
-    child = dicom_lossless._child(LIMITS)._child
+    child = lossless._child(LIMITS)._child
     frame = make.compress(DEEP, make.JPEG_LOSSLESS, 12)
     without_table = frame.replace(b"\xff\xc4", b"\xff\x01", 1)  # GDCM throws what nobody catches
     damaged = make.dicom(DEEP, make.JPEG_LOSSLESS, stored=12, encoded=[without_table])

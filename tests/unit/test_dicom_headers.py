@@ -9,7 +9,7 @@ import pytest
 
 from xal_ray.config import Dicom, Limits
 from xal_ray.images import ImageError, decode_image, decode_mask
-from xal_ray.images.dicom_bits import counted_bits, is_twos_complement
+from xal_ray.images.dicom.bits import counted_bits, is_twos_complement
 
 pytest.importorskip("pydicom")
 

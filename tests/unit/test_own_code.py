@@ -13,7 +13,7 @@ from xal_ray import code_version
 from xal_ray.config import Limits
 from xal_ray.engine import same_code
 from xal_ray.errors import StageError
-from xal_ray.images.capped import Capped
+from xal_ray.images.sandbox import Capped
 
 ROOT = Path(xal_ray.__file__).resolve().parents[1]
 

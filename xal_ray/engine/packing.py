@@ -13,7 +13,7 @@ import pyarrow as pa
 from xal_ray import config
 from xal_ray.errors import StageError, StorageError
 from xal_ray.images import ImageError
-from xal_ray.images.capped import Capped
+from xal_ray.images.sandbox import Capped
 from xal_ray.pool.nearness import likeness
 from xal_ray.pool.reading import READ_ROW, ReadImage, read_row
 from xal_ray.pool.reading.files import KEPT

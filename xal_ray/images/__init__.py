@@ -1,11 +1,11 @@
 """Image files to arrays, within limits: size before reading, pixels before decoding, no guesses.
 
-    opening  ->  what kind is it?  ->  raster   PNG, JPEG, BMP, TIFF, WebP
-                                   ->  dicom    (elements, frames, codestream, grey)
+    open_file ->  what kind is it?  ->  raster   PNG, JPEG, BMP, TIFF, WebP
+                                   ->  dicom/   (elements, frames, codestream, grey)
                                    ->  nifti    slices of a volume
     masks    which values of a mask are inside, whatever its kind
     matlab   is asked for by name: its files hold more than an image
-    capped   does any of this in a child process whose memory and time are limited
+    sandbox  does any of this in a child process whose memory and time are limited
 
 A file that can't be read raises `ImageError`, whose code goes into the quarantine. Nothing that the file
 holds is ever quoted: headers may name a patient.
@@ -20,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from xal_ray.config import Dicom, Limits, Nifti, Raster
-from xal_ray.images import dicom as dicom_files
 from xal_ray.images import nifti as nifti_files
 from xal_ray.images import raster
 from xal_ray.images.decoded import Box, Decoded, Header, Pixels
-from xal_ray.images.failure import ErrorCode, ImageError, decoding
+from xal_ray.images.dicom import decode as dicom_files
+from xal_ray.images.errors import ErrorCode, ImageError, decoding
 from xal_ray.images.masks import Mask
 from xal_ray.images.nifti import KeptVolumes
-from xal_ray.images.opening import open_within
+from xal_ray.images.open_file import open_within
 from xal_ray.images.raster import FORMATS
 from xal_ray.images.scaling import lost_greys, scale_to_8_bit, to_training_size
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from xal_ray.config import Raster
 from xal_ray.images.decoded import Pixels
-from xal_ray.images.failure import ImageError
+from xal_ray.images.errors import ImageError
 from xal_ray.images.scaling import finite_range, scale_to_8_bit
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of a TIFF file

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from xal_ray.config import Limits
 from xal_ray.errors import SourceError
-from xal_ray.images.failure import ImageError, decoding
+from xal_ray.images.errors import ImageError, decoding
 from xal_ray.images.masks import cut_plane
-from xal_ray.images.opening import open_within
+from xal_ray.images.open_file import open_within
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DEFLATE, _SHUFFLE, _CHECKSUM = 1, 2, 3

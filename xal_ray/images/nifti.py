@@ -21,9 +21,9 @@ import numpy.typing as npt
 from xal_ray.config import Limits, Nifti
 from xal_ray.errors import SourceError
 from xal_ray.images.decoded import Pixels
-from xal_ray.images.failure import ImageError, decoding
+from xal_ray.images.errors import ImageError, decoding
 from xal_ray.images.masks import Cut, find_cut
-from xal_ray.images.opening import open_within
+from xal_ray.images.open_file import open_within
 from xal_ray.images.scaling import finite_range, scale_to_8_bit
 
 _NOBODY = logging.Logger("nobody", level=logging.CRITICAL + 1)  # what is mended is not talked about

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from xal_ray.config import Limits, Raster
 from xal_ray.images import deep_grey
 from xal_ray.images.decoded import Box, Decoded, Pixels
-from xal_ray.images.failure import ImageError
+from xal_ray.images.errors import ImageError
 from xal_ray.images.masks import Mask, cut_plane, palette_values
 from xal_ray.images.scaling import FEW_GREYS, in_mode, lost_greys
 

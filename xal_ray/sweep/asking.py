@@ -8,7 +8,7 @@ from pathlib import Path
 from xal_ray.config import Config
 from xal_ray.engine.session import capacity
 from xal_ray.errors import ConfigError
-from xal_ray.loop.dry_run import has_source, dry_run
+from xal_ray.loop.dry_run import dry_run, has_source
 from xal_ray.machine import usable_cpus
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import PoolReader, open_pool

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 from xal_ray.code_version import python_of_ours
 from xal_ray.config import Limits
 from xal_ray.errors import XalRayError
-from xal_ray.images.failure import ImageError
+from xal_ray.images.errors import ImageError
 
 _CHILD = "XAL_RAY_CAPPED"  # set in the environment of a child
 _LENGTH = struct.Struct(">Q")

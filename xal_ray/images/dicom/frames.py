@@ -14,9 +14,9 @@ from PIL import Image, features
 
 from xal_ray.config import Limits
 from xal_ray.errors import SourceError
-from xal_ray.images.codestream import Stated, read_j2k, read_jpeg, read_rle
-from xal_ray.images.dicom_bits import is_twos_complement
-from xal_ray.images.dicom_elements import (
+from xal_ray.images.dicom.bits import is_twos_complement
+from xal_ray.images.dicom.codestream import Stated, read_j2k, read_jpeg, read_rle
+from xal_ray.images.dicom.elements import (
     DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
@@ -27,7 +27,7 @@ from xal_ray.images.dicom_elements import (
     FileReader,
     PixelElement,
 )
-from xal_ray.images.failure import ImageError
+from xal_ray.images.errors import ImageError
 
 RLE = "1.2.840.10008.1.2.5"
 JPEG_BASELINE, JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
@@ -70,7 +70,7 @@ _END_OF_IMAGE = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
-class Shape:
+class FrameShape:
     """What a header says of its pixels, within limits.
 
     Attributes:
@@ -121,7 +121,7 @@ class Frame(NamedTuple):
 
 def read_frame(
     elements: Elements,
-    shape: Shape,
+    shape: FrameShape,
     frame: int,
     offsets: tuple[bytes, bytes] | None,
     limits: Limits,
@@ -153,7 +153,7 @@ def read_frame(
 def _every_pixel(
     elements: Elements,
     pixels: PixelElement,
-    shape: Shape,
+    shape: FrameShape,
     frame: int,
     offsets: tuple[bytes, bytes] | None,
     limits: Limits,
@@ -181,13 +181,13 @@ def _every_pixel(
     if elements.syntax in (JPEG_BASELINE, JPEG_EXTENDED):
         return Frame(*through_pydicom(JPEG_EXTENDED, data, plain), bits, shape.signed, exact)
     if elements.syntax in JPEG_LOSSLESS:
-        from xal_ray.images import dicom_lossless  # it calls back, in a child
+        from xal_ray.images.dicom import lossless  # it calls back, in a child
 
-        return Frame(*dicom_lossless.decode(data, elements.syntax, plain, limits), bits, shape.signed, exact)
+        return Frame(*lossless.decode(data, elements.syntax, plain, limits), bits, shape.signed, exact)
     return Frame(*through_pydicom(elements.syntax, data, plain), bits, shape.signed, exact)
 
 
-def bits_of(stated: Stated, shape: Shape) -> int:
+def bits_of(stated: Stated, shape: FrameShape) -> int:
     """How many bits of a compressed sample count.
 
     The codestream says how many it holds. Where these are all that a sample takes, it holds them because
@@ -196,7 +196,7 @@ def bits_of(stated: Stated, shape: Shape) -> int:
     return min(shape.stored, stated.bits) if stated.bits == shape.allocated else stated.bits
 
 
-def _j2k(data: bytes, syntax: str, shape: Shape, at_least: int | None) -> Frame:
+def _j2k(data: bytes, syntax: str, shape: FrameShape, at_least: int | None) -> Frame:
     """JPEG 2000: its waves are coded from coarse to fine, and the finest, if left out, cost nothing.
 
     The codestream says whether its values have a sign and its colours were transformed; the header may err.
@@ -219,7 +219,7 @@ def _j2k(data: bytes, syntax: str, shape: Shape, at_least: int | None) -> Frame:
     return Frame(values, meaning, bits, signed, stated.exact)
 
 
-def _colours_of_j2k(stated: Stated, shape: Shape) -> str:
+def _colours_of_j2k(stated: Stated, shape: FrameShape) -> str:
     """The photometric interpretation of what a JPEG 2000 decoder gives."""
     if shape.samples == 1:
         return shape.photometric
@@ -256,7 +256,7 @@ def _halved(data: bytes, stated: Stated, halvings: int) -> npt.NDArray[Any]:
     return values >> (8 * values.dtype.itemsize - stated.bits)  # Pillow brings them to all of the depth
 
 
-def _check_stated(stated: Stated, shape: Shape) -> None:
+def _check_stated(stated: Stated, shape: FrameShape) -> None:
     if (stated.height, stated.width, stated.components) != (shape.rows, shape.columns, shape.samples):
         raise ImageError("header_mismatch", "the compressed pixels have another size than the header says")
     if stated.bits > shape.allocated:
@@ -264,7 +264,7 @@ def _check_stated(stated: Stated, shape: Shape) -> None:
 
 
 def _native(
-    elements: Elements, pixels: PixelElement, shape: Shape, frame: int
+    elements: Elements, pixels: PixelElement, shape: FrameShape, frame: int
 ) -> tuple[npt.NDArray[Any], str]:
     """A frame of uncompressed pixels: exactly its bytes are read."""
     if pixels.length is None:
@@ -300,7 +300,7 @@ def _native(
     return through_pydicom(EXPLICIT_BIG if big else EXPLICIT_LITTLE, data, whole)
 
 
-def _rle(data: bytes, shape: Shape) -> tuple[npt.NDArray[Any], str]:
+def _rle(data: bytes, shape: FrameShape) -> tuple[npt.NDArray[Any], str]:
     """Segments are planes of bytes: of each sample the highest byte first."""
     num_bytes = shape.allocated // 8
     planes = read_rle(data, shape.samples * num_bytes, shape.rows * shape.columns)
@@ -312,7 +312,7 @@ def _rle(data: bytes, shape: Shape) -> tuple[npt.NDArray[Any], str]:
     return through_pydicom(EXPLICIT_LITTLE, values.tobytes(), whole, planar=True)
 
 
-def _jpeg(data: bytes, stated: Stated, shape: Shape) -> tuple[npt.NDArray[Any], str]:
+def _jpeg(data: bytes, stated: Stated, shape: FrameShape) -> tuple[npt.NDArray[Any], str]:
     """8-bit JPEG: colours are converted once, and as the codestream says where it does."""
     picture = Image.open(io.BytesIO(data), formats=("JPEG",))
     if shape.samples == 1:
@@ -324,7 +324,7 @@ def _jpeg(data: bytes, stated: Stated, shape: Shape) -> tuple[npt.NDArray[Any], 
 
 
 def through_pydicom(
-    syntax: str, data: bytes, shape: Shape, *, planar: bool | None = None
+    syntax: str, data: bytes, shape: FrameShape, *, planar: bool | None = None
 ) -> tuple[npt.NDArray[Any], str]:
     """Let pydicom, or one of its plugins, decode one frame."""
     try:
@@ -406,7 +406,7 @@ def how_to_decode(syntax: str) -> str:
 
 
 def _encapsulated(
-    reader: FileReader, shape: Shape, frame: int, offsets: tuple[bytes, bytes] | None, limits: Limits
+    reader: FileReader, shape: FrameShape, frame: int, offsets: tuple[bytes, bytes] | None, limits: Limits
 ) -> bytes:
     """The compressed bytes of a frame, out of its fragments."""
     table, fragments = _fragments(reader, limits)

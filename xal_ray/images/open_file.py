@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from xal_ray.config import Limits
-from xal_ray.images.failure import ImageError
+from xal_ray.images.errors import ImageError
 from xal_ray.places import is_remote
 from xal_ray.storage import read_at_most
 

@@ -16,23 +16,12 @@ import numpy.typing as npt
 
 from xal_ray.config import Dicom, Limits
 from xal_ray.images.decoded import Box, Decoded, Pixels
-from xal_ray.images.dicom_bits import counted_bits
-from xal_ray.images.dicom_elements import (
-    EXPLICIT_BIG,
-    Elements,
-    numbers_of,
-    text_of,
-)
-from xal_ray.images.dicom_frames import JPEG_BASELINE, JPEG_EXTENDED, Frame, Shape, read_frame
-from xal_ray.images.dicom_grey import Grey, Window
-from xal_ray.images.dicom_header import (
-    MOST_OF_FRACTION,
-    SEGMENTATION,
-    header_of,
-    offset_table,
-    open_pixels,
-)
-from xal_ray.images.dicom_values import grey_of, may_be_mixed, padding_of, through_palette
+from xal_ray.images.dicom.bits import counted_bits
+from xal_ray.images.dicom.elements import EXPLICIT_BIG, Elements, numbers_of, text_of
+from xal_ray.images.dicom.frames import JPEG_BASELINE, JPEG_EXTENDED, Frame, FrameShape, read_frame
+from xal_ray.images.dicom.grey import Grey, Window
+from xal_ray.images.dicom.header import MOST_OF_FRACTION, SEGMENTATION, header_of, offset_table, open_pixels
+from xal_ray.images.dicom.values import grey_of, may_be_mixed, padding_of, through_palette
 from xal_ray.images.masks import Mask, cut_plane, palette_values
 from xal_ray.images.scaling import lost_greys
 
@@ -73,8 +62,8 @@ def decode(
 
 
 def _decoded(
-    elements: Elements, shape: Shape, frame: int, limits: Limits, at_least: int | None = None
-) -> tuple[Frame, Shape]:
+    elements: Elements, shape: FrameShape, frame: int, limits: Limits, at_least: int | None = None
+) -> tuple[Frame, FrameShape]:
     """A frame, and the shape with the bits and the sign that its codestream settled."""
     decoded = read_frame(elements, shape, frame, offset_table(elements.kept), limits, at_least)
     return decoded, replace(shape, stored=decoded.bits, signed=decoded.signed)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy.typing as npt
 
 from xal_ray.config import Limits
-from xal_ray.images.capped import Capped, is_child
-from xal_ray.images.dicom_frames import Shape, plugin_of, through_pydicom
-from xal_ray.images.failure import ImageError
+from xal_ray.images.dicom.frames import FrameShape, plugin_of, through_pydicom
+from xal_ray.images.errors import ImageError
+from xal_ray.images.sandbox import Capped, is_child
 
 
-def decode(data: bytes, syntax: str, shape: Shape, limits: Limits) -> tuple[npt.NDArray[Any], str]:
+def decode(data: bytes, syntax: str, shape: FrameShape, limits: Limits) -> tuple[npt.NDArray[Any], str]:
     """Decode a frame whose codestream was checked.
 
     Returns:

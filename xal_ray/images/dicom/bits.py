@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xal_ray.images.failure import ImageError
+from xal_ray.images.errors import ImageError
 
 _CLEARLY = 2  # as many leaps of one reading as of the other
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from xal_ray.config import Limits
 from xal_ray.images.decoded import Header
-from xal_ray.images.dicom_elements import (
+from xal_ray.images.dicom.elements import (
     EXPLICIT_BIG,
     FLOAT_PIXELS,
     PIXEL_DATA,
@@ -18,8 +18,8 @@ from xal_ray.images.dicom_elements import (
     read_elements,
     text_of,
 )
-from xal_ray.images.dicom_frames import Shape
-from xal_ray.images.failure import ImageError
+from xal_ray.images.dicom.frames import FrameShape
+from xal_ray.images.errors import ImageError
 
 _INSTITUTION, _MAKER, _MODEL = 0x00080080, 0x00080070, 0x00081090
 _PATIENT, _SEX, _AGE, _STUDY = 0x00100020, 0x00100040, 0x00101010, 0x0020000D
@@ -51,7 +51,7 @@ _MAX_ID = 64
 
 def open_pixels(
     stream: BinaryIO, num_bytes: int, limits: Limits, frame: int | None
-) -> tuple[Elements, Shape, int]:
+) -> tuple[Elements, FrameShape, int]:
     """The header's elements and what they say of the pixels, and the frame that is meant."""
     elements = read_elements(stream, num_bytes, _KEPT, frame or 0, limits.max_file_bytes)
     if elements.pixels is None:
@@ -64,7 +64,7 @@ def open_pixels(
     return elements, shape, frame or 0
 
 
-def _shape(elements: Elements, limits: Limits) -> Shape:
+def _shape(elements: Elements, limits: Limits) -> FrameShape:
     """What the header says of the pixels, if it is whole and within limits."""
     values, little = elements.kept, elements.syntax != EXPLICIT_BIG
 
@@ -84,7 +84,7 @@ def _shape(elements: Elements, limits: Limits) -> Shape:
     if rows * columns * frames > limits.max_voxels:
         raise ImageError("too_many_voxels", f"all frames; pool.limits.max_voxels is {limits.max_voxels}")
     allocated = number(_ALLOCATED)
-    shape = Shape(
+    shape = FrameShape(
         rows,
         columns,
         frames,
@@ -109,7 +109,7 @@ def _frames(text: str) -> int:
     return max(1, int(text))  # some writers mean one by 0
 
 
-def _check_kind(shape: Shape, tag: int) -> None:
+def _check_kind(shape: FrameShape, tag: int) -> None:
     """Refuse what no picture is made of."""
     if tag != PIXEL_DATA:
         bits = 32 if tag == FLOAT_PIXELS else 64

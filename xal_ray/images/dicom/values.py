@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from xal_ray.config import Dicom
 from xal_ray.images.decoded import Pixels
-from xal_ray.images.dicom_elements import PER_FRAME_GROUPS, Dataset, numbers_of, text_of
-from xal_ray.images.dicom_frames import Shape
-from xal_ray.images.dicom_grey import Grey, Table, Window
-from xal_ray.images.dicom_header import (
+from xal_ray.images.dicom.elements import PER_FRAME_GROUPS, Dataset, numbers_of, text_of
+from xal_ray.images.dicom.frames import FrameShape
+from xal_ray.images.dicom.grey import Grey, Table, Window
+from xal_ray.images.dicom.header import (
     CENTER,
     FUNCTION,
     INTERCEPT,
@@ -30,7 +30,7 @@ from xal_ray.images.dicom_header import (
     VOI_LUT,
     WIDTH,
 )
-from xal_ray.images.failure import ImageError
+from xal_ray.images.errors import ImageError
 
 _ANYTHING, _TABLES_RANGE = (0.0, math.inf), (0.0, 65535.0)  # inputs: of real numbers, and out of a table
 
@@ -45,7 +45,7 @@ def may_be_mixed(values: Dataset, dicom: Dicom) -> bool:
     return dicom.window != "range"
 
 
-def grey_of(values: Dataset, shape: Shape, little: bool, dicom: Dicom, *, is_float: bool) -> Grey:
+def grey_of(values: Dataset, shape: FrameShape, little: bool, dicom: Dicom, *, is_float: bool) -> Grey:
     """What the header, or the configuration, says of turning stored values into grey.
 
     A slope of 0 stands for none: else every value would be the intercept. So GDCM reads it, too.
@@ -66,7 +66,7 @@ def grey_of(values: Dataset, shape: Shape, little: bool, dicom: Dicom, *, is_flo
     return Grey(slope, intercept, modality, voi, inverted, padding and (float(padding[0]), float(padding[1])))
 
 
-def padding_of(values: Dataset, shape: Shape, little: bool) -> tuple[int, int] | None:
+def padding_of(values: Dataset, shape: FrameShape, little: bool) -> tuple[int, int] | None:
     """The least and the largest stored value that is no part of the image."""
     low = numbers_of(values.get(PADDING), little=little, signed=shape.signed)
     if not low:
@@ -75,7 +75,7 @@ def padding_of(values: Dataset, shape: Shape, little: bool) -> tuple[int, int] |
     return min(low[0], limit[0]), max(low[0], limit[0])
 
 
-def _range_of(shape: Shape) -> tuple[float, float]:
+def _range_of(shape: FrameShape) -> tuple[float, float]:
     """The least and the largest value that can be stored."""
     bits = shape.stored
     return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if shape.signed else (0.0, 2.0**bits - 1)
@@ -181,7 +181,7 @@ def _depth(stated: int, largest: int) -> int:
     return max(8, largest.bit_length())
 
 
-def through_palette(stored: npt.NDArray[Any], values: Dataset, little: bool, shape: Shape) -> Pixels:
+def through_palette(stored: npt.NDArray[Any], values: Dataset, little: bool, shape: FrameShape) -> Pixels:
     """Colours of a palette; grey where all of them are."""
     tables: list[Table] = []
     for descriptor_tag, data_tag in PALETTE:

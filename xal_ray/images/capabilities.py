@@ -14,9 +14,10 @@ from PIL import Image
 
 from xal_ray.config import Dicom, Limits, Nifti
 from xal_ray.errors import XalRayError
-from xal_ray.images import dicom, nifti
-from xal_ray.images.dicom_elements import EXPLICIT_BIG, IMPLICIT_LITTLE
-from xal_ray.images.dicom_frames import (
+from xal_ray.images import nifti
+from xal_ray.images.dicom import decode
+from xal_ray.images.dicom.elements import EXPLICIT_BIG, IMPLICIT_LITTLE
+from xal_ray.images.dicom.frames import (
     J2K,
     JPEG_BASELINE,
     JPEG_EXTENDED,
@@ -27,7 +28,7 @@ from xal_ray.images.dicom_frames import (
     how_to_decode,
     plugin_of,
 )
-from xal_ray.images.failure import ImageError, decoding
+from xal_ray.images.errors import ImageError, decoding
 
 _SIDE = 64
 _RAMP = (np.add.outer(np.arange(_SIDE), np.arange(_SIDE)) * 2).astype(np.uint8)
@@ -97,7 +98,7 @@ def _tried(kind: str, extra: str, attempt: Callable[[], Any]) -> Ability:
 def _decoded(data: bytes) -> Any:
     with decoding():
         window = Dicom(window=(127.5, 255.0))
-        return dicom.decode(io.BytesIO(data), len(data), Limits(), frame=None, dicom=window).pixels
+        return decode.decode(io.BytesIO(data), len(data), Limits(), frame=None, dicom=window).pixels
 
 
 def _dicom_file(syntax: str) -> bytes:
