@@ -19,7 +19,7 @@ from PIL import features
 from xal_ray import config
 from xal_ray.engine.session import start, stop
 from xal_ray.errors import XalRayError
-from xal_ray.images.capabilities import abilities
+from xal_ray.images.capabilities import decoder_capabilities
 from xal_ray.machine import private_folder, settle, usable_cpus
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "grad-cam", "pyarrow", "numpy", "pandas")
@@ -69,8 +69,8 @@ def examine(folder: Path, *, with_ray: bool = True) -> Iterator[Finding]:
         yield Finding(
             f"decoder {name}", "yes" if found else "not in this Pillow", "ok" if found else "warning"
         )
-    for ability in abilities():
-        yield Finding(f"decoder {ability.kind}", ability.text)
+    for decoder in decoder_capabilities():
+        yield Finding(f"decoder {decoder.kind}", decoder.text)
     for name, (module, extra) in _EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
         hint = "installed" if found else f"not installed; the optional extra '{extra}' holds it"

@@ -12,10 +12,10 @@ from torch import nn
 
 from xal_ray.config import Train
 from xal_ray.errors import StorageError
-from xal_ray.model.learner import fit
-from xal_ray.model.minibatches import LabelledImages, Minibatches
 from xal_ray.model.network import ModelSpec, Network, freeze_backbone
-from xal_ray.model.training_state import Part, TrainingState, read_state, write_state
+from xal_ray.model.training.checkpoint import Part, TrainingState, read_state, write_state
+from xal_ray.model.training.fit import fit
+from xal_ray.model.training.minibatches import LabelledImages, Minibatches
 from xal_ray.model.weights import build_network
 
 pytestmark = pytest.mark.slow

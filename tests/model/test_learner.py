@@ -13,11 +13,10 @@ from torch import nn
 
 from xal_ray.config import Train
 from xal_ray.errors import LabelError, ModelError, StageError
-from xal_ray.model import learner
-from xal_ray.model.learner import fit
-from xal_ray.model.minibatches import LabelledImages, Minibatches, augment, part_of
 from xal_ray.model.network import ModelSpec, Network, freeze_backbone, images_to_tensor
-from xal_ray.model.optimiser import Optimiser, class_weights, weighted_loss
+from xal_ray.model.training.fit import Alone, fit
+from xal_ray.model.training.minibatches import LabelledImages, Minibatches, augment, part_of
+from xal_ray.model.training.optimiser import Optimiser, class_weights, weighted_loss
 from xal_ray.model.weights import build_network, load_model, save_model
 
 pytestmark = pytest.mark.slow
@@ -169,7 +168,7 @@ def test_patience_zero_runs_to_the_end_and_keeps_the_last() -> None:
 
 def test_one_worker_equals_no_workers() -> None:
     results = []
-    for sync in (None, learner.Alone()):
+    for sync in (None, Alone()):
         network = make_network()
         fit(network, SPEC, make_images(8), None, QUICK, seed=0, device=CPU, sync=sync)
         results.append(weights(network))

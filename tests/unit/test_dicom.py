@@ -15,7 +15,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from xal_ray.config import Dicom, Limits
 from xal_ray.errors import SourceError
 from xal_ray.images import ImageError, decode_image, decode_mask, to_training_size
-from xal_ray.images.capabilities import abilities
+from xal_ray.images.capabilities import decoder_capabilities
 from xal_ray.images.dicom import frames, lossless
 from xal_ray.storage import write_bytes
 
@@ -519,7 +519,7 @@ def test_a_truncated_file_is_never_half_an_image(tmp_path, syntax):
 
 
 def test_the_doctor_tries_what_the_permissive_packages_decode():
-    found = {ability.kind: ability for ability in abilities()}
+    found = {ability.kind: ability for ability in decoder_capabilities()}
     assert {kind for kind, ability in found.items() if not ability.works} == set()
     assert "by gdcm" in found["DICOM JPEG lossless"].text
     assert "of 8 bits" in found["DICOM JPEG extended"].text

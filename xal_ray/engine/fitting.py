@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 
 from xal_ray import config
-from xal_ray.model.learner import Checkpoints, Sync, fit
-from xal_ray.model.minibatches import LabelledImages
 from xal_ray.model.network import ModelSpec, Network, freeze_backbone
+from xal_ray.model.training.fit import Checkpoints, Sync, fit
+from xal_ray.model.training.minibatches import LabelledImages
 from xal_ray.model.weights import build_network, load_model, save_model
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader

@@ -14,8 +14,8 @@ import torch
 
 from xal_ray.engine.fitting import TrainRequest, fit_and_save, unpacked
 from xal_ray.engine.same_code import Check
-from xal_ray.model.minibatches import LabelledImages
-from xal_ray.model.training_state import TrainingState, read_state, write_state
+from xal_ray.model.training.checkpoint import TrainingState, read_state, write_state
+from xal_ray.model.training.minibatches import LabelledImages
 from xal_ray.model.weights import CARD_FILE
 from xal_ray.pool.schema import PoolReader
 

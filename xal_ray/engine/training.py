@@ -19,7 +19,7 @@ from xal_ray.engine.train_storage import TrainStorage, train_storage
 from xal_ray.engine.train_worker import Errand, work
 from xal_ray.engine.watchdog import GROWTH_TIMEOUT_S
 from xal_ray.errors import StageError, XalRayError
-from xal_ray.model.minibatches import check_number
+from xal_ray.model.training.minibatches import check_number
 from xal_ray.progress import Reporter
 from xal_ray.storage import write_bytes
 

@@ -37,7 +37,7 @@ _ENCODED_HERE = (JPEG_BASELINE, RLE, JPEG_LS[0], J2K[0], *NATIVE)
 
 
 @dataclass(frozen=True)
-class Ability:
+class Capability:
     """Whether a kind of file is decoded.
 
     Attributes:
@@ -51,12 +51,12 @@ class Ability:
     text: str
 
 
-def abilities() -> Iterator[Ability]:
+def decoder_capabilities() -> Iterator[Capability]:
     """Try DICOM in each transfer syntax, NIfTI, and HDF5, which MATLAB 7.3 writes."""
     try:
         import pydicom  # noqa: F401
     except ImportError:
-        yield Ability("DICOM", False, "not installed; the optional extra 'dicom' holds what decodes it")
+        yield Capability("DICOM", False, "not installed; the optional extra 'dicom' holds what decodes it")
     else:
         for syntax, name in NAMES.items():
             yield _syntax(syntax, f"DICOM {name}")
@@ -64,35 +64,37 @@ def abilities() -> Iterator[Ability]:
     yield _tried("MATLAB 7.3 (HDF5)", "matlab", _try_hdf5)
 
 
-def _syntax(syntax: str, kind: str) -> Ability:
+def _syntax(syntax: str, kind: str) -> Capability:
     if syntax in _ENCODED_HERE:
         with contextlib.suppress(Exception):
             data = _dicom_file(syntax)
             return _compared(kind, lambda: _decoded(data), how_to_decode(syntax))
     plugin = plugin_of(syntax)
     if syntax == JPEG_EXTENDED and not plugin:
-        return Ability(kind, True, f"yes, of 8 bits. {how_to_decode(syntax)}")
+        return Capability(kind, True, f"yes, of 8 bits. {how_to_decode(syntax)}")
     # Nothing here writes such files, so that the packages' word has to do.
     if plugin:
-        return Ability(kind, True, f"yes, by {plugin} (not tried)")
-    return Ability(kind, False, how_to_decode(syntax))
+        return Capability(kind, True, f"yes, by {plugin} (not tried)")
+    return Capability(kind, False, how_to_decode(syntax))
 
 
-def _compared(kind: str, decode: Callable[[], Any], help_text: str) -> Ability:
+def _compared(kind: str, decode: Callable[[], Any], help_text: str) -> Capability:
     try:
         difference = np.abs(decode().astype(int) - _RAMP).max()
     except (ImageError, XalRayError):
-        return Ability(kind, False, help_text)
+        return Capability(kind, False, help_text)
     right = bool(difference <= _TOLERANCE)
-    return Ability(kind, right, "yes: decoded a file" if right else "decodes wrongly: reinstall its packages")
+    return Capability(
+        kind, right, "yes: decoded a file" if right else "decodes wrongly: reinstall its packages"
+    )
 
 
-def _tried(kind: str, extra: str, attempt: Callable[[], Any]) -> Ability:
+def _tried(kind: str, extra: str, attempt: Callable[[], Any]) -> Capability:
     hint = f"not installed; the optional extra '{extra}' holds it"
     try:
         return _compared(kind, attempt, hint)
     except ImportError:
-        return Ability(kind, False, hint)
+        return Capability(kind, False, hint)
 
 
 def _decoded(data: bytes) -> Any:

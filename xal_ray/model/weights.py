@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from xal_ray.config import Backbone
 from xal_ray.errors import ModelError, StorageError
 from xal_ray.model.architectures import create_model, import_lite
-from xal_ray.model.checkpoints import head_names, load_checkpoint, misfits_of
+from xal_ray.model.foreign_weights import head_names, load_checkpoint, misfits_of
 from xal_ray.model.network import ModelSpec, Network
 from xal_ray.model.weight_files import read_checkpoint
 from xal_ray.places import is_remote, place

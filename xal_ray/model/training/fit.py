@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from xal_ray.config import Train
 from xal_ray.errors import StageError
-from xal_ray.model.course import Course, Judge
-from xal_ray.model.minibatches import LabelledImages, Minibatches, check_images_and_labels, part_of
 from xal_ray.model.network import ModelSpec, Network, dropout_before_classifier, images_to_tensor
-from xal_ray.model.optimiser import Optimiser, class_weights, weighted_loss
-from xal_ray.model.randomness import reproducible
-from xal_ray.model.training_state import Part, TrainingState
+from xal_ray.model.training.checkpoint import Part, TrainingState
+from xal_ray.model.training.minibatches import LabelledImages, Minibatches, check_images_and_labels, part_of
+from xal_ray.model.training.optimiser import Optimiser, class_weights, weighted_loss
+from xal_ray.model.training.progress import EarlyStopping, TrainingProgress
+from xal_ray.model.training.randomness import reproducible
 from xal_ray.seeds import derive_seed
 
 
@@ -137,7 +137,7 @@ def fit(
     begun = kept.step if kept is not None else 0
     own = _own_streams(kept, train)
     stream = (sync.rank,) if kept is None or own is not None else (sync.rank, begun)
-    judge = Judge(settings.patience, val_given=val is not None)
+    early_stopping = EarlyStopping(settings.patience, val_given=val is not None)
     num_images = int(class_counts.sum()) if class_counts is not None else len(train) * sync.world_size
     whole = min(settings.minibatch_size, num_images)
     if class_counts is None:
@@ -165,31 +165,33 @@ def fit(
             share=minibatches.size * sync.world_size / whole,
         )
         chance = np.random.default_rng(derive_seed(seed, "augment", *stream))
-        course = Course(network, step_once, judge, minibatches, chance, device, sync.world_size)
+        progress = TrainingProgress(
+            network, step_once, early_stopping, minibatches, chance, device, sync.world_size
+        )
         if kept is not None:
-            course.take_up(kept, own)
+            progress.take_up(kept, own)
             if on_progress is not None:
                 on_progress(begun)
         trained.train()
         for step in range(begun + 1, settings.max_steps + 1):
-            course.losses.append(step_once(next(minibatches), chance, step))
+            progress.losses.append(step_once(next(minibatches), chance, step))
             if on_progress is not None:
                 on_progress(1)
             last = step == settings.max_steps
             if last or step % settings.eval_every_steps == 0:
-                row = course.row(step, settings.num_workers)
+                row = progress.row(step, settings.num_workers)
                 if val is not None:
                     row |= _validate(trainable, spec, val, settings, device, sync)
                     trained.train()
                 _check_finite(row)
-                course.history.append(row)
-                if judge.is_enough(network, row):
+                progress.history.append(row)
+                if early_stopping.is_enough(network, row):
                     break
             if checkpoints is not None and not last and _is_due(step, checkpoints.every_steps):
-                checkpoints.keep(course.state(step))
-    judge.restore_best(network)
+                checkpoints.keep(progress.state(step))
+    early_stopping.restore_best(network)
     network.eval()
-    return course.history
+    return progress.history
 
 
 def _own_streams(kept: TrainingState | None, train: LabelledImages) -> Part | None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xal_ray.config import Train
-from xal_ray.model.minibatches import LabelledImages, augment
 from xal_ray.model.network import ModelSpec, normalise_images
-from xal_ray.model.training_state import Part
+from xal_ray.model.training.checkpoint import Part
+from xal_ray.model.training.minibatches import LabelledImages, augment
 
 
 class Optimiser:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from xal_ray.model.training_state import Part
+from xal_ray.model.training.checkpoint import Part
 
 
 @contextmanager

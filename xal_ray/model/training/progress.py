@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xal_ray.model.minibatches import Minibatches
 from xal_ray.model.network import Network
-from xal_ray.model.optimiser import Optimiser
-from xal_ray.model.randomness import restore_torch_streams, torch_streams
-from xal_ray.model.training_state import Part, TrainingState
+from xal_ray.model.training.checkpoint import Part, TrainingState
+from xal_ray.model.training.minibatches import Minibatches
+from xal_ray.model.training.optimiser import Optimiser
+from xal_ray.model.training.randomness import restore_torch_streams, torch_streams
 
 
 @dataclass
-class Course:
+class TrainingProgress:
     """All that moves from one step to the next."""
 
     network: Network
     step_once: Optimiser
-    judge: Judge
+    early_stopping: EarlyStopping
     minibatches: Minibatches
     chance: np.random.Generator
     device: torch.device
@@ -48,7 +48,7 @@ class Course:
             {
                 "network": Part(learned(self.network)),
                 "optimiser": self.step_once.state(),
-                "judge": self.judge.state(),
+                "judge": self.early_stopping.state(),
             },
             history=self.history,
             fewest_workers=self._fewest() if self.losses else None,
@@ -68,7 +68,7 @@ class Course:
         """Go on where `state` was called; without `own` this worker's streams stay as they are."""
         self.network.load_state_dict(dict(kept.common.part("network").tensors), strict=False)
         self.step_once.take_up(kept.common.part("optimiser"))
-        self.judge.take_up(kept.common.part("judge"))
+        self.early_stopping.take_up(kept.common.part("judge"))
         self.history.extend(kept.common.values["history"])
         self.fewest_workers = kept.common.values["fewest_workers"]
         if own is not None:
@@ -90,7 +90,7 @@ def learned(network: Network) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name in trained}
 
 
-class Judge:
+class EarlyStopping:
     """Keeps the weights of the lowest validation loss, and says when to stop waiting for a lower one."""
 
     def __init__(self, patience: int, *, val_given: bool) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from xal_ray.config import Train
 from xal_ray.errors import LabelError
 from xal_ray.model.network import ModelSpec, check_images
-from xal_ray.model.training_state import Part
+from xal_ray.model.training.checkpoint import Part
 
 MAX_SHIFT = 1 / 16  # of the image size
 
