@@ -25,7 +25,7 @@ from scipy.stats import rankdata, spearmanr
 
 from xal_ray import config
 from xal_ray.engine.prepare import prepare
-from xal_ray.engine.training import TrainRequest, train
+from xal_ray.engine.training.stage import TrainRequest, train
 from xal_ray.model.network import images_to_tensor
 from xal_ray.model.saliency import explain
 from xal_ray.model.weights import load_model

@@ -11,10 +11,11 @@ import pytest
 
 import xal_ray
 from xal_ray import config
-from xal_ray.engine import actors, shared, training
-from xal_ray.engine.actors import Shape
-from xal_ray.engine.same_code import SameCode
+from xal_ray.engine import actors, shared
+from xal_ray.engine.actors import ActorShape
+from xal_ray.engine.code_check import SameCode
 from xal_ray.engine.shards import Shard, run_shards
+from xal_ray.engine.training import stage
 from xal_ray.errors import PoolError, StageError
 from xal_ray.machine import private_folder
 from xal_ray.progress import QUIET
@@ -22,7 +23,7 @@ from xal_ray.storage import read_table, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-TWO = Shape(2, 0.5)
+TWO = ActorShape(2, 0.5)
 
 
 def witness():
@@ -65,7 +66,7 @@ def test_the_next_stage_finds_the_actors_of_the_last_one(tmp_path, ray_session):
 
 
 def test_the_same_work_is_not_set_up_twice(tmp_path, ray_session):
-    work, one = witness(), Shape(1, 0.5)
+    work, one = witness(), ActorShape(1, 0.5)
     for name in ("a", "b"):
         run_shards("noting", shards_of(tmp_path / name, 2), work, {"name": "same"}, one, QUIET)
     assert sorted(row["num_done"] for row in notes(tmp_path / "b")) == [3, 4]
@@ -74,7 +75,7 @@ def test_the_same_work_is_not_set_up_twice(tmp_path, ray_session):
 def test_an_actor_with_other_code_than_its_driver_does_nothing(tmp_path, ray_session, monkeypatch):
     monkeypatch.setattr(shared, "SameCode", lambda: SameCode("0123456789abcdef", "/opt/other on head"))
     with pytest.raises(StageError, match="other code than the process that drives it"):
-        run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, Shape(1, 0.5), QUIET)
+        run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, ActorShape(1, 0.5), QUIET)
     assert not list(tmp_path.iterdir())
 
 
@@ -83,7 +84,7 @@ import sys, pyarrow as pa
 from pathlib import Path
 from xal_ray import config
 from xal_ray.engine import session
-from xal_ray.engine.actors import Shape
+from xal_ray.engine.actors import ActorShape
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.progress import QUIET
 
@@ -93,7 +94,7 @@ class Work:
         path.write_text(f"{torch.__file__} {xal_ray.scoring.scorer.__file__}")
 
 session.start(config.Ray(num_cpus=3))
-run_shards("noting", [Shard(Path(sys.argv[1]), pa.table({"n": [1]}))], Work, {}, Shape(1, 0.5), QUIET)
+run_shards("noting", [Shard(Path(sys.argv[1]), pa.table({"n": [1]}))], Work, {}, ActorShape(1, 0.5), QUIET)
 session.stop()
 """
 
@@ -115,21 +116,19 @@ def test_actors_do_not_look_into_the_working_directory(tmp_path):
 def test_another_shape_ends_the_actors_of_the_former(tmp_path, ray_session):
     run_shards("noting", shards_of(tmp_path / "two"), witness(), {"name": "x"}, TWO, QUIET)
     assert actors.held() == TWO
-    run_shards("noting", shards_of(tmp_path / "one"), witness(), {"name": "x"}, Shape(1, 0.5), QUIET)
-    assert actors.held() == Shape(1, 0.5)
+    run_shards("noting", shards_of(tmp_path / "one"), witness(), {"name": "x"}, ActorShape(1, 0.5), QUIET)
+    assert actors.held() == ActorShape(1, 0.5)
     before = {row["pid"] for row in notes(tmp_path / "two")}
     assert not before & {row["pid"] for row in notes(tmp_path / "one")}
 
 
 def test_actors_give_way_to_training_workers_only_where_both_do_not_fit(tmp_path, ray_session):
     run_shards("noting", shards_of(tmp_path / "small"), witness(), {"name": "x"}, TWO, QUIET)
-    training._check_and_make_room(2, {"CPU": 1.0}, ray_session, QUIET)
+    stage._check_and_make_room(2, {"CPU": 1.0}, ray_session, QUIET)
     assert actors.held() == TWO
-    training._check_and_make_room(
-        2, {"CPU": 2.0}, ray_session, QUIET
-    )  # with 1 for reads and the actors': all 6
+    stage._check_and_make_room(2, {"CPU": 2.0}, ray_session, QUIET)  # with 1 for reads and the actors': all 6
     assert actors.held() == TWO
-    training._check_and_make_room(5, {"CPU": 1.0}, ray_session, QUIET)
+    stage._check_and_make_room(5, {"CPU": 1.0}, ray_session, QUIET)
     assert actors.held().num_actors == 0
 
 

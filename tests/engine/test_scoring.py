@@ -8,7 +8,7 @@ import pytest
 
 from xal_ray import config
 from xal_ray.engine import scoring, session
-from xal_ray.engine.actors import Shape
+from xal_ray.engine.actors import ActorShape
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.errors import ConfigError, ModelError, StageError
 from xal_ray.model.network import ModelSpec
@@ -187,7 +187,9 @@ def shards_of(tmp_path, count=6):
 
 @pytest.mark.fault
 def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, ray_session):
-    run_shards("writing", shards_of(tmp_path), writer(), {"die_at": "00003.parquet"}, Shape(2, 0.5), QUIET)
+    run_shards(
+        "writing", shards_of(tmp_path), writer(), {"die_at": "00003.parquet"}, ActorShape(2, 0.5), QUIET
+    )
     assert (tmp_path / "died").exists()
     table = read_shards(tmp_path, pa.schema([("n", pa.int64())]))
     assert sorted(table["n"].to_pylist()) == sorted([*range(6), *range(100, 106)])
@@ -196,15 +198,15 @@ def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, ray_s
 def test_a_stage_that_stands_still_is_named(tmp_path, ray_session):
     shards, work, short = shards_of(tmp_path, 1), writer(), config.Ray(stall_timeout_s=0.5)
     with pytest.raises(StageError, match=r"stood still for 0\.5 s") as caught:
-        run_shards("writing", shards, work, {"sleep_s": 3.0}, Shape(1, 0.5), QUIET, short)
+        run_shards("writing", shards, work, {"sleep_s": 3.0}, ActorShape(1, 0.5), QUIET, short)
     assert "ray.num_cpus" in str(caught.value)
 
 
 def test_what_could_never_be_scheduled_is_refused_at_once(tmp_path, ray_session):
     with pytest.raises(ConfigError, match="starve"):
-        run_shards("writing", shards_of(tmp_path), writer(), {}, Shape(6, 1.0), QUIET)
+        run_shards("writing", shards_of(tmp_path), writer(), {}, ActorShape(6, 1.0), QUIET)
     with pytest.raises(ConfigError, match="GPUs"):
-        run_shards("writing", shards_of(tmp_path), writer(), {}, Shape(1, 0.5, 64.0), QUIET)
+        run_shards("writing", shards_of(tmp_path), writer(), {}, ActorShape(1, 0.5, 64.0), QUIET)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +226,9 @@ def test_auto_uses_the_gpus_that_the_cluster_declares(monkeypatch, declared, num
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(declared)})
     shape = session.scoring_shape(config.Ray(num_actors=num))
     assert (shape.num_actors, shape.gpus_per_actor) == expected
-    assert session.decoding_shape(config.Ray(num_actors=num, num_decoders=5)) == Shape(5, 0.5, 0.0)
+    assert session.decoding_shape(config.Ray(num_actors=num, num_decoders=5)) == ActorShape(5, 0.5, 0.0)
     assert session.gpus_per_worker("auto", 2) == worker
-    assert session.scoring_shape(config.Ray(num_actors=4, gpus_per_actor=0.25)) == Shape(4, 0.5, 0.25)
+    assert session.scoring_shape(config.Ray(num_actors=4, gpus_per_actor=0.25)) == ActorShape(4, 0.5, 0.25)
     assert session.gpus_per_worker(0.25, 2) == 0.25
 
 
@@ -245,13 +247,13 @@ HEAD, SMALL, BIG = {"memory": 9.0}, {"CPU": 4.0, "fast": 1.0}, {"CPU": 8.0, "GPU
 @pytest.mark.parametrize(
     ("nodes", "settings", "scoring_shape", "num_decoders"),
     [
-        ([HEAD], {}, Shape(1, 0.5, 0.0), 1),
-        ([HEAD, SMALL, SMALL], {}, Shape(8, 0.5, 0.0), 8),
-        ([HEAD, SMALL, BIG], {}, Shape(2, 0.5, 1.0), 12),
-        ([HEAD, SMALL, BIG], {"num_actors": 6}, Shape(6, 0.5, 1.0), 12),
-        ([HEAD], {"num_actors": 6, "gpus_per_actor": 1.0}, Shape(6, 0.5, 1.0), 1),
-        ([HEAD, SMALL], {"cpus_per_actor": 3.0, "cpus_per_decoder": 2.0}, Shape(1, 3.0, 0.0), 2),
-        ([HEAD, SMALL, BIG], {"actor_resources": {"fast": 0.1}}, Shape(4, 0.5, 0.0, {"fast": 0.1}), 12),
+        ([HEAD], {}, ActorShape(1, 0.5, 0.0), 1),
+        ([HEAD, SMALL, SMALL], {}, ActorShape(8, 0.5, 0.0), 8),
+        ([HEAD, SMALL, BIG], {}, ActorShape(2, 0.5, 1.0), 12),
+        ([HEAD, SMALL, BIG], {"num_actors": 6}, ActorShape(6, 0.5, 1.0), 12),
+        ([HEAD], {"num_actors": 6, "gpus_per_actor": 1.0}, ActorShape(6, 0.5, 1.0), 1),
+        ([HEAD, SMALL], {"cpus_per_actor": 3.0, "cpus_per_decoder": 2.0}, ActorShape(1, 3.0, 0.0), 2),
+        ([HEAD, SMALL, BIG], {"actor_resources": {"fast": 0.1}}, ActorShape(4, 0.5, 0.0, {"fast": 0.1}), 12),
     ],
 )
 def test_a_joined_cluster_is_counted_by_what_its_nodes_declare(

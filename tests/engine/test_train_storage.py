@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 from xal_ray import config
-from xal_ray.engine.fitting import TrainRequest, build, packed, unpacked
-from xal_ray.engine.train_storage import request_hash, train_storage
+from xal_ray.engine.training.request import TrainRequest, build, packed, unpacked
+from xal_ray.engine.training.storage import request_hash, train_storage
 from xal_ray.pool.schema import PoolReader
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from xal_ray import config
-from xal_ray.engine.training import TrainRequest, train
+from xal_ray.engine.training.stage import TrainRequest, train
 from xal_ray.errors import ConfigError, LabelError, ModelError
 from xal_ray.pool.schema import rows_of_splits
 from xal_ray.progress import QUIET, Reporter
@@ -62,7 +62,7 @@ def test_two_workers_train_one_model(phantom_pool, labelled, tmp_path, ray_sessi
 
 
 def test_no_label_is_lost_between_workers(phantom_pool, labelled, ray_session):
-    from xal_ray.engine.train_dealing import DealtRows
+    from xal_ray.engine.training.dealing import DealtRows
 
     rows = labelled[0].slice(0, 13)
     dealt = [

@@ -5,7 +5,7 @@ import pytest
 
 from xal_ray import config
 from xal_ray.engine import shards, watchdog
-from xal_ray.engine.actors import Crew, Shape
+from xal_ray.engine.actors import ActorPool, ActorShape
 from xal_ray.engine.shards import Shard
 from xal_ray.engine.watchdog import Watchdog
 from xal_ray.errors import PoolError, StageError
@@ -14,7 +14,7 @@ from xal_ray.storage import write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]  # imports Ray for its errors
 
-FOUR_GPUS = Shape(4, 0.5, 1.0, {"fast": 0.1})
+FOUR_GPUS = ActorShape(4, 0.5, 1.0, {"fast": 0.1})
 
 
 class Told(Reporter):
@@ -36,7 +36,7 @@ def silence(monkeypatch):
     def watch(address):
         told = Told()
         resources = config.Ray(address=address, stall_timeout_s=100.0)
-        watched = Watchdog("scoring", Crew(FOUR_GPUS, None, []), resources, told)
+        watched = Watchdog("scoring", ActorPool(FOUR_GPUS, None, []), resources, told)
 
         def at(seconds, up=0, pulse=0, trouble=None):
             clock["now"] = 1000.0 + seconds
@@ -117,7 +117,7 @@ def play(monkeypatch, folder, *pipelines):
     monkeypatch.setattr(shards, "_receipts", receipts)
     work = [Shard(folder / f"{n}.parquet", pa.table({"n": [n]})) for n in range(3)]
     told = Told()
-    done = list(shards._pipelines("scoring", work, b"", Shape(1, 0.5), told, config.Ray()))
+    done = list(shards._pipelines("scoring", work, b"", ActorShape(1, 0.5), told, config.Ray()))
     assert next(todo, None) is None
     return sorted(receipt["shard"] for receipt in done), told.said
 

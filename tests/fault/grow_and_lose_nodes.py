@@ -20,7 +20,7 @@ from rich.console import Console
 
 from xal_ray import config
 from xal_ray.engine import session, watchdog
-from xal_ray.engine.actors import Shape
+from xal_ray.engine.actors import ActorShape
 from xal_ray.engine.scoring import ScoreShard
 from xal_ray.engine.shards import cut, run_shards
 from xal_ray.pool.schema import REFERENCE_COLUMNS, open_pool
@@ -100,7 +100,7 @@ def main():
         "notes": sorted(path.name for path in notes.iterdir()),
         "said": said.getvalue(),
         "nodes": [node["Alive"] for node in ray.nodes()],
-        "all_released": session.actors.held() == Shape(0, 0.0),
+        "all_released": session.actors.held() == ActorShape(0, 0.0),
     }
     out.with_name("outcome.json").write_text(json.dumps(outcome))
     session.stop()

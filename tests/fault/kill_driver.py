@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch._dynamo  # noqa: F401 - an optimiser's first, and it takes seconds
 
-import xal_ray.engine.training
+import xal_ray.engine.training.stage
 import xal_ray.loop
 import xal_ray.report.page
 from xal_ray.config import load_config

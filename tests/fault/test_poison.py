@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from xal_ray import config
-from xal_ray.engine.actors import Shape, release
+from xal_ray.engine.actors import ActorShape, release
 from xal_ray.engine.packing import PackShard
 from xal_ray.engine.scoring import ScoreShard
 from xal_ray.engine.shards import cut, run_shards
@@ -22,7 +22,7 @@ from xal_ray.storage import read_table
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.fault]
 
 ONCE = config.Ray(shard_attempts=1)
-HURRIED = Shape(2, 0.5)
+HURRIED = ActorShape(2, 0.5)
 
 
 class Told(Reporter):

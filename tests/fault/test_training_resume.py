@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from training_request import EVERY_STEPS, MAX_STEPS, AtCheckpoint, Lines, small_request
 
-from xal_ray.engine.training import train
+from xal_ray.engine.training.stage import train
 from xal_ray.errors import StageError
 from xal_ray.progress import QUIET
 

@@ -12,7 +12,7 @@ from training_request import EVERY_STEPS, AtCheckpoint, Lines, small_request
 
 from xal_ray import config
 from xal_ray.engine import session
-from xal_ray.engine.training import train
+from xal_ray.engine.training.stage import train
 from xal_ray.pool.schema import open_pool
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from xal_ray import config
-from xal_ray.engine.training import TrainRequest
+from xal_ray.engine.training.stage import TrainRequest
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
 

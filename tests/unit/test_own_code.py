@@ -11,7 +11,7 @@ import pytest
 import xal_ray
 from xal_ray import code_version
 from xal_ray.config import Limits
-from xal_ray.engine import same_code
+from xal_ray.engine import code_check
 from xal_ray.errors import StageError
 from xal_ray.images.sandbox import Capped
 
@@ -78,16 +78,16 @@ def test_a_hash_knows_code_by_its_content_and_not_by_its_place(tmp_path):
 
 
 def test_a_process_with_other_code_than_its_driver_is_refused():
-    same_code.SameCode().check()
+    code_check.SameCode().check()
     with pytest.raises(StageError, match="other code than the process that drives it") as said:
-        same_code.SameCode("0123456789abcdef", "/opt/other on head").check()
+        code_check.SameCode("0123456789abcdef", "/opt/other on head").check()
     assert "/opt/other on head" in str(said.value)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_adds_nothing_to_where_its_processes_look_for_modules():
-    settings = same_code.job_settings()
+    settings = code_check.job_settings()
     wanted = code_version.import_path_before_library()
     settings._py_driver_sys_path.extend(["/the/working/directory"])  # as `ray.init` does
     assert settings._py_driver_sys_path[::-1] == wanted

@@ -19,7 +19,7 @@ _ANYWHERE = "DEFAULT"  # beside a sweep's trial, too, whose own reservation has 
 
 
 @dataclass(frozen=True)
-class Shape:
+class ActorShape:
     """How many actors, and what each declares to Ray; `resources` are custom ones, by name."""
 
     num_actors: int
@@ -29,23 +29,23 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Crew:
+class ActorPool:
     """Actors of one shape, and the dispatcher that gives each the next shard."""
 
-    shape: Shape
+    shape: ActorShape
     dispatcher: Any
     actors: list[Any]
 
 
-_crew: Crew | None = None
+_actor_pool: ActorPool | None = None
 
 
-def warm_crew(shape: Shape) -> Crew:
+def warm_actors(shape: ActorShape) -> ActorPool:
     """The session's actors; those of another shape are ended, so that no resource is held twice."""
-    global _crew
-    if _crew is not None and _crew.shape != shape:
+    global _actor_pool
+    if _actor_pool is not None and _actor_pool.shape != shape:
         release()
-    if _crew is None:
+    if _actor_pool is None:
         import ray
 
         actor = ray.remote(
@@ -64,8 +64,8 @@ def warm_crew(shape: Shape) -> Crew:
             max_task_retries=-1,
             scheduling_strategy=beside_driver(),
         )(Dispatcher).remote(actors)
-        _crew = Crew(shape, dispatcher, actors)
-    return _crew
+        _actor_pool = ActorPool(shape, dispatcher, actors)
+    return _actor_pool
 
 
 def beside_driver() -> Any:
@@ -78,22 +78,22 @@ def beside_driver() -> Any:
 
 def release() -> None:
     """End the actors, whatever they do."""
-    global _crew
-    if _crew is None:
+    global _actor_pool
+    if _actor_pool is None:
         return
     import ray
 
-    for actor in (_crew.dispatcher, *_crew.actors):
+    for actor in (_actor_pool.dispatcher, *_actor_pool.actors):
         ray.kill(actor)
-    _crew = None
+    _actor_pool = None
 
 
-def held() -> Shape:
+def held() -> ActorShape:
     """What the session's actors hold now."""
-    return _crew.shape if _crew is not None else Shape(0, 0.0)
+    return _actor_pool.shape if _actor_pool is not None else ActorShape(0, 0.0)
 
 
 def forget() -> None:
     """Drop the handles of actors whose Ray has ended."""
-    global _crew
-    _crew = None
+    global _actor_pool
+    _actor_pool = None

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from xal_ray.engine.work import Receipt, from_bytes, hopeless, to_bytes
+from xal_ray.engine.work import Receipt, from_bytes, poison_shard_error, to_bytes
 from xal_ray.errors import XalRayError
 
 CRASHED = "crashed"  # the error code of an image that kills whatever process works on it
@@ -28,7 +28,7 @@ _PAUSE_S = 0.5
 
 
 @dataclass(eq=False)
-class _Seat:
+class ActorSlot:
     """An actor, and where it was when it last answered: node and process id; None while it is away."""
 
     actor: Any
@@ -46,8 +46,8 @@ class Dispatcher:
     """
 
     def __init__(self, actors: Sequence[Any]) -> None:
-        self.seats = [_Seat(actor) for actor in actors]
-        self.idle: list[_Seat] = []
+        self.slots = [ActorSlot(actor) for actor in actors]
+        self.idle: list[ActorSlot] = []
         self.changed = asyncio.Condition()
         self.is_open = False
         self.in_work: dict[str, asyncio.Task[Receipt]] = {}
@@ -58,7 +58,7 @@ class Dispatcher:
     async def state(self) -> dict[str, Any]:
         """For the watchdog: `up` actors, a `pulse` that grows with all that gets done, the last `trouble`."""
         self._open()
-        up = sum(seat.home is not None for seat in self.seats)
+        up = sum(slot.home is not None for slot in self.slots)
         return {"up": up, "pulse": self.pulse, "trouble": self.trouble}
 
     async def run(self, setup: bytes, path: str, payload: bytes, attempts: int) -> Receipt:
@@ -107,7 +107,7 @@ class Dispatcher:
                     killers.append(piece["image_id"][0].as_py())
             total += len(deaths)
             if total > _MOST_DEATHS:
-                raise hopeless(path, f"{total} more deaths in the search for them")
+                raise poison_shard_error(path, f"{total} more deaths in the search for them")
         return killers
 
     async def _kills(self, setup: bytes, path: str, rows: pa.Table, deaths: list[str]) -> bool:
@@ -133,7 +133,9 @@ class Dispatcher:
                         f"process that works on them: left out with error_code {CRASHED}"
                     )
                 return receipt
-        raise hopeless(path, f"{len(refused)} images do so by themselves; without them it still dies")
+        raise poison_shard_error(
+            path, f"{len(refused)} images do so by themselves; without them it still dies"
+        )
 
     async def _ask(self, deaths: list[str], method: str, *arguments: Any) -> Receipt | None:
         """An actor's receipt, or None where it has died.
@@ -146,86 +148,86 @@ class Dispatcher:
         """
         from ray.exceptions import RayTaskError
 
-        seat = await self._take(set(deaths))
-        node = seat.home[0] if seat.home else ""
+        slot = await self._take(set(deaths))
+        node = slot.home[0] if slot.home else ""
         try:
-            receipt: Receipt = await getattr(seat.actor, method).remote(*arguments)
+            receipt: Receipt = await getattr(slot.actor, method).remote(*arguments)
         except RayTaskError as error:
-            await self._seat_down(seat)
+            await self._return_slot(slot)
             if not isinstance(error, MemoryError):
                 raise
             deaths.append(node)
         except _losses() as error:
             self.trouble = _first_line(error)
-            if not await self._died_alone(seat):
+            if not await self._died_alone(slot):
                 return None
             deaths.append(node)
         else:
-            await self._seat_down(seat)
+            await self._return_slot(slot)
             self.pulse += 1
             return receipt
         self.pulse += 1
         return None
 
-    async def _take(self, sick: set[str]) -> _Seat:
+    async def _take(self, sick: set[str]) -> ActorSlot:
         """Wait for a free actor that answers, off the sick nodes as long as there are others."""
 
-        def choices() -> list[_Seat]:
-            elsewhere = any(seat.home and seat.home[0] not in sick for seat in self.seats)
-            return [seat for seat in self.idle if not elsewhere or (seat.home and seat.home[0] not in sick)]
+        def choices() -> list[ActorSlot]:
+            elsewhere = any(slot.home and slot.home[0] not in sick for slot in self.slots)
+            return [slot for slot in self.idle if not elsewhere or (slot.home and slot.home[0] not in sick)]
 
         while True:
             async with self.changed:
-                seat = (await self.changed.wait_for(choices))[0]
-                self.idle.remove(seat)
+                slot = (await self.changed.wait_for(choices))[0]
+                self.idle.remove(slot)
             try:  # it may have died since it became idle: that is no shard's fault
-                seat.home = await seat.actor.ready.remote()
-                return seat
+                slot.home = await slot.actor.ready.remote()
+                return slot
             except _losses():
-                seat.home = None
-                self._expect(seat)
+                slot.home = None
+                self._expect(slot)
 
-    async def _seat_down(self, seat: _Seat) -> None:
+    async def _return_slot(self, slot: ActorSlot) -> None:
         async with self.changed:
-            self.idle.append(seat)
+            self.idle.append(slot)
             self.changed.notify_all()
 
     def _open(self) -> None:
         """Expect everyone; in the first call, since tasks need the loop that runs."""
         if not self.is_open:
             self.is_open = True
-            for seat in self.seats:
-                self._expect(seat)
+            for slot in self.slots:
+                self._expect(slot)
 
-    def _expect(self, seat: _Seat) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._welcome(seat))
+    def _expect(self, slot: ActorSlot) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._await_actor(slot))
         self.arrivals.add(task)
         task.add_done_callback(self.arrivals.discard)
         return task
 
-    async def _welcome(self, seat: _Seat) -> None:
+    async def _await_actor(self, slot: ActorSlot) -> None:
         """Wait until an actor is up, for the first time or again."""
         from ray.exceptions import RayError
 
-        while seat.home is None:
+        while slot.home is None:
             try:
-                seat.home = await seat.actor.ready.remote()
+                slot.home = await slot.actor.ready.remote()
             except RayError as error:
                 self.trouble = _first_line(error)
                 await asyncio.sleep(_PAUSE_S)
-        await self._seat_down(seat)
+        await self._return_slot(slot)
 
-    async def _died_alone(self, seat: _Seat) -> bool:
+    async def _died_alone(self, slot: ActorSlot) -> bool:
         """Whether an actor that was lost in a call has died while its node lives on."""
-        home, seat.home = seat.home, None
+        home, slot.home = slot.home, None
         node = home[0] if home else ""
-        back = self._expect(seat)
+        back = self._expect(slot)
         async with self.changed:
             self.changed.notify_all()  # who waits for a better node may have to take another
         end = time.monotonic() + _VERDICT_S
         while not back.done() and time.monotonic() < end and await _is_alive(node):
             await asyncio.sleep(_PAUSE_S)
-        return seat.home != home and await _is_alive(node)
+        return slot.home != home and await _is_alive(node)
 
 
 def _losses() -> tuple[type[Exception], ...]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from xal_ray import config
 from xal_ray.engine import orphans
+from xal_ray.engine.code_check import job_settings
 from xal_ray.engine.preflight import check_room
-from xal_ray.engine.same_code import job_settings
 from xal_ray.errors import StageError
 from xal_ray.machine import private_folder
 

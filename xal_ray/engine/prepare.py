@@ -21,7 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray import config
-from xal_ray.engine.growing import (
+from xal_ray.engine.packing import ATTRIBUTES, ORIGINS, REFUSED, ROW_SCHEMA, ROWS, PackShard
+from xal_ray.engine.readiness import fitted
+from xal_ray.engine.session import decoding_shape, start
+from xal_ray.engine.shards import Shard, cut, run_shards
+from xal_ray.engine.shared import sharing
+from xal_ray.engine.unfinished_pool import (
     PLAN,
     Plan,
     clear_other_plan,
@@ -31,11 +36,6 @@ from xal_ray.engine.growing import (
     refuse_other_plan,
     refuse_strangers,
 )
-from xal_ray.engine.packing import ATTRIBUTES, ORIGINS, REFUSED, ROW_SCHEMA, ROWS, PackShard
-from xal_ray.engine.readiness import fitted
-from xal_ray.engine.session import decoding_shape, start
-from xal_ray.engine.shards import Shard, cut, run_shards
-from xal_ray.engine.shared import sharing
 from xal_ray.errors import InputError, SourceError, StageError, StorageError
 from xal_ray.places import is_remote
 from xal_ray.pool.card import build_card, count_values, find_warned, open_prepared, refused_of, warnings_of

@@ -20,7 +20,7 @@ from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import Reporter
 from xal_ray.scoring.scorer import Scorer
-from xal_ray.storage import names_in, present, read_table, sha256_file, write_table
+from xal_ray.storage import existing_files, names_in, read_table, sha256_file, write_table
 
 _UNDEFINED_MAP = "undefined_map"
 # What to do about most images without a score or a map, by their reason.
@@ -114,7 +114,7 @@ def score(
         for shard in cut(rows.select(REFERENCE_COLUMNS), folder, settings.rows_per_shard)
     ]
     pace = Pace(0, 0.0, 0.0)
-    if len(present(shard.path for shard in shards)) < len(shards):
+    if len(existing_files(shard.path for shard in shards)) < len(shards):
         shape = ready_to_score(resources, verbose=verbose)
         scorer = {
             "model": model,

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from xal_ray import config
 from xal_ray.engine import actors
+from xal_ray.engine.code_check import job_settings
 from xal_ray.engine.own_ray import forget_own_token, start_own
-from xal_ray.engine.same_code import job_settings
 from xal_ray.errors import ConfigError
 from xal_ray.machine import usable_cpus
 
@@ -41,7 +41,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 }
-IN_PROCESS = actors.Shape(0, 0.0)
+IN_PROCESS = actors.ActorShape(0, 0.0)
 _LOGGERS = {
     "ray": logging.ERROR,
     "ray.data": logging.CRITICAL,  # its errors are raised as well, and then said once, in our words
@@ -159,7 +159,7 @@ def stop() -> None:
     actors.forget()
 
 
-def scoring_shape(resources: config.Ray) -> actors.Shape:
+def scoring_shape(resources: config.Ray) -> actors.ActorShape:
     """Resolve `auto`: an actor for each GPU, with all of it; without GPUs one for each core.
 
     On a Ray of our own a given number of actors shares the GPUs out, at most one each. On a cluster that was
@@ -177,22 +177,22 @@ def scoring_shape(resources: config.Ray) -> actors.Shape:
         declared = round(_declared("GPU"))
         num = (declared or _one_a_core(resources.cpus_per_actor)) if wish == "auto" else wish
         each = min(1.0, _declared("GPU") / num) if gpus == "auto" else float(gpus)
-    return actors.Shape(num, resources.cpus_per_actor, each, custom)
+    return actors.ActorShape(num, resources.cpus_per_actor, each, custom)
 
 
-def ready_to_score(resources: config.Ray, *, verbose: bool = False) -> actors.Shape:
+def ready_to_score(resources: config.Ray, *, verbose: bool = False) -> actors.ActorShape:
     """`scoring_shape`, with Ray started where there are actors at all."""
     if resources.num_actors != 0:
         start(resources, verbose=verbose)
     return scoring_shape(resources)
 
 
-def decoding_shape(resources: config.Ray) -> actors.Shape:
+def decoding_shape(resources: config.Ray) -> actors.ActorShape:
     """Resolve `auto` for actors that decode: one for each core, and no GPU."""
     num, cpus, custom = resources.num_decoders, resources.cpus_per_decoder, resources.decoder_resources
     if num == "auto":
         num = _one_a_declared_cpu(cpus, custom) if is_joined(resources) else _one_a_core(cpus)
-    return actors.Shape(num, cpus, resources=custom)
+    return actors.ActorShape(num, cpus, resources=custom)
 
 
 def _one_a_core(cpus_each: float) -> int:

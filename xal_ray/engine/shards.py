@@ -22,14 +22,14 @@ from typing import Any
 import pyarrow as pa
 
 from xal_ray import config
-from xal_ray.engine.actors import Crew, Shape, release, warm_crew
+from xal_ray.engine.actors import ActorPool, ActorShape, release, warm_actors
 from xal_ray.engine.session import check_capacity, is_joined, keeps_actors
 from xal_ray.engine.shared import checks
 from xal_ray.engine.watchdog import Watchdog
 from xal_ray.engine.work import Work, to_bytes
 from xal_ray.errors import StageError
 from xal_ray.progress import Reporter
-from xal_ray.storage import present
+from xal_ray.storage import existing_files
 
 RECEIPT_SCHEMA = pa.schema(
     [
@@ -94,7 +94,7 @@ def run_shards(
     shards: Sequence[Shard],
     work: Callable[..., Work],
     arguments: Mapping[str, Any],
-    shape: Shape,
+    shape: ActorShape,
     reporter: Reporter,
     resources: config.Ray = config.Ray(),  # noqa: B008 - frozen
     *,
@@ -119,7 +119,7 @@ def run_shards(
         XalRayError: What the work raised, as it raised it.
         StageError: The stage stood still, a shard kills whatever works on it, or Ray failed.
     """
-    there = present(shard.path for shard in shards)
+    there = existing_files(shard.path for shard in shards)
     missing = [shard for shard in shards if shard.path not in there]
     if not missing:
         return Pace(0, 0.0, 0.0)
@@ -147,7 +147,7 @@ def _work_off(
     shards: Sequence[Shard],
     work: Callable[..., Work],
     arguments: Mapping[str, Any],
-    shape: Shape,
+    shape: ActorShape,
     reporter: Reporter,
     resources: config.Ray,
 ) -> Iterator[dict[str, Any]]:
@@ -176,7 +176,7 @@ def _pipelines(
     stage: str,
     shards: Sequence[Shard],
     setup: bytes,
-    shape: Shape,
+    shape: ActorShape,
     reporter: Reporter,
     resources: config.Ray,
 ) -> Iterator[dict[str, Any]]:
@@ -194,7 +194,7 @@ def _pipelines(
                 yield receipt
             return
         except StageError as error:
-            there = present(shard.path for shard in waiting.values())
+            there = existing_files(shard.path for shard in waiting.values())
             for shard in [shard for shard in waiting.values() if shard.path in there]:
                 del waiting[str(shard.path)]
                 yield _receipt(shard)
@@ -213,17 +213,17 @@ def _receipts(
     stage: str,
     shards: Sequence[Shard],
     setup: bytes,
-    shape: Shape,
+    shape: ActorShape,
     reporter: Reporter,
     resources: config.Ray,
 ) -> Iterator[dict[str, Any]]:
     """Yield the receipt of each finished shard, watching over the time between two."""
     answers: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
-    crew = warm_crew(shape)
+    actor_pool = warm_actors(shape)
 
     def consume() -> None:
         try:
-            for batch in _batches(shards, setup, crew, resources.shard_attempts):
+            for batch in _batches(shards, setup, actor_pool, resources.shard_attempts):
                 answers.put(batch)
             answers.put(None)
         except BaseException as error:
@@ -231,7 +231,7 @@ def _receipts(
 
     consumer = threading.Thread(target=consume, name=f"xal-ray {stage}", daemon=True)
     consumer.start()
-    watchdog = Watchdog(stage, crew, resources, reporter)
+    watchdog = Watchdog(stage, actor_pool, resources, reporter)
     try:
         while True:
             try:
@@ -255,17 +255,21 @@ def _receipts(
         raise
 
 
-def _batches(shards: Sequence[Shard], setup: bytes, crew: Crew, attempts: int) -> Iterator[pa.Table]:
+def _batches(
+    shards: Sequence[Shard], setup: bytes, actor_pool: ActorPool, attempts: int
+) -> Iterator[pa.Table]:
     import ray.data
 
     # One block a shard: a block is what Ray Data schedules and retries. `from_arrow` would look at each in a
     # task that wants a whole CPU, and wait for ever where actors hold them all or where there is no node yet.
     receipts = ray.data.from_blocks([_to_block(shard) for shard in shards]).map_batches(
         _hand_over,
-        fn_kwargs={"dispatcher": crew.dispatcher, "setup": setup, "attempts": attempts},
+        fn_kwargs={"dispatcher": actor_pool.dispatcher, "setup": setup, "attempts": attempts},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.TaskPoolStrategy(size=min(crew.shape.num_actors + _SHARDS_IN_WAITING, len(shards))),
+        compute=ray.data.TaskPoolStrategy(
+            size=min(actor_pool.shape.num_actors + _SHARDS_IN_WAITING, len(shards))
+        ),
         num_cpus=_CPUS_PER_WAITING_TASK,
     )
     yield from receipts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xal_ray import config
-from xal_ray.engine.same_code import Check, SameCode
+from xal_ray.engine.code_check import Check, SameCode
 from xal_ray.engine.session import is_joined
 from xal_ray.errors import RunError
 from xal_ray.places import is_remote

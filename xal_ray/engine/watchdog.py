@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from xal_ray import config
-from xal_ray.engine.actors import Crew, Shape
+from xal_ray.engine.actors import ActorPool, ActorShape
 from xal_ray.engine.session import is_joined
 from xal_ray.errors import StageError
 from xal_ray.progress import Reporter
@@ -26,7 +26,7 @@ class Watchdog:
 
     Args:
         stage: What a person calls it.
-        crew: Its actors.
+        actor_pool: Its actors.
         resources: The limit, and whose the cluster is.
         reporter: Hears what is waited for.
 
@@ -34,8 +34,8 @@ class Watchdog:
         look_every_s: How often `look` should be called while nothing comes.
     """
 
-    def __init__(self, stage: str, crew: Crew, resources: config.Ray, reporter: Reporter) -> None:
-        self.stage, self.crew, self.reporter = stage, crew, reporter
+    def __init__(self, stage: str, actor_pool: ActorPool, resources: config.Ray, reporter: Reporter) -> None:
+        self.stage, self.actor_pool, self.reporter = stage, actor_pool, reporter
         self.joined = is_joined(resources)
         self.stall_timeout_s = resources.stall_timeout_s
         self.growth_timeout_s = max(self.stall_timeout_s, GROWTH_TIMEOUT_S if self.joined else 0.0)
@@ -61,7 +61,7 @@ class Watchdog:
         self.up = state["up"]
         if now - self.life > (self.stall_timeout_s if self.up else self.growth_timeout_s):
             raise self._stalled(state["trouble"])
-        if self.joined and self.up < self.crew.shape.num_actors and now - self.told >= TELL_EVERY_S:
+        if self.joined and self.up < self.actor_pool.shape.num_actors and now - self.told >= TELL_EVERY_S:
             self.told = now
             self.reporter.line(self._awaited())
 
@@ -70,22 +70,22 @@ class Watchdog:
         from ray.exceptions import RayError
 
         try:
-            state: dict[str, Any] = ray.get(self.crew.dispatcher.state.remote(), timeout=_ANSWER_S)
+            state: dict[str, Any] = ray.get(self.actor_pool.dispatcher.state.remote(), timeout=_ANSWER_S)
         except RayError:  # not up yet, or ended: then the stage's own calls say why
             state = {"up": self.up, "pulse": self.pulse, "trouble": None}
         return state
 
     def _awaited(self) -> str:
-        shape = self.crew.shape
+        shape = self.actor_pool.shape
         if self.up:
             return f"{self.stage}: {self.up} of {shape.num_actors} actors are up; it goes on with these"
         return (
             f"{self.stage}: waiting for {asked_for(shape)}: the cluster is growing, or busy; "
-            f"it has {present(shape)}"
+            f"it has {declared_now(shape)}"
         )
 
     def _stalled(self, trouble: str | None) -> StageError:
-        shape, limit = self.crew.shape, self.stall_timeout_s if self.up else self.growth_timeout_s
+        shape, limit = self.actor_pool.shape, self.stall_timeout_s if self.up else self.growth_timeout_s
         if self.up:
             what = f"{self.stage} stood still for {limit:g} s"
             expected = f"a finished shard from one of {shape.num_actors} actors, of which {self.up} are up"
@@ -95,7 +95,8 @@ class Watchdog:
         return StageError(
             what,
             expected=expected,
-            found=f"a cluster of {present(shape)}" + (f"; the last trouble: {trouble}" if trouble else ""),
+            found=f"a cluster of {declared_now(shape)}"
+            + (f"; the last trouble: {trouble}" if trouble else ""),
             next_step=self._next_step(),
         )
 
@@ -113,14 +114,14 @@ class Watchdog:
         )
 
 
-def asked_for(shape: Shape) -> str:
+def asked_for(shape: ActorShape) -> str:
     """What a shape asks a cluster for, in words."""
     gpus = f", {shape.gpus_per_actor:g} GPU" if shape.gpus_per_actor else ""
     custom = "".join(f", {number:g} {name}" for name, number in shape.resources.items())
     return f"{shape.num_actors} actors, each with {shape.cpus_per_actor:g} CPU{gpus}{custom}"
 
 
-def present(shape: Shape) -> str:
+def declared_now(shape: ActorShape) -> str:
     """What the cluster declares now of what a shape asks for."""
     import ray
 

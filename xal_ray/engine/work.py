@@ -52,7 +52,7 @@ class Actor:
 
         def do(rows: pa.Table) -> None:
             if not hasattr(self.work, "probe"):
-                raise hopeless(path, "work that can't do without an image")
+                raise poison_shard_error(path, "work that can't do without an image")
             self.work.probe(rows)
 
         return self._receipt(setup, path, payload, do)
@@ -90,7 +90,7 @@ def from_bytes(payload: bytes) -> pa.Table:
     return pa.ipc.open_stream(payload).read_all()
 
 
-def hopeless(path: str, found: str) -> StageError:
+def poison_shard_error(path: str, found: str) -> StageError:
     """The error for a shard that can't be done, whoever does it."""
     return StageError(
         "a shard kills every process that works on it",

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from xal_ray.loop.state import Run
 from xal_ray.record.layout import INITIAL, RoundLayout
-from xal_ray.storage import digest, names_in, present, read_json, read_table, sha256_file, write_bytes
+from xal_ray.storage import digest, existing_files, names_in, read_json, read_table, sha256_file, write_bytes
 
 
 def commit_round(run: Run, files: RoundLayout) -> None:
@@ -42,7 +42,7 @@ def _hashes(files: RoundLayout) -> dict[str, str]:
         files.passed_over,
         files.labels,
     ]
-    there = present(kept)
+    there = existing_files(kept)
     for shards in (files.scores, files.holdout):
         there |= {shards / name for name in names_in(shards, ".parquet")}
     return {str(path.relative_to(files.folder)): sha256_file(path) for path in sorted(there)}

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.config import ROI_STRATEGIES, Config
-from xal_ray.engine.growing import refuse_strangers
 from xal_ray.engine.preflight import fit_to_cpus
 from xal_ray.engine.session import is_joined
+from xal_ray.engine.unfinished_pool import refuse_strangers
 from xal_ray.errors import ConfigError, LabelError
 from xal_ray.labels.taken_over import labels_of_run, run_with_labels
 from xal_ray.loop.plan import check_budget, check_model, describe_shortfalls

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from xal_ray.config import MAP_STRATEGIES
 from xal_ray.engine.readiness import start_where_needed
 from xal_ray.engine.scoring import score
-from xal_ray.engine.training import TrainRequest, train
+from xal_ray.engine.training.stage import TrainRequest, train
 from xal_ray.loop.selection import rows_to_score
 from xal_ray.loop.state import Run
 from xal_ray.metrics.holdout import assess

@@ -251,7 +251,7 @@ def names_below(folder: Path) -> list[str]:
     return sorted(entry.removeprefix(prefix) for entry in found if entry.startswith(prefix))
 
 
-def present(paths: Iterable[Path]) -> set[Path]:
+def existing_files(paths: Iterable[Path]) -> set[Path]:
     """Which of these files exist, with one listing for each of their folders."""
     by_folder: dict[Path, list[Path]] = {}
     for path in paths:

@@ -20,7 +20,7 @@ from typing import Any
 
 from xal_ray import config
 from xal_ray.config import Config
-from xal_ray.engine.same_code import Check
+from xal_ray.engine.code_check import Check
 from xal_ray.errors import XalRayError
 from xal_ray.loop import run
 from xal_ray.metrics.evaluate import area_over_rounds

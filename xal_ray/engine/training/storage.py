@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from xal_ray import config
-from xal_ray.engine.fitting import TrainRequest
 from xal_ray.engine.session import is_joined
+from xal_ray.engine.training.request import TrainRequest
 from xal_ray.errors import StorageError
 from xal_ray.places import is_remote
 from xal_ray.storage import digest, read_json, remove_tree, sha256_bytes

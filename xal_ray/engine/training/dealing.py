@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray.data
 from ray.train import DataConfig
 
-from xal_ray.engine.train_reading import read_pixels
+from xal_ray.engine.training.reading import read_pixels
 from xal_ray.pool.schema import PoolReader
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from xal_ray.engine.fitting import TrainRequest, fit_and_save, unpacked
-from xal_ray.engine.same_code import Check
+from xal_ray.engine.code_check import Check
+from xal_ray.engine.training.request import TrainRequest, fit_and_save, unpacked
 from xal_ray.model.training.checkpoint import TrainingState, read_state, write_state
 from xal_ray.model.training.minibatches import LabelledImages
 from xal_ray.model.weights import CARD_FILE
@@ -21,7 +21,7 @@ from xal_ray.pool.schema import PoolReader
 
 
 @dataclass(frozen=True)
-class Errand:
+class WorkerTask:
     """What a worker is told.
 
     Attributes:
@@ -37,7 +37,7 @@ class Errand:
     checks: tuple[Check, ...] = ()
 
 
-def work(arguments: dict[str, Errand]) -> None:
+def work(arguments: dict[str, WorkerTask]) -> None:
     """Train, and report the model: with rank 0's weights, last of all checkpoints.
 
     Ray Train starts it anew, in fresh processes, after the loss of a worker, and where the run's name was
@@ -46,15 +46,15 @@ def work(arguments: dict[str, Errand]) -> None:
     import ray
     import ray.train
 
-    errand, context = arguments["errand"], ray.train.get_context()
-    for each in errand.checks:
+    task, context = arguments["task"], ray.train.get_context()
+    for each in task.checks:
         each.check()
     sync = Distributed(context.get_world_rank(), context.get_world_size())
-    checkpoints = ReportedCheckpoints(errand.every_steps, sync.rank, sync.world_size)
+    checkpoints = ReportedCheckpoints(task.every_steps, sync.rank, sync.world_size)
     if checkpoints.model_is_done:
         return
-    request = errand.request
-    network = unpacked(request, ray.get(errand.weights))
+    request = task.request
+    network = unpacked(request, ray.get(task.weights))
     batches = ray.train.get_dataset_shard("train").iter_batches(batch_size=256, batch_format="pyarrow")
     images = gather(list(batches), request.pool)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,11 +12,11 @@ from typing import Any
 
 from xal_ray import config
 from xal_ray.engine import actors
-from xal_ray.engine.fitting import TrainRequest, build, fit_and_save, load_images, packed
 from xal_ray.engine.session import check_capacity, gpus_per_worker, is_joined, keeps_actors, start
 from xal_ray.engine.shared import checks
-from xal_ray.engine.train_storage import TrainStorage, train_storage
-from xal_ray.engine.train_worker import Errand, work
+from xal_ray.engine.training.request import TrainRequest, build, fit_and_save, load_images, packed
+from xal_ray.engine.training.storage import TrainStorage, train_storage
+from xal_ray.engine.training.worker import WorkerTask, work
 from xal_ray.engine.watchdog import GROWTH_TIMEOUT_S
 from xal_ray.errors import StageError, XalRayError
 from xal_ray.model.training.minibatches import check_number
@@ -97,16 +97,16 @@ def _fit(
     from ray.train import CheckpointConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
-    from xal_ray.engine.train_dealing import DealtRows
+    from xal_ray.engine.training.dealing import DealtRows
 
     class Trainer(TorchTrainer):  # type: ignore[misc]  # mypy does not follow Ray
         def _register_sigint_handler(self, controller: Any) -> None:
             """A Ctrl-C is the command's: Ray Train's handler would stay, and end later rounds with code 0."""
 
-    errand = Errand(request, ray.put(weights), resources.checkpoint_every_steps, checks())
+    task = WorkerTask(request, ray.put(weights), resources.checkpoint_every_steps, checks())
     trainer = Trainer(
         work,
-        train_loop_config={"errand": errand},
+        train_loop_config={"task": task},
         scaling_config=_scaling(request.settings.num_workers, each, resources),
         run_config=RunConfig(
             name=storage.name,
