@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xal_ray.cluster.definition import hardened, read_definition, require_filled
+from xal_ray.cluster.files.definition import hardened, read_definition, require_filled
 from xal_ray.cluster.token import ensure_token
 from xal_ray.errors import ConfigError, StorageError
 

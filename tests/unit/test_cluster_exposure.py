@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xal_ray.cluster import exposure
+from xal_ray.cluster.files import exposure
 from xal_ray.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

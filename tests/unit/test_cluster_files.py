@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xal_ray.cluster import rayjob
-from xal_ray.cluster.definition import read_definition
+from xal_ray.cluster.backends import rayjob
+from xal_ray.cluster.files.definition import read_definition
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ("aws", "gcp", "onprem")
@@ -107,7 +107,7 @@ def test_rays_launcher_takes_the_file_as_it_is_closed(name):
 def test_rays_schema_is_where_it_is_read_from():
     import ray.autoscaler
 
-    from xal_ray.cluster.launcher_rules import _schema_path
+    from xal_ray.cluster.files.launcher_rules import _schema_path
 
     assert _schema_path().samefile(Path(ray.autoscaler.__file__).with_name("ray-schema.json"))
 

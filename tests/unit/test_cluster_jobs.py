@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from xal_ray.cluster import following, jobs
-from xal_ray.cluster.shipment import Shipment
-from xal_ray.cluster.tunnel import Tunnel
+from xal_ray.cluster.backends import job_logs, jobs_api
+from xal_ray.cluster.backends.tunnel import Tunnel
+from xal_ray.cluster.package import JobPackage
 from xal_ray.errors import RunError, StageError
 
 LOG = "".join(f"line {number}: é\n" for number in range(30)) + "the end"
-SHIPMENT = Shipment("python -m xal_ray.cli", {"working_dir": "w"}, "code", "config")
+PACKAGE = JobPackage("python -m xal_ray.cli", {"working_dir": "w"}, "code", "config")
 
 
 class Status(str):
@@ -87,7 +87,7 @@ class Clock:
 
 def follow(reach, clock=None):
     clock, written, said = clock or Clock(), [], []
-    info = following.follow(reach, "a", written.append, said.append, sleep=clock.sleep, clock=clock)
+    info = job_logs.follow(reach, "a", written.append, said.append, sleep=clock.sleep, clock=clock)
     return info, "".join(written), said
 
 
@@ -114,7 +114,7 @@ def test_a_cluster_that_is_away_for_minutes_is_waited_for():
 
 
 def test_a_cluster_that_stays_away_is_given_up_and_the_way_back_is_named():
-    with pytest.raises(jobs.LostContactError, match="15 minutes") as caught:
+    with pytest.raises(jobs_api.LostContactError, match="15 minutes") as caught:
         follow(Reach(Client(), [ConnectionError("no route")] * 1000))
     assert "attach" in caught.value.details["next"]
 
@@ -123,13 +123,13 @@ def test_a_head_that_was_started_anew_knows_the_job_no_more():
     with pytest.raises(StageError, match="does not know the job") as caught:
         follow(Reach(Client()))
     assert "committed is kept" in caught.value.details["next"]
-    assert not isinstance(caught.value, jobs.LostContactError)
+    assert not isinstance(caught.value, jobs_api.LostContactError)
 
 
 def test_a_job_is_submitted_once_even_if_the_answer_is_lost():
     client = Client()
     client.loses_answer = True
-    jobs.submit(Reach(client), SHIPMENT, "mine", {"k": "v"})
+    jobs_api.submit(Reach(client), PACKAGE, "mine", {"k": "v"})
     assert [each["submission_id"] for each in client.submitted] == ["mine"]
     assert client.submitted[0]["entrypoint_num_cpus"] == 0
 
@@ -138,27 +138,27 @@ def test_a_job_that_is_refused_is_an_error_that_says_why():
     client = Client()
     client.refuses = "status code 500: no runtime_env agent"
     with pytest.raises(StageError, match="no runtime_env agent"):
-        jobs.submit(Reach(client), SHIPMENT, "mine", {})
+        jobs_api.submit(Reach(client), PACKAGE, "mine", {})
 
 
 def test_a_job_at_work_on_the_same_run_is_found():
-    same = {jobs.OUT_KEY: "s3://o", jobs.CONFIG_KEY: "config"}
-    other = {jobs.OUT_KEY: "s3://other", jobs.CONFIG_KEY: "config"}
+    same = {jobs_api.OUT_KEY: "s3://o", jobs_api.CONFIG_KEY: "config"}
+    other = {jobs_api.OUT_KEY: "s3://other", jobs_api.CONFIG_KEY: "config"}
     known = [
         job("ended", "FAILED", **same),
         job("other", **other),
         job("none"),
         job("same", "PENDING", **same),
     ]
-    assert jobs.running_job_of(Client(known=known), "s3://o", SHIPMENT) == "same"
-    assert jobs.running_job_of(Client(known=known[:3]), "s3://o", SHIPMENT) is None
-    assert jobs.at_work(Client(known=known)) == ["other", "none", "same"]
+    assert jobs_api.running_job_of(Client(known=known), "s3://o", PACKAGE) == "same"
+    assert jobs_api.running_job_of(Client(known=known[:3]), "s3://o", PACKAGE) is None
+    assert jobs_api.at_work(Client(known=known)) == ["other", "none", "same"]
 
 
 def test_a_job_at_work_with_another_configuration_is_not_taken_for_this_one():
-    known = [job("b", **{jobs.OUT_KEY: "s3://o", jobs.CONFIG_KEY: "another"})]
+    known = [job("b", **{jobs_api.OUT_KEY: "s3://o", jobs_api.CONFIG_KEY: "another"})]
     with pytest.raises(RunError, match="another configuration"):
-        jobs.running_job_of(Client(known=known), "s3://o", SHIPMENT)
+        jobs_api.running_job_of(Client(known=known), "s3://o", PACKAGE)
 
 
 # In place of ssh: opens the port that `-L` names and ends with its input, as `ssh HOST cat` does.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from xal_ray.cluster import rayjob
-from xal_ray.cluster.definition import read_definition
+from xal_ray.cluster.backends import rayjob
+from xal_ray.cluster.files.definition import read_definition
 from xal_ray.errors import ConfigError, StageError
 
 ROOT = Path(__file__).resolve().parents[2]

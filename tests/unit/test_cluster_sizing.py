@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xal_ray.cluster.definition import Definition, read_definition
-from xal_ray.cluster.sizing import settings_for
+from xal_ray.cluster.files.definition import Definition, read_definition
+from xal_ray.cluster.files.sizing import settings_for
 from xal_ray.config import build_config
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -46,7 +46,9 @@ def test_files_are_written_read_listed_and_removed(s3_bucket):
     assert storage.names_in(folder, ".json") == ["y.json"]
     assert storage.names_in(s3_bucket / "none") == []
     assert storage.names_below(folder) == ["below/z.bin", "x.bin", "y.json"]
-    assert storage.existing_files([folder / "x.bin", folder / "no", s3_bucket / "q" / "x.bin"]) == {folder / "x.bin"}
+    assert storage.existing_files([folder / "x.bin", folder / "no", s3_bucket / "q" / "x.bin"]) == {
+        folder / "x.bin"
+    }
     assert (folder.exists(), folder.is_dir(), folder.is_file()) == (True, True, False)
     assert (storage.is_empty(folder), storage.is_empty(s3_bucket / "none")) == (False, True)
     assert not storage.is_empty(folder / "x.bin")

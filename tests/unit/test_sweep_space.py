@@ -401,8 +401,8 @@ def test_cached_trials_are_other_trials():
     assert plan_arm(never, {}).name != plan_arm(base(**FROZEN), {}).name
 
 
-def shared(settings, wish="auto", have=(6.0, 0.0), cores=2, num_trials=100):
-    return share_out([settings], settings.ray, wish, num_trials, have=have, cores=cores)
+def shared(settings, request="auto", have=(6.0, 0.0), cores=2, num_trials=100):
+    return share_out([settings], settings.ray, request, num_trials, have=have, cores=cores)
 
 
 def test_trials_that_compute_are_as_many_as_cores():
@@ -414,9 +414,9 @@ def test_trials_that_compute_are_as_many_as_cores():
 
 
 def test_a_given_number_may_exceed_the_cores_but_not_the_logical_cpus():
-    assert shared(base(), wish=6).trials_at_once == 6
+    assert shared(base(), request=6).trials_at_once == 6
     with pytest.raises(ConfigError, match="7 trials at once do not fit") as caught:
-        shared(base(), wish=7)
+        shared(base(), request=7)
     assert "7 x 1 logical CPUs" in str(caught.value)
 
 
@@ -425,7 +425,7 @@ def test_a_trial_that_only_drives_takes_what_its_actors_and_workers_take():
     share = shared(settings)  # .01 + 1 x .5 + 1 x 1 + 1 for reads = 2.51
     assert (share.trials_at_once, share.cpus) == (2, 0.01)
     with pytest.raises(ConfigError, match="do not fit") as caught:
-        shared(settings, wish=3)
+        shared(settings, request=3)
     assert "2.51" in str(caught.value)
 
 
@@ -460,7 +460,7 @@ def test_a_given_part_of_a_gpu_limits_the_trials():
     settings = base(ray={"gpus_per_trial": 0.5})
     assert shared(settings, have=(6.0, 0.5)).trials_at_once == 1
     with pytest.raises(ConfigError, match="GPUs"):
-        shared(settings, wish=2, have=(6.0, 0.5))
+        shared(settings, request=2, have=(6.0, 0.5))
 
 
 @given(

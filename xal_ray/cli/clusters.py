@@ -32,9 +32,9 @@ def attach(
     Ctrl-C leaves the job running.
     """
     with errors_shown(debug):
-        from xal_ray.cluster import conduct
+        from xal_ray.cluster import submit
 
-        code = conduct.attach(run, Reporter(), stop=stop, down=down)
+        code = submit.attach(run, Reporter(), stop=stop, down=down)
         if code:
             raise typer.Exit(code)
 
@@ -46,6 +46,6 @@ def down(
 ) -> None:
     """Take a cluster down, and whatever runs on it. What runs have committed is kept."""
     with errors_shown(debug):
-        from xal_ray.cluster import conduct
+        from xal_ray.cluster import submit
 
-        conduct.take_down(cluster, Reporter())
+        submit.take_down(cluster, Reporter())

@@ -7,20 +7,20 @@ from collections.abc import Iterable
 import typer
 
 from xal_ray.cli.shown import echo
-from xal_ray.cluster.wish import Target, Wish
+from xal_ray.cluster.request import JobRequest, Target
 from xal_ray.progress import Reporter
 
 
-def on_cluster(wish: Wish, target: Target, plan: Iterable[str] | None) -> None:
+def on_cluster(request: JobRequest, target: Target, plan: Iterable[str] | None) -> None:
     """Do it on a cluster, or say what would be done there; leave with the job's exit code."""
-    from xal_ray.cluster import conduct
+    from xal_ray.cluster import submit
 
     target.check()
-    cluster = conduct.cluster_of(target)
+    cluster = submit.cluster_of(target)
     if plan is not None:
-        echo([*plan, *conduct.describe_cluster(wish, cluster, target)])
+        echo([*plan, *submit.describe_cluster(request, cluster, target)])
         return
-    code = conduct.submit(wish, cluster, target, Reporter())
+    code = submit.submit(request, cluster, target, Reporter())
     if code:
         raise typer.Exit(code)
 

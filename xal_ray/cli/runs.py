@@ -22,7 +22,7 @@ from xal_ray.cli.options import (
     a_place,
 )
 from xal_ray.cli.shown import echo, errors_shown
-from xal_ray.cluster.wish import Target, Wish
+from xal_ray.cluster.request import JobRequest, Target
 from xal_ray.config import Metric, load_config, read_yaml
 from xal_ray.places import is_remote
 from xal_ray.progress import Reporter
@@ -72,7 +72,7 @@ def run(
 
         if target.is_given:
             on_cluster(
-                Wish("run", settings, folder, options=for_job(verbose, debug)),
+                JobRequest("run", settings, folder, options=for_job(verbose, debug)),
                 target,
                 describe(settings, folder, here=False) if dry_run else None,
             )
@@ -201,7 +201,7 @@ def sweep(
         target = Target(cluster, address, down, keep_on_failure, detach)
         if target.is_given:
             on_cluster(
-                Wish("sweep", settings, folder, options=for_job(verbose, debug)),
+                JobRequest("sweep", settings, folder, options=for_job(verbose, debug)),
                 target,
                 describe_sweep(settings, folder, here=False) if dry_run else None,
             )
@@ -318,7 +318,9 @@ def score(
         if target.is_given:
             options = [word for name in splits for word in ("--split", name)]
             options += ["--query-size", str(query_size), *for_job(verbose, debug)]
-            on_cluster(Wish("score", settings, out, model, pool, tuple(options), run, lists), target, plan)
+            on_cluster(
+                JobRequest("score", settings, out, model, pool, tuple(options), run, lists), target, plan
+            )
             return
         if plan is not None:
             echo(plan)

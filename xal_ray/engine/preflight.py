@@ -36,14 +36,14 @@ def fit_to_cpus(
         ("num_actors", resources.cpus_per_actor, True),
         ("num_decoders", resources.cpus_per_decoder, decodes),
     ):
-        wish, fitting = getattr(resources, key), int(free / cpus + 1e-9)
-        if not needed or wish == 0 or fitting >= (1 if wish == "auto" else wish):
+        request, fitting = getattr(resources, key), int(free / cpus + 1e-9)
+        if not needed or request == 0 or fitting >= (1 if request == "auto" else request):
             continue
-        if fitting < 1 and (wish != "auto" or key == "num_decoders"):
-            raise _too_few(f"ray.{key}={wish}", _FOR_READS + cpus, resources)
+        if fitting < 1 and (request != "auto" or key == "num_decoders"):
+            raise _too_few(f"ray.{key}={request}", _FOR_READS + cpus, resources)
         changed[key] = fitting
         place = "this process scores by itself" if fitting < 1 else f"{fitting} fit"
-        remarks.append(f"ray.num_cpus={resources.num_cpus} has no room for ray.{key}={wish}: {place}")
+        remarks.append(f"ray.num_cpus={resources.num_cpus} has no room for ray.{key}={request}: {place}")
     workers = num_workers * resources.cpus_per_worker
     if workers > free + 1e-9:
         raise _too_few(f"train.num_workers={num_workers}", _FOR_READS + workers, resources)

@@ -166,16 +166,20 @@ def scoring_shape(resources: config.Ray) -> actors.ActorShape:
     joined each takes a whole one where there is any: what it has now says little of what it will have. No
     actors: this process does the work, and Ray need not have started.
     """
-    wish, gpus, custom = resources.num_actors, resources.gpus_per_actor, resources.actor_resources
-    if wish == 0:
+    wanted, gpus, custom = resources.num_actors, resources.gpus_per_actor, resources.actor_resources
+    if wanted == 0:
         return IN_PROCESS
     if is_joined(resources):
         declared = round(_fitting("GPU", custom))
-        num = (declared or _one_a_declared_cpu(resources.cpus_per_actor, custom)) if wish == "auto" else wish
+        num = (
+            (declared or _one_a_declared_cpu(resources.cpus_per_actor, custom))
+            if wanted == "auto"
+            else wanted
+        )
         each = float(min(1, declared)) if gpus == "auto" else float(gpus)
     else:
         declared = round(_declared("GPU"))
-        num = (declared or _one_a_core(resources.cpus_per_actor)) if wish == "auto" else wish
+        num = (declared or _one_a_core(resources.cpus_per_actor)) if wanted == "auto" else wanted
         each = min(1.0, _declared("GPU") / num) if gpus == "auto" else float(gpus)
     return actors.ActorShape(num, resources.cpus_per_actor, each, custom)
 
@@ -217,9 +221,9 @@ def _nodes(custom: Mapping[str, float]) -> list[dict[str, float]]:
     return [node for node in declared if all(node.get(name, 0.0) >= custom[name] for name in custom)]
 
 
-def gpus_per_worker(wish: float | str, num_workers: int) -> float:
+def gpus_per_worker(wanted: float | str, num_workers: int) -> float:
     """Resolve `auto`: one GPU a worker, or none where there are fewer: workers can't share one."""
-    return float(wish) if wish != "auto" else float(_declared("GPU") >= num_workers)
+    return float(wanted) if wanted != "auto" else float(_declared("GPU") >= num_workers)
 
 
 def capacity(resources: config.Ray) -> tuple[float, float]:

@@ -177,10 +177,10 @@ class Explainer:
         return F.softmax(torch.cat(parts, dim=1), dim=2)
 
 
-def resolve_precision(wish: Precision, device: torch.device, keeps_ranks: bool) -> Literal["fp32", "bf16"]:
+def resolve_precision(request: Precision, device: torch.device, keeps_ranks: bool) -> Literal["fp32", "bf16"]:
     """What `auto` means: bf16 where it does not change ranks and the hardware multiplies it, else fp32."""
-    if wish != "auto":
-        return wish
+    if request != "auto":
+        return request
     if not keeps_ranks:
         return "fp32"
     if device.type == "cuda":

@@ -265,10 +265,10 @@ class Scorer:
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def _batch_size(wish: int | str, device: torch.device) -> int:
+def _batch_size(request: int | str, device: torch.device) -> int:
     """Resolve `auto`: what a processor's cache likes, or what fills a GPU."""
-    if wish != "auto":
-        return int(wish)
+    if request != "auto":
+        return int(request)
     return 256 if device.type == "cuda" else 32
 
 

@@ -39,7 +39,7 @@ class Share:
 def share_out(
     configs: Sequence[Config],
     resources: config.Ray,
-    wish: int | str,
+    request: int | str,
     num_trials: int,
     *,
     have: tuple[float, float],
@@ -50,7 +50,7 @@ def share_out(
     Args:
         configs: Of all arms; the largest decides for all.
         resources: The section `ray`. In a trial, `num_actors: auto` means none: it scores by itself.
-        wish: `sweep.trials_at_once`.
+        request: `sweep.trials_at_once`.
         num_trials: More than these are never at work.
         have: Logical CPUs and GPUs of the cluster.
         cores: Of this machine: trials that compute by themselves are no more than these, unless wished for.
@@ -66,9 +66,9 @@ def share_out(
     needed = cpus + (nested + _CPUS_FOR_READS if nested else 0.0)
     gpus_needed = _fixed_gpus(resources, actors, workers, computes)
     fitting = min(_times(have[0], needed), _times(have[1], gpus_needed))
-    _check(fitting, wish, needed, gpus_needed, have)
+    _check(fitting, request, needed, gpus_needed, have)
     most = min(fitting, cores) if computes else fitting
-    at_once = max(1, int(min(most, num_trials))) if wish == "auto" else int(wish)
+    at_once = max(1, int(min(most, num_trials))) if request == "auto" else int(request)
     part = have[1] / at_once - gpus_needed
     on_gpu = computes and not all(each.model.cache_activations for each in configs)
     settled, rest = _share_gpus(resources, part, actors, workers, on_gpu=on_gpu)
@@ -78,12 +78,12 @@ def share_out(
 
 def _fixed_gpus(resources: config.Ray, actors: int, workers: int, computes: bool) -> float:
     """GPUs of a trial as far as they are given by number; `auto` shares out what is left."""
-    wishes = (
+    requests = (
         (resources.gpus_per_trial, int(computes)),
         (resources.gpus_per_actor, actors),
         (resources.gpus_per_worker, workers),
     )
-    return sum(float(each) * count for each, count in wishes if each != "auto")
+    return sum(float(each) * count for each, count in requests if each != "auto")
 
 
 def _share_gpus(
@@ -112,9 +112,9 @@ def _times(have: float, needed: float) -> float:
 
 
 def _check(
-    fitting: float, wish: int | str, needed: float, gpus_needed: float, have: tuple[float, float]
+    fitting: float, request: int | str, needed: float, gpus_needed: float, have: tuple[float, float]
 ) -> None:
-    wanted = 1 if wish == "auto" else int(wish)
+    wanted = 1 if request == "auto" else int(request)
     if wanted <= fitting:
         return
     each = f"{needed:g} logical CPUs" + (f" and {gpus_needed:g} GPUs" if gpus_needed else "")

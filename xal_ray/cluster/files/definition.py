@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from xal_ray.cluster import exposure, launcher_rules, rayjob_rules
+from xal_ray.cluster.files import exposure, launcher_rules, rayjob_rules
 from xal_ray.cluster.token import ON_A_NODE, token_path
 from xal_ray.errors import ConfigError
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xal_ray.cluster.definition import Definition
+from xal_ray.cluster.files.definition import Definition
 from xal_ray.config import Config
 
 DECODE = "decode"  # the custom resource that a node type for decoding declares

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xal_ray.cluster import jobs
-from xal_ray.cluster.clusters import JobsCluster, Say
-from xal_ray.cluster.definition import Definition
-from xal_ray.cluster.launcher import RUNS, STANDS_STILL, UNREACHABLE, Launcher
+from xal_ray.cluster.backends import jobs_api
+from xal_ray.cluster.backends.base import JobsCluster, Say
+from xal_ray.cluster.backends.launcher import RUNS, STANDS_STILL, UNREACHABLE, Launcher
+from xal_ray.cluster.backends.tunnel import Tunnel
+from xal_ray.cluster.files.definition import Definition
 from xal_ray.cluster.token import ensure_token
-from xal_ray.cluster.tunnel import Tunnel
 
 _API_WITHIN_S = 120.0
 _POLL_S = 2.0
@@ -60,7 +60,7 @@ class LaunchedCluster(JobsCluster):
             self._await_api(f"Ray runs on its head {head}")
             say(f"joined {self.title}, which stands (head {head})")
         elif state == UNREACHABLE and known:
-            raise jobs.LostContactError(
+            raise jobs_api.LostContactError(
                 f"the head of {self.title} is known, but can't be reached",
                 found=f"no SSH to {head}",
                 next_step="check the network and the section auth; xal-ray down FILE gives the cluster up",
@@ -77,13 +77,13 @@ class LaunchedCluster(JobsCluster):
         if self._tunnel is not None:
             if self._tunnel.is_open:
                 try:
-                    return jobs.connect(self._tunnel.url, self._token)
+                    return jobs_api.connect(self._tunnel.url, self._token)
                 except ConnectionError:
                     pass  # a forward may outlive what it led to
             self.close()
         self._token = self._token or ensure_token()
         self._tunnel = self._open_tunnel(self._launcher.ssh(self._head()))
-        return jobs.connect(self._tunnel.url, self._token)
+        return jobs_api.connect(self._tunnel.url, self._token)
 
     def copy(self, source: str, target: Path) -> bool:
         """From the head, which sees what the cluster shares."""
@@ -118,7 +118,7 @@ class LaunchedCluster(JobsCluster):
                 return
             except ConnectionError as error:
                 if waited >= _API_WITHIN_S:
-                    raise jobs.LostContactError(
+                    raise jobs_api.LostContactError(
                         f"the Jobs API of {self.title} does not answer; nothing was restarted",
                         expected=f"an answer on the head's port 8265, since {why}",
                         found=str(error),

@@ -2,8 +2,8 @@ import stat
 
 import pytest
 
-from xal_ray.cluster.record import JobRecord, find_record, home_of, write_record
-from xal_ray.cluster.wish import Wish
+from xal_ray.cluster.job_record import JobRecord, find_record, home_of, write_record
+from xal_ray.cluster.request import JobRequest
 from xal_ray.config import build_config
 from xal_ray.errors import RunError
 from xal_ray.places import place
@@ -55,12 +55,12 @@ def test_what_is_not_there_or_damaged_is_an_error(tmp_path, text):
 
 
 def test_a_run_of_this_machine_is_never_overwritten(tmp_path):
-    asked = Wish("run", build_config({"name": "x"}), place("s3://b/runs/mine"))
+    asked = JobRequest("run", build_config({"name": "x"}), place("s3://b/runs/mine"))
     assert str(home_of(asked)) == "runs/mine"
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "ledger.jsonl").touch()
     assert str(home_of(asked)) == "runs/mine-on-cluster"
     write_record(home_of(asked), record())
     assert str(find_record("mine")[0]) == "runs/mine-on-cluster"
-    shared = Wish("sweep", asked.settings, tmp_path / "sweeps" / "s")
+    shared = JobRequest("sweep", asked.settings, tmp_path / "sweeps" / "s")
     assert str(home_of(shared)) == "sweeps/s-on-cluster"

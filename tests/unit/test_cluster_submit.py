@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from xal_ray.cluster import conduct, jobs, launched
-from xal_ray.cluster.addressed import AddressedCluster
-from xal_ray.cluster.clusters import Cluster, Ending, Submitted
-from xal_ray.cluster.definition import Definition
-from xal_ray.cluster.launched import LaunchedCluster
-from xal_ray.cluster.launcher import Launcher
-from xal_ray.cluster.wish import Target, Wish
+from xal_ray.cluster.backends import jobs_api, ray_launcher
+from xal_ray.cluster.backends.base import Cluster, Ending, Submitted
+from xal_ray.cluster.backends.jobs_url import AddressedCluster
+from xal_ray.cluster.backends.launcher import Launcher
+from xal_ray.cluster.backends.ray_launcher import LaunchedCluster
+from xal_ray.cluster.files.definition import Definition
+from xal_ray.cluster.request import JobRequest, Target
+from xal_ray.cluster.submit import attach, describe_cluster
+from xal_ray.cluster.submit import submit as submit_job
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError, StageError
 from xal_ray.places import place
@@ -22,7 +24,7 @@ TREE = {
     "auth": {"ssh_user": "me", "ssh_private_key": "~/.ssh/key", "ssh_proxy_command": "nc %h %p"},
 }
 FILE = Definition(Path("my cluster.yaml"), "launcher", "ours", TREE)
-RUN = Wish(
+RUN = JobRequest(
     "run",
     build_config({"name": "mine", "pool": {"path": "s3://b/pool", "source": {"kind": "phantom"}}}),
     Path("/nfs/runs/mine"),
@@ -35,7 +37,7 @@ class FakeCluster(Cluster):
     def __init__(self, code=0, fails=None, others=(), is_new=True):
         self.title, self.definition = "the cluster ours", FILE
         self.calls, self.code, self.fails, self.others, self.is_new = [], code, fails or {}, others, is_new
-        self.wish = None
+        self.request = None
 
     def _call(self, name):
         self.calls.append(name)
@@ -48,8 +50,8 @@ class FakeCluster(Cluster):
     def find(self):
         self._call("find")
 
-    def submit(self, wish):
-        self.wish = wish
+    def submit(self, request):
+        self.request = request
         self._call("submit")
         return Submitted("xal-ray-mine-1", self.is_new, "c0de" * 16)
 
@@ -94,7 +96,7 @@ def _own_folder(tmp_path, monkeypatch):
 def submit(cluster, **options):
     said = Lines()
     target = Target(FILE.path, **options)
-    return conduct.submit(RUN, cluster, target, said), said.text
+    return submit_job(RUN, cluster, target, said), said.text
 
 
 WHOLE = ["stand", "submit", "follow", "copy /nfs/runs/mine/report.html"]
@@ -106,7 +108,7 @@ def test_a_run_from_the_cluster_to_its_page(tmp_path, capsys):
     assert (code, cluster.calls) == (0, WHOLE)
     assert capsys.readouterr().out == "a line of the job\n"
     assert (tmp_path / "runs/mine/report.html").read_text() == "page"
-    assert cluster.wish.settings.ray.address == "auto"
+    assert cluster.request.settings.ray.address == "auto"
     assert "xal-ray down 'my cluster.yaml'" in said  # it costs, and stands on
     text = (tmp_path / "runs/mine/job.json").read_text()
     assert json.loads(text)["cluster_file"] == str(tmp_path / "my cluster.yaml")
@@ -139,7 +141,7 @@ def test_down_also_after_a_failure_before_the_end(stage):
 def test_keep_on_failure_keeps_it_and_says_how_to_end_it(cluster, capsys):
     said = Lines()
     try:
-        code = conduct.submit(RUN, cluster, Target(FILE.path, down=True, keep_on_failure=True), said)
+        code = submit_job(RUN, cluster, Target(FILE.path, down=True, keep_on_failure=True), said)
     except StageError:
         code = 1
     assert code == 1
@@ -161,8 +163,8 @@ def test_ctrl_c_leaves_everything_as_it_is(stage):
 
 
 def test_a_lost_connection_takes_nothing_down():
-    cluster = FakeCluster(fails={"follow": jobs.LostContactError("away")})
-    with pytest.raises(jobs.LostContactError):
+    cluster = FakeCluster(fails={"follow": jobs_api.LostContactError("away")})
+    with pytest.raises(jobs_api.LostContactError):
         submit(cluster, down=True)
     assert "take_down" not in cluster.calls
 
@@ -189,14 +191,14 @@ def test_detached_it_returns_at_once_and_attach_goes_on(tmp_path):
     code, said = submit(cluster, detach=True)
     assert (code, cluster.calls) == (0, ["stand", "submit"])
     assert "xal-ray attach runs/mine" in said
-    assert conduct.attach("mine", Lines(), stop=False, down=True, cluster=cluster) == 0
+    assert attach("mine", Lines(), stop=False, down=True, cluster=cluster) == 0
     assert cluster.calls[2:] == ["find", *WHOLE[2:], "at_work", "take_down"]
 
 
 def test_attach_ends_a_job():
     cluster = FakeCluster(code=130)
     submit(cluster, detach=True)
-    assert conduct.attach("mine", Lines(), stop=True, down=False, cluster=cluster) == 130
+    assert attach("mine", Lines(), stop=True, down=False, cluster=cluster) == 130
     assert cluster.calls[2:] == ["find", "stop", "follow"]
 
 
@@ -204,8 +206,8 @@ def test_attach_says_at_once_that_a_cluster_is_gone(api):
     submit(FakeCluster(), detach=True)
     api["it"] = False
     gone = LaunchedCluster(FILE, FakeLauncher(None, "stands still"), tunnel=FakeTunnel)
-    with pytest.raises(jobs.LostContactError, match="does not answer") as caught:
-        conduct.attach("mine", Lines(), stop=False, down=False, cluster=gone)
+    with pytest.raises(jobs_api.LostContactError, match="does not answer") as caught:
+        attach("mine", Lines(), stop=False, down=False, cluster=gone)
     assert "give the command of the run again" in caught.value.details["next"]
 
 
@@ -217,9 +219,9 @@ def test_a_job_at_work_is_watched_not_submitted_again():
 
 def test_results_in_an_object_store_that_can_not_be_read_here_fail_nothing(monkeypatch):
     cluster, said = FakeCluster(), Lines()
-    wish = Wish("run", RUN.settings, place("s3://b/runs/mine"))
-    monkeypatch.setattr("xal_ray.cluster.fetching.place", _no_credentials)
-    assert conduct.submit(wish, cluster, Target(FILE.path), said) == 0
+    request = JobRequest("run", RUN.settings, place("s3://b/runs/mine"))
+    monkeypatch.setattr("xal_ray.cluster.download.place", _no_credentials)
+    assert submit_job(request, cluster, Target(FILE.path), said) == 0
     assert "the results lie in s3://b/runs/mine" in said.text
     assert "canary" not in said.text
 
@@ -272,9 +274,9 @@ def api(monkeypatch):
             raise ConnectionError("refused")
         return object()
 
-    monkeypatch.setattr(jobs, "connect", connect)
-    monkeypatch.setattr(jobs, "is_open_to_all", lambda url: answers["open"])
-    monkeypatch.setattr(launched, "ensure_token", lambda: "the token")
+    monkeypatch.setattr(jobs_api, "connect", connect)
+    monkeypatch.setattr(jobs_api, "is_open_to_all", lambda url: answers["open"])
+    monkeypatch.setattr(ray_launcher, "ensure_token", lambda: "the token")
     return answers
 
 
@@ -306,14 +308,14 @@ def test_a_cluster_that_does_not_stand_is_brought_up(api, known, state):
 def test_a_ray_that_does_not_answer_is_not_restarted_nor_taken_down(api):
     api["it"] = False
     launcher = FakeLauncher("198.51.100.7", "runs")
-    with pytest.raises(jobs.LostContactError, match="nothing was restarted"):
+    with pytest.raises(jobs_api.LostContactError, match="nothing was restarted"):
         stand(launcher)
     assert launcher.calls == []
 
 
 def test_a_known_head_that_ssh_does_not_reach_is_not_restarted(api):
     launcher = FakeLauncher("198.51.100.7", "unreachable")
-    with pytest.raises(jobs.LostContactError, match="can't be reached"):
+    with pytest.raises(jobs_api.LostContactError, match="can't be reached"):
         stand(launcher)
     assert launcher.calls == []
 
@@ -354,14 +356,14 @@ def test_a_token_over_plain_http_to_another_machine_is_warned_of(api, monkeypatc
 
 
 def test_a_head_that_just_starts_is_waited_for_and_one_that_is_not_there_is_not(monkeypatch):
-    answers = [jobs.BusyError("503"), jobs.BusyError("503"), None]
+    answers = [jobs_api.BusyError("503"), jobs_api.BusyError("503"), None]
 
     def connect(url, token):
         if error := answers.pop(0):
             raise error
 
-    monkeypatch.setattr(jobs, "connect", connect)
-    monkeypatch.setattr(jobs, "is_open_to_all", lambda url: False)
+    monkeypatch.setattr(jobs_api, "connect", connect)
+    monkeypatch.setattr(jobs_api, "is_open_to_all", lambda url: False)
     naps = []
     AddressedCluster("http://127.0.0.1:8265", sleep=naps.append).stand(Lines().line)
     assert (len(naps), answers) == (2, [])
@@ -372,12 +374,12 @@ def test_a_head_that_just_starts_is_waited_for_and_one_that_is_not_there_is_not(
 
 
 def test_a_dry_run_refuses_what_the_run_would():
-    lines = conduct.describe_cluster(RUN, FakeCluster(), Target(FILE.path, down=True, keep_on_failure=True))
+    lines = describe_cluster(RUN, FakeCluster(), Target(FILE.path, down=True, keep_on_failure=True))
     assert lines[0].endswith("is taken down at the end, but not after a failure")
     assert "set        ray.address=auto" in lines
-    lost = Wish("run", RUN.settings, Path("runs/mine"))
+    lost = JobRequest("run", RUN.settings, Path("runs/mine"))
     with pytest.raises(ConfigError, match="disk of its own"):
-        conduct.describe_cluster(lost, FakeCluster(), Target(FILE.path))
+        describe_cluster(lost, FakeCluster(), Target(FILE.path))
 
 
 def test_the_launcher_logs_in_as_the_file_says_and_never_asks(tmp_path):

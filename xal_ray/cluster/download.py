@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xal_ray.cluster.clusters import Cluster
-from xal_ray.cluster.record import JobRecord
-from xal_ray.cluster.wish import OUTPUTS
+from xal_ray.cluster.backends.base import Cluster
+from xal_ray.cluster.job_record import JobRecord
+from xal_ray.cluster.request import OUTPUTS
 from xal_ray.errors import XalRayError
 from xal_ray.places import is_remote, place
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from xal_ray.cluster.shipment import Shipment
+from xal_ray.cluster.package import JobPackage
 from xal_ray.errors import ConfigError, RunError, StageError
 
 _TIMEOUT_S = (10.0, 120.0)  # to connect, and for an answer
@@ -105,7 +105,7 @@ def is_open_to_all(url: str) -> bool:
         return False
 
 
-def running_job_of(client: Any, out: str, shipment: Shipment) -> str | None:
+def running_job_of(client: Any, out: str, package: JobPackage) -> str | None:
     """The job that already works on a run's folder; None where none does.
 
     Raises:
@@ -115,7 +115,7 @@ def running_job_of(client: Any, out: str, shipment: Shipment) -> str | None:
         known = job.metadata or {}
         if known.get(OUT_KEY) != out or job.status.is_terminal():
             continue
-        if known.get(CONFIG_KEY) != shipment.config_sha256:
+        if known.get(CONFIG_KEY) != package.config_sha256:
             raise RunError(
                 "a job with another configuration works on the same folder",
                 found=str(job.submission_id),
@@ -133,7 +133,7 @@ def at_work(client: Any) -> list[str]:
     ]
 
 
-def submit(reach: Reach, shipment: Shipment, submission_id: str, metadata: dict[str, str]) -> None:
+def submit(reach: Reach, package: JobPackage, submission_id: str, metadata: dict[str, str]) -> None:
     """Submit a job, once.
 
     Raises:
@@ -142,9 +142,9 @@ def submit(reach: Reach, shipment: Shipment, submission_id: str, metadata: dict[
     client = reach.client()
     try:
         client.submit_job(
-            entrypoint=shipment.entrypoint,
+            entrypoint=package.entrypoint,
             submission_id=submission_id,
-            runtime_env=shipment.runtime_env,
+            runtime_env=package.runtime_env,
             metadata=metadata,
             entrypoint_num_cpus=0,  # runs on the head, where the run's driver belongs
         )

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from xal_ray.cluster.definition import Definition
+from xal_ray.cluster.files.definition import Definition
 from xal_ray.errors import ConfigError, StageError
 
 FILES = "/etc/xal-ray"  # where the head finds the files of `submit`

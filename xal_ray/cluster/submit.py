@@ -10,16 +10,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from xal_ray.cluster import jobs
-from xal_ray.cluster.addressed import AddressedCluster
-from xal_ray.cluster.clusters import Cluster, Submitted
-from xal_ray.cluster.definition import read_definition, require_filled
-from xal_ray.cluster.fetching import fetch
-from xal_ray.cluster.kubernetes import KubernetesCluster
-from xal_ray.cluster.launched import LaunchedCluster
-from xal_ray.cluster.record import RECORD_NAME, JobRecord, find_record, home_of, write_record
-from xal_ray.cluster.sizing import settings_for
-from xal_ray.cluster.wish import Target, Wish, check_places
+from xal_ray.cluster.backends import jobs_api
+from xal_ray.cluster.backends.base import Cluster, Submitted
+from xal_ray.cluster.backends.jobs_url import AddressedCluster
+from xal_ray.cluster.backends.kubernetes import KubernetesCluster
+from xal_ray.cluster.backends.ray_launcher import LaunchedCluster
+from xal_ray.cluster.download import fetch
+from xal_ray.cluster.files.definition import read_definition, require_filled
+from xal_ray.cluster.files.sizing import settings_for
+from xal_ray.cluster.job_record import RECORD_NAME, JobRecord, find_record, home_of, write_record
+from xal_ray.cluster.request import JobRequest, Target, check_places
 from xal_ray.errors import XalRayError
 from xal_ray.progress import Reporter
 
@@ -39,41 +39,41 @@ def cluster_of(target: Target) -> Cluster:
     return LaunchedCluster(definition) if definition.kind == "launcher" else KubernetesCluster(definition)
 
 
-def prepared(wish: Wish, cluster: Cluster) -> Wish:
-    """The wish as the cluster needs it: places that it sees, resources that it has.
+def prepared(request: JobRequest, cluster: Cluster) -> JobRequest:
+    """The request as the cluster needs it: places that it sees, resources that it has.
 
     Raises:
         ConfigError: A place or a key does not fit.
     """
-    check_places(wish)
+    check_places(request)
     overrides = ["ray.address=auto"]
     if cluster.definition is not None:
-        overrides += settings_for(cluster.definition, wish.settings)
-    return wish.with_settings(overrides)
+        overrides += settings_for(cluster.definition, request.settings)
+    return request.with_settings(overrides)
 
 
-def describe_cluster(wish: Wish, cluster: Cluster, target: Target) -> list[str]:
+def describe_cluster(request: JobRequest, cluster: Cluster, target: Target) -> list[str]:
     """What would be done with the cluster, in words; it is not asked for anything.
 
     Raises:
         ConfigError: It could not be done: a place is this machine's alone, say.
     """
-    prepared(wish, cluster)
-    settings = settings_for(cluster.definition, wish.settings) if cluster.definition else []
+    prepared(request, cluster)
+    settings = settings_for(cluster.definition, request.settings) if cluster.definition else []
     definition = cluster.definition
     where = f"{definition.name}, from {definition.path}" if definition else cluster.address
     at_end = "is taken down at the end" if target.down else "stands on at the end"
     kept = ", but not after a failure" if target.keep_on_failure else ""
     lines = [
         f"cluster    {where}; {at_end}{kept}",
-        f"job        xal-ray {wish.command}, results in {wish.out}",
+        f"job        xal-ray {request.command}, results in {request.out}",
     ]
-    lines += [f"here       {home_of(wish)}", *(f"set        {text}" for text in settings)]
+    lines += [f"here       {home_of(request)}", *(f"set        {text}" for text in settings)]
     return lines + [f"warning    {text}" for text in (definition.warnings if definition else ())]
 
 
-def submit(wish: Wish, cluster: Cluster, target: Target, reporter: Reporter) -> int:
-    """Run a wish on a cluster, watch it, and fetch what it leaves.
+def submit(request: JobRequest, cluster: Cluster, target: Target, reporter: Reporter) -> int:
+    """Run a request on a cluster, watch it, and fetch what it leaves.
 
     Returns:
         The exit code of the job; 0 where it was left alone with `detach`, 130 after Ctrl-C, which also leaves
@@ -84,8 +84,8 @@ def submit(wish: Wish, cluster: Cluster, target: Target, reporter: Reporter) -> 
     """
     for text in cluster.definition.warnings if cluster.definition else ():
         reporter.line(f"warning: {text}")
-    wish = prepared(wish, cluster)
-    return _guarded(cluster, target, reporter, lambda: _submit_and_watch(wish, cluster, target, reporter))
+    request = prepared(request, cluster)
+    return _guarded(cluster, target, reporter, lambda: _submit_and_watch(request, cluster, target, reporter))
 
 
 def attach(run: str, reporter: Reporter, *, stop: bool, down: bool, cluster: Cluster | None = None) -> int:
@@ -139,7 +139,7 @@ def _guarded(cluster: Cluster, target: Target, reporter: Reporter, work: Callabl
     except KeyboardInterrupt:
         reporter.line(_left_alone(cluster, target))
         return _INTERRUPTED
-    except jobs.LostContactError:
+    except jobs_api.LostContactError:
         if target.down:
             reporter.line(f"{cluster.title} was NOT taken down: jobs may run on it. " + _how_to_end(target))
         raise
@@ -179,17 +179,17 @@ def _end(cluster: Cluster, target: Target, reporter: Reporter) -> int:
     return 0
 
 
-def _submit_and_watch(wish: Wish, cluster: Cluster, target: Target, reporter: Reporter) -> int:
+def _submit_and_watch(request: JobRequest, cluster: Cluster, target: Target, reporter: Reporter) -> int:
     cluster.stand(reporter.line)
-    home = home_of(wish)
-    job = cluster.submit(wish)
-    record = _record(wish, job, cluster, target)
+    home = home_of(request)
+    job = cluster.submit(request)
+    record = _record(request, job, cluster, target)
     path = write_record(home, record)
     if job.is_new:
         code = f"code {job.code_sha256[:12]}, " if job.code_sha256 else ""
         reporter.line(f"submitted {job.submission_id} ({code}noted in {path})")
     else:
-        reporter.line(f"{job.submission_id} already works on {wish.out}: watching it")
+        reporter.line(f"{job.submission_id} already works on {request.out}: watching it")
     if target.detach:
         reporter.line(f"watch it with: xal-ray attach {shlex.quote(str(home))}")
         return 0
@@ -207,12 +207,12 @@ def _watch(record: JobRecord, home: Path, cluster: Cluster, reporter: Reporter) 
     return ending.code
 
 
-def _record(wish: Wish, job: Submitted, cluster: Cluster, target: Target) -> JobRecord:
+def _record(request: JobRequest, job: Submitted, cluster: Cluster, target: Target) -> JobRecord:
     return JobRecord(
-        command=wish.command,
-        name=wish.name,
+        command=request.command,
+        name=request.name,
         submission_id=job.submission_id,
-        out=str(wish.out),
+        out=str(request.out),
         cluster_file=str(target.cluster_file.absolute()) if target.cluster_file else None,
         address=cluster.address,
         cluster_name=cluster.definition.name if cluster.definition else None,

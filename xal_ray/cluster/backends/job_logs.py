@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from xal_ray.cluster.jobs import LostContactError, Reach, in_short
+from xal_ray.cluster.backends.jobs_api import LostContactError, Reach, in_short
 from xal_ray.errors import StageError
 
 _QUIET_S = 60.0  # without a line: ask whether the job still runs

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from xal_ray.cluster import rayjob
-from xal_ray.cluster.clusters import Cluster, Ending, Say, Submitted, Write
-from xal_ray.cluster.definition import Definition
-from xal_ray.cluster.shipment import CONFIG_NAME, is_here
-from xal_ray.cluster.wish import Wish
+from xal_ray.cluster.backends import rayjob
+from xal_ray.cluster.backends.base import Cluster, Ending, Say, Submitted, Write
+from xal_ray.cluster.files.definition import Definition
+from xal_ray.cluster.package import CONFIG_NAME, is_here
+from xal_ray.cluster.request import JobRequest
 from xal_ray.errors import ConfigError
 
 
@@ -30,13 +30,16 @@ class KubernetesCluster(Cluster):
     def find(self) -> None:
         """`kubectl` says at once whether it can be asked."""
 
-    def submit(self, wish: Wish) -> Submitted:
-        """Submit a wish.
+    def submit(self, request: JobRequest) -> Submitted:
+        """Submit a request.
 
         Raises:
             ConfigError: A file of this machine is needed there, or Kubernetes refuses.
         """
-        for key, path in (("model.weights", Path(wish.settings.model.weights)), ("--model", wish.model)):
+        for key, path in (
+            ("model.weights", Path(request.settings.model.weights)),
+            ("--model", request.model),
+        ):
             if path is not None and is_here(path):
                 raise ConfigError(
                     "a file of this machine can't travel with a RayJob",
@@ -44,9 +47,9 @@ class KubernetesCluster(Cluster):
                     where=key,
                     next_step="put it into the image, or name its place in an object store",
                 )
-        config = yaml.safe_dump(wish.settings.model_dump(mode="json"), sort_keys=False).encode()
-        words = wish.command_line(f"{rayjob.FILES}/{CONFIG_NAME}", str(wish.model))
-        name = f"xal-ray-{wish.name[:30]}-{secrets.token_hex(4)}"
+        config = yaml.safe_dump(request.settings.model_dump(mode="json"), sort_keys=False).encode()
+        words = request.command_line(f"{rayjob.FILES}/{CONFIG_NAME}", str(request.model))
+        name = f"xal-ray-{request.name[:30]}-{secrets.token_hex(4)}"
         assert self.definition is not None  # noqa: S101 - for the type
         self._submission_id = rayjob.submit(self.definition, {CONFIG_NAME: config}, shlex.join(words), name)
         return Submitted(self._submission_id, True, "")

@@ -9,8 +9,8 @@ import yaml
 
 import xal_ray
 from xal_ray.cli import app
-from xal_ray.cluster.shipment import packed
-from xal_ray.cluster.wish import Target, Wish, check_places
+from xal_ray.cluster.package import packed
+from xal_ray.cluster.request import JobRequest, Target, check_places
 from xal_ray.code_version import sha256_of_files
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError
@@ -23,9 +23,9 @@ from xal_ray.storage import write_table
 PHANTOM = {"kind": "phantom"}
 
 
-def wish(command="run", out="s3://bucket/runs/mine", **tree):
+def request(command="run", out="s3://bucket/runs/mine", **tree):
     tree = {"name": "mine", "pool": {"path": "s3://bucket/pool", "source": PHANTOM}} | tree
-    return Wish(command, build_config(tree), place(out))
+    return JobRequest(command, build_config(tree), place(out))
 
 
 @pytest.mark.parametrize(
@@ -39,39 +39,39 @@ def wish(command="run", out="s3://bucket/runs/mine", **tree):
 )
 def test_places_that_only_this_machine_sees_are_refused_with_the_reason(tree, out, key):
     with pytest.raises(ConfigError, match="disk of its own") as caught:
-        check_places(wish(out=out, **tree))
+        check_places(request(out=out, **tree))
     assert caught.value.details["where"] == key
     assert "s3://" in caught.value.details["next"]
 
 
 def test_a_score_needs_a_pool_that_the_cluster_sees():
-    asked = Wish("score", build_config({"name": "s"}), Path("/nfs/o"), Path("m"), Path("pools/x"))
+    asked = JobRequest("score", build_config({"name": "s"}), Path("/nfs/o"), Path("m"), Path("pools/x"))
     with pytest.raises(ConfigError, match="disk of its own"):
         check_places(asked)
 
 
 def test_object_stores_and_absolute_paths_are_taken(tmp_path):
-    check_places(wish())
-    check_places(wish(out="/nfs/o", pool={"path": "/nfs/p", "source": {"path": "/nfs/a.csv"}}))
+    check_places(request())
+    check_places(request(out="/nfs/o", pool={"path": "/nfs/p", "source": {"path": "/nfs/a.csv"}}))
     (tmp_path / "card.json").touch()  # a pool that is packed needs its source no more
-    check_places(wish(pool={"path": str(tmp_path), "source": {"path": "images/a.csv"}}))
+    check_places(request(pool={"path": str(tmp_path), "source": {"path": "images/a.csv"}}))
 
 
 def test_exactly_this_code_and_configuration_travel():
-    asked = wish(select={"weight": 0.25, "query_size": 7}).with_settings(["ray.address=auto"])
-    with packed(asked) as shipment:
-        (code,) = map(Path, shipment.runtime_env["py_modules"])
-        work = Path(shipment.runtime_env["working_dir"])
-        package = Path(xal_ray.__file__).parent
+    asked = request(select={"weight": 0.25, "query_size": 7}).with_settings(["ray.address=auto"])
+    with packed(asked) as package:
+        (code,) = map(Path, package.runtime_env["py_modules"])
+        work = Path(package.runtime_env["working_dir"])
+        home = Path(xal_ray.__file__).parent
         shipped = {path.relative_to(code) for path in code.rglob("*") if path.is_file()}
-        assert Path("cluster/shipment.py") in shipped
+        assert Path("cluster/package.py") in shipped
         assert Path("report/template.html.j2") in shipped
         assert not [path for path in shipped if "__pycache__" in path.parts]
-        assert (code / "config.py").read_bytes() == (package / "config.py").read_bytes()
+        assert (code / "config.py").read_bytes() == (home / "config.py").read_bytes()
         assert build_config(yaml.safe_load((work / "config.yaml").read_text())) == asked.settings
         found = importlib.metadata.Distribution.discover(name="xal-ray", path=[str(work)])
         assert [each.version for each in found] == [importlib.metadata.version("xal-ray")]
-        folder, before = code.parent, shipment.code_sha256
+        folder, before = code.parent, package.code_sha256
         assert sha256_of_files(folder) == before
         (code / "config.py").write_bytes((code / "config.py").read_bytes() + b"#")
         assert sha256_of_files(folder) != before
@@ -81,29 +81,32 @@ def test_exactly_this_code_and_configuration_travel():
 def test_no_credential_travels(monkeypatch):
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "canary-4711")
-    with packed(wish()) as shipment:
-        assert "canary-4711" not in repr(shipment)
-        work = Path(shipment.runtime_env["working_dir"])
+    with packed(request()) as package:
+        assert "canary-4711" not in repr(package)
+        work = Path(package.runtime_env["working_dir"])
         assert not [path for path in work.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
-        assert shipment.runtime_env["env_vars"]["PYTHONUNBUFFERED"] == "1"
+        assert package.runtime_env["env_vars"]["PYTHONUNBUFFERED"] == "1"
 
 
 def test_weights_of_this_machine_travel_under_a_name_that_stays(tmp_path):
     weights = tmp_path / "deep" / "start.safetensors"
     weights.parent.mkdir()
     weights.write_bytes(b"weights")
-    with packed(wish(model={"weights": str(weights)})) as shipment:
-        work = Path(shipment.runtime_env["working_dir"])
+    with packed(request(model={"weights": str(weights)})) as package:
+        work = Path(package.runtime_env["working_dir"])
         name = yaml.safe_load((work / "config.yaml").read_text())["model"]["weights"]
         assert name == "weights/start.safetensors"
         assert (work / name).read_bytes() == b"weights"
 
 
 def test_weights_that_are_not_here(tmp_path):
-    with packed(wish(model={"weights": "/nfs/start.pth"})) as shipment:  # the cluster may see them
-        text = (Path(shipment.runtime_env["working_dir"]) / "config.yaml").read_text()
+    with packed(request(model={"weights": "/nfs/start.pth"})) as package:  # the cluster may see them
+        text = (Path(package.runtime_env["working_dir"]) / "config.yaml").read_text()
         assert yaml.safe_load(text)["model"]["weights"] == "/nfs/start.pth"
-    with pytest.raises(ConfigError, match="weights are not there"), packed(wish(model={"weights": "no.pth"})):
+    with (
+        pytest.raises(ConfigError, match="weights are not there"),
+        packed(request(model={"weights": "no.pth"})),
+    ):
         pass
 
 
@@ -113,10 +116,10 @@ def test_the_job_is_a_command_line_of_ours(command, tmp_path):
         (tmp_path / name).write_text("{}")
     settings = build_config({"name": "mine"})
     options = ("--split", "pool", "--query-size", "3") if command == "score" else ("--verbose",)
-    asked = Wish(command, settings, place("s3://b/a folder"), tmp_path, place("s3://b/pool"), options)
-    with packed(asked) as shipment:
-        work = Path(shipment.runtime_env["working_dir"])
-        program, *words = shlex.split(shipment.entrypoint)
+    asked = JobRequest(command, settings, place("s3://b/a folder"), tmp_path, place("s3://b/pool"), options)
+    with packed(asked) as package:
+        work = Path(package.runtime_env["working_dir"])
+        program, *words = shlex.split(package.entrypoint)
         assert [program, *words[:3]] == ["python", "-m", "xal_ray.cli", command]
         values = typer.main.get_command(app).commands[command].make_context(command, words[3:]).params
         assert (work / str(values["config"])).is_file()
@@ -126,7 +129,7 @@ def test_the_job_is_a_command_line_of_ours(command, tmp_path):
                 "model.json",
                 "model.safetensors",
             ]
-    assert "'s3://b/a folder'" in shipment.entrypoint
+    assert "'s3://b/a folder'" in package.entrypoint
 
 
 def test_what_a_pass_leaves_out_travels_with_it(tmp_path):
@@ -140,13 +143,13 @@ def test_what_a_pass_leaves_out_travels_with_it(tmp_path):
     (layout.round(2).folder / "model.safetensors").write_bytes(b"large")
     (tmp_path / "list.csv").write_text("image_id\nc\n")
     lists = (tmp_path / "list.csv", place("s3://b/list.txt"))
-    asked = Wish(
+    asked = JobRequest(
         "score", build_config({"name": "s"}), place("s3://b/o"), place("s3://b/m"), place("s3://b/p"), (),
         layout.path, lists,
     )  # fmt: skip
-    with packed(asked) as shipment:
-        work = Path(shipment.runtime_env["working_dir"])
-        words = shlex.split(shipment.entrypoint)
+    with packed(asked) as package:
+        work = Path(package.runtime_env["working_dir"])
+        words = shlex.split(package.entrypoint)
         named = [after for word, after in pairwise(words) if word in ("--run", "--exclude")]
         assert named == ["run", "exclude/0-list.csv", "s3://b/list.txt"]
         assert labelled_or_picked(work / "run").to_pylist() == ["b"]

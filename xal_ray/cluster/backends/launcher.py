@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import yaml
 
-from xal_ray.cluster.definition import Definition
-from xal_ray.cluster.record import write_private
+from xal_ray.cluster.files.definition import Definition
+from xal_ray.cluster.job_record import write_private
 from xal_ray.code_version import python_of_ours
 from xal_ray.errors import ConfigError, StageError
 
@@ -104,7 +104,9 @@ class Launcher:
         """
         self._write_file()
         self._known_hosts.unlink(missing_ok=True)  # machines come and go under one address
-        if self._call(["-m", "xal_ray.cluster.bring_up", str(self._file), str(self._auth_file)]):
+        if self._call(
+            ["-m", "xal_ray.cluster.backends.launcher_child", str(self._file), str(self._auth_file)]
+        ):
             raise StageError(
                 "the cluster did not come up",
                 found=self._last_lines(),

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xal_ray.cluster import jobs
-from xal_ray.cluster.definition import Definition
-from xal_ray.cluster.following import follow
-from xal_ray.cluster.shipment import packed
-from xal_ray.cluster.wish import Wish
+from xal_ray.cluster.backends import jobs_api
+from xal_ray.cluster.backends.job_logs import follow
+from xal_ray.cluster.files.definition import Definition
+from xal_ray.cluster.package import packed
+from xal_ray.cluster.request import JobRequest
 
 Say = Callable[[str], None]
 Write = Callable[[str], None]
@@ -75,8 +75,8 @@ class Cluster(ABC):
         """See that the cluster answers; nothing is brought up."""
 
     @abstractmethod
-    def submit(self, wish: Wish) -> Submitted:
-        """Submit a wish; where a job of the same run is at work, that is it."""
+    def submit(self, request: JobRequest) -> Submitted:
+        """Submit a request; where a job of the same run is at work, that is it."""
 
     @abstractmethod
     def follow(self, submission_id: str, write: Write, say: Say) -> Ending:
@@ -108,7 +108,7 @@ class JobsCluster(Cluster):
 
     @abstractmethod
     def client(self) -> Any:
-        """As `jobs.Reach.client`."""
+        """As `jobs_api.Reach.client`."""
 
     def find(self) -> None:
         """See that the cluster answers; nothing is brought up.
@@ -118,26 +118,26 @@ class JobsCluster(Cluster):
         """
         self._client_now()
 
-    def submit(self, wish: Wish) -> Submitted:
-        """Submit a wish; where a job of the same run is at work, that is it.
+    def submit(self, request: JobRequest) -> Submitted:
+        """Submit a request; where a job of the same run is at work, that is it.
 
         Raises:
             RunError: Such a job is at work, with another configuration.
             StageError: The cluster did not take it.
         """
-        with packed(wish) as shipment:
-            running = jobs.running_job_of(self._client_now(), str(wish.out), shipment)
+        with packed(request) as package:
+            running = jobs_api.running_job_of(self._client_now(), str(request.out), package)
             if running is not None:
-                return Submitted(running, False, shipment.code_sha256)
-            submission_id = f"xal-ray-{wish.name}-{secrets.token_hex(4)}"
+                return Submitted(running, False, package.code_sha256)
+            submission_id = f"xal-ray-{request.name}-{secrets.token_hex(4)}"
             metadata = {
-                jobs.OUT_KEY: str(wish.out),
-                jobs.COMMAND_KEY: wish.command,
-                jobs.CONFIG_KEY: shipment.config_sha256,
-                jobs.CODE_KEY: shipment.code_sha256,
+                jobs_api.OUT_KEY: str(request.out),
+                jobs_api.COMMAND_KEY: request.command,
+                jobs_api.CONFIG_KEY: package.config_sha256,
+                jobs_api.CODE_KEY: package.code_sha256,
             }
-            jobs.submit(self, shipment, submission_id, metadata)
-            return Submitted(submission_id, True, shipment.code_sha256)
+            jobs_api.submit(self, package, submission_id, metadata)
+            return Submitted(submission_id, True, package.code_sha256)
 
     def follow(self, submission_id: str, write: Write, say: Say) -> Ending:
         """Show a job's output until it ends.
@@ -167,20 +167,20 @@ class JobsCluster(Cluster):
             ConfigError: It answers, and refuses the token.
         """
         try:
-            return jobs.at_work(self.client())
+            return jobs_api.at_work(self.client())
         except ConnectionError:
             return []
 
     def warn_if_open(self, url: str, say: Say) -> None:
         """Say so where the Jobs API asks for no token."""
-        if jobs.is_open_to_all(url):
+        if jobs_api.is_open_to_all(url):
             say(_OPEN.format(title=self.title))
 
     def _client_now(self) -> Any:
         try:
             return self.client()
         except ConnectionError as error:
-            raise jobs.LostContactError(
+            raise jobs_api.LostContactError(
                 f"{self.title} does not answer",
                 found=str(error),
                 next_step="if it is gone, give the command of the run again: what was committed is kept",

@@ -190,9 +190,9 @@ def test_what_nobody_asked_to_keep_is_no_reason_to_stop(phantom, tmp_path, monke
         "activations can't be kept beside the pool (pool: Read-only file system): trials do without "
         "(sweep.cache=never)"
     ]
-    wished = config.model_copy(update={"model": config.model.model_copy(update={"cache_activations": True})})
+    wanted = config.model_copy(update={"model": config.model.model_copy(update={"cache_activations": True})})
     arm = conduct.propose(config)[1].arms[0]
-    with pytest.raises(ConfigError), conduct._optional_cache(wished, arm):
+    with pytest.raises(ConfigError), conduct._optional_cache(wanted, arm):
         raise ConfigError("this was asked for")
 
 

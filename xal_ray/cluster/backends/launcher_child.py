@@ -1,4 +1,4 @@
-"""A process of its own around Ray's launcher: `python -m xal_ray.cluster.bring_up FILE AUTH`.
+"""A process of its own around Ray's launcher: `python -m xal_ray.cluster.backends.launcher_child FILE AUTH`.
 
 Ray's launcher prints, asks, and ends the process where it fails; so it gets one, whose output goes to a log.
 AUTH is written: the section `auth` as the launcher resolved it (on AWS it makes a key where none is named).
@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from xal_ray.cluster.record import write_private
+from xal_ray.cluster.job_record import write_private
 
 
 def main(file: str, auth: str) -> None:

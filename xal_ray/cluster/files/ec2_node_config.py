@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from xal_ray.cluster.complaints import unknown_key
+from xal_ray.cluster.files.errors import unknown_key
 from xal_ray.errors import ConfigError
 
 _ONLY_RAYS = ("SubnetIds",)  # Ray makes one `SubnetId` of them

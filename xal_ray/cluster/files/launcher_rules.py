@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xal_ray.cluster.complaints import unknown_key
-from xal_ray.cluster.instances import check_node_config
+from xal_ray.cluster.files.ec2_node_config import check_node_config
+from xal_ray.cluster.files.errors import unknown_key
 from xal_ray.errors import ConfigError
 
 _EVERY_PROVIDER = (

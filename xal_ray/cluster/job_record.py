@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from xal_ray.cluster.wish import HOMES, Command, Wish
+from xal_ray.cluster.request import HOMES, Command, JobRequest
 from xal_ray.errors import RunError
 
 RECORD_NAME = "job.json"
@@ -42,11 +42,11 @@ class JobRecord:
     submitted_utc: str
 
 
-def home_of(wish: Wish) -> Path:
+def home_of(request: JobRequest) -> Path:
     """The local folder of a job: `runs/<name>`, or beside it where a run of this machine lies there."""
-    folder = Path(HOMES[wish.command]) / wish.name
+    folder = Path(HOMES[request.command]) / request.name
     taken = any((folder / name).exists() for name in ("ledger.jsonl", "sweep.json", "scores"))
-    if taken or folder.absolute() == wish.out:
+    if taken or folder.absolute() == request.out:
         return folder.with_name(f"{folder.name}-on-cluster")
     return folder
 

@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 import xal_ray
-from xal_ray.cluster.wish import Wish
+from xal_ray.cluster.request import JobRequest
 from xal_ray.code_version import sha256_of_files
 from xal_ray.errors import ConfigError
 from xal_ray.labels.left_out import files_of_run
@@ -40,7 +40,7 @@ _NO_FILE = ("none", "imagenet")
 
 
 @dataclass(frozen=True)
-class Shipment:
+class JobPackage:
     """What is submitted.
 
     Attributes:
@@ -57,8 +57,8 @@ class Shipment:
 
 
 @contextmanager
-def packed(wish: Wish) -> Iterator[Shipment]:
-    """Pack a wish into a folder that lives as long as the block.
+def packed(request: JobRequest) -> Iterator[JobPackage]:
+    """Pack a request into a folder that lives as long as the block.
 
     Raises:
         ConfigError: A file that the configuration names is not there.
@@ -68,14 +68,16 @@ def packed(wish: Wish) -> Iterator[Shipment]:
         work.mkdir()
         shutil.copytree(Path(xal_ray.__file__).parent, code / "xal_ray", ignore=_LEFT_OUT)
         _write_card(work)
-        tree = wish.settings.model_dump(mode="json")
-        tree["model"]["weights"] = _pack_weights(wish.settings.model.weights, work)
+        tree = request.settings.model_dump(mode="json")
+        tree["model"]["weights"] = _pack_weights(request.settings.model.weights, work)
         text = yaml.safe_dump(tree, sort_keys=False)
         (work / CONFIG_NAME).write_text(text, encoding="utf-8")
-        model = None if wish.model is None else _pack_model(wish.model, work)
-        wish = replace(wish, run=_pack_run(wish.run, work), exclude=_pack_lists(wish.exclude, work))
-        entrypoint = shlex.join(wish.command_line(CONFIG_NAME, model))
-        yield Shipment(
+        model = None if request.model is None else _pack_model(request.model, work)
+        request = replace(
+            request, run=_pack_run(request.run, work), exclude=_pack_lists(request.exclude, work)
+        )
+        entrypoint = shlex.join(request.command_line(CONFIG_NAME, model))
+        yield JobPackage(
             entrypoint,
             {
                 "working_dir": str(work),

@@ -24,7 +24,7 @@ HOMES: dict[Command, str] = {"run": "runs", "sweep": "sweeps", "score": "scores"
 
 
 @dataclass(frozen=True)
-class Wish:
+class JobRequest:
     """A command for a cluster.
 
     Attributes:
@@ -64,7 +64,7 @@ class Wish:
             words.append(config)
         return [*words, "--out", str(self.out), *self.options]
 
-    def with_settings(self, overrides: Iterable[str]) -> Wish:
+    def with_settings(self, overrides: Iterable[str]) -> JobRequest:
         """The same with some keys set.
 
         Raises:
@@ -130,7 +130,7 @@ class Target:
                 raise ConfigError(what, where="the command line", next_step=next_step)
 
 
-def check_places(wish: Wish) -> None:
+def check_places(request: JobRequest) -> None:
     """Refuse places that only this machine can see.
 
     An absolute path is taken at its word here: whether the machines share it is seen when the job starts.
@@ -138,16 +138,16 @@ def check_places(wish: Wish) -> None:
     Raises:
         ConfigError: A place that the cluster's machines read or write is relative to this machine's folder.
     """
-    if wish.command == "score":
-        _refuse_local("--pool", wish.pool)
+    if request.command == "score":
+        _refuse_local("--pool", request.pool)
     else:
-        _refuse_local("pool.path", wish.settings.pool_path())
-        source = wish.settings.pool.source
-        needed = source.kind != "phantom" and not _is_pool(wish.settings.pool_path())
+        _refuse_local("pool.path", request.settings.pool_path())
+        source = request.settings.pool.source
+        needed = source.kind != "phantom" and not _is_pool(request.settings.pool_path())
         if needed and source.path is not None:
             _refuse_local("pool.source.path", source.path)
-        _refuse_local("labels.from_run", wish.settings.labels.from_run)
-    _refuse_local("--out", wish.out)
+        _refuse_local("labels.from_run", request.settings.labels.from_run)
+    _refuse_local("--out", request.out)
 
 
 def _refuse_local(key: str, path: Path | None) -> None:

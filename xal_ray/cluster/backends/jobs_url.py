@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from xal_ray.cluster import jobs
-from xal_ray.cluster.clusters import JobsCluster, Say
+from xal_ray.cluster.backends import jobs_api
+from xal_ray.cluster.backends.base import JobsCluster, Say
 from xal_ray.cluster.token import token_path
 from xal_ray.errors import ConfigError, StageError
 
@@ -66,7 +66,7 @@ class AddressedCluster(JobsCluster):
             try:
                 self.client()
                 return
-            except jobs.BusyError:
+            except jobs_api.BusyError:
                 if waited >= _READY_WITHIN_S:
                     raise
             self._sleep(_POLL_S)
@@ -74,7 +74,7 @@ class AddressedCluster(JobsCluster):
 
     def client(self) -> Any:
         """A client; a new one each time, since a connection may have been cut without a word."""
-        return jobs.connect(self._url, _token_if_any())
+        return jobs_api.connect(self._url, _token_if_any())
 
     def copy(self, source: str, target: Path) -> bool:
         """Possible where this machine shares the cluster's file system."""
