@@ -113,7 +113,7 @@ class Phantom(Section):
     seed: int = 0
 
 
-class Readers(Section):
+class Annotators(Section):
     """What several readers of one image make of it together."""
 
     labels: Literal["any", "majority", "all"] = "majority"  # how many of them must name a finding
@@ -140,7 +140,7 @@ class Source(Section):
     phantom: Phantom = Phantom()
     findings: tuple[str, ...] | None = None  # what makes a label, where images may show several; None = usual
     several: Literal["leave_out", "first"] = "leave_out"  # an image with more than one of these findings
-    readers: Readers = Readers()
+    readers: Annotators = Annotators()
     slices: Slices = Slices()
 
     def resolved_kind(self) -> SourceKind:

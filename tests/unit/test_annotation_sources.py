@@ -12,7 +12,7 @@ from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.reading import read_row
 from xal_ray.pool.sources import read_source
-from xal_ray.pool.sources.split_names import settled_split, split_of_name
+from xal_ray.pool.sources.common.split_names import settled_split, split_of_name
 from xal_ray.roi import boxes_to_grid, mask_to_grid
 from xal_ray.storage import write_bytes
 

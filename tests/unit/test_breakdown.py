@@ -13,7 +13,7 @@ from xal_ray.errors import PoolError
 from xal_ray.pool.breakdown import FEW, HIDDEN, MIN_GROUPS, break_down, suppress
 from xal_ray.pool.card import REASONS, build_card, find_warned, open_prepared, plan_of, warnings_of
 from xal_ray.pool.schema import ATTRIBUTE_SCHEMA, QUARANTINE_SCHEMA
-from xal_ray.pool.sources.listing import Listing
+from xal_ray.pool.sources.common.listing import Listing
 from xal_ray.storage import write_json
 
 
@@ -205,7 +205,7 @@ def test_a_pool_is_bound_to_the_settings_that_its_source_reads(tmp_path):
     def plan(kind, **changes):
         return plan_of(config.Pool(source=config.Source(kind=kind, path=tmp_path, **changes)))
 
-    policy = config.Readers(labels="any")
+    policy = config.Annotators(labels="any")
     assert plan("vindr") != plan("vindr", readers=policy)
     assert plan("nih_cxr14") == plan("nih_cxr14", readers=policy)
     assert plan("vindr") != plan("vindr", several="first") != plan("vindr", findings=("ILD",))

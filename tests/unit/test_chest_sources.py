@@ -15,7 +15,8 @@ from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import MANIFEST_SCHEMA
 from xal_ray.pool.reading import read_row
-from xal_ray.pool.sources import Listing, layouts, read_source
+from xal_ray.pool.sources import Listing, read_source
+from xal_ray.pool.sources.common import layouts
 from xal_ray.pool.sources.vindr import LOCAL_FINDINGS
 from xal_ray.pseudonyms import Pseudonyms
 from xal_ray.storage import write_bytes

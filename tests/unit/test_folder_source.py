@@ -12,7 +12,7 @@ from xal_ray.config import Pool, Source
 from xal_ray.errors import SourceError
 from xal_ray.pool.reading import read_row
 from xal_ray.pool.sources import read_source
-from xal_ray.pool.warned import warned_table
+from xal_ray.pool.warnings_table import warned_table
 
 
 def _touch(root: Path, *names: str) -> Path:

@@ -9,7 +9,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from xal_ray.config import Limits
 from xal_ray.images import FORMATS, ImageError, decode_image, decode_mask, to_training_size
-from xal_ray.pool.sources.folder_files import SUFFIXES
+from xal_ray.pool.sources.common.image_files import SUFFIXES
 
 LIMITS = Limits()
 

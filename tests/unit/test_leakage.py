@@ -16,7 +16,7 @@ from xal_ray.pool.leakage import (
     overlap_notes,
     two_classes_warning,
 )
-from xal_ray.pool.nearness import NUM_BYTES
+from xal_ray.pool.near_duplicates import NUM_BYTES
 from xal_ray.pool.schema import ATTRIBUTE_SCHEMA, INDEX_SCHEMA, SCHEMA_VERSION
 from xal_ray.record.layout import RunLayout
 from xal_ray.record.ledger import Ledger

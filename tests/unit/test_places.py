@@ -8,7 +8,7 @@ from xal_ray.config import build_config
 from xal_ray.errors import ConfigError, SourceError
 from xal_ray.places import Place, is_remote, place
 from xal_ray.pool.activations import refuse_remote
-from xal_ray.pool.sources.paths import SourceRoot
+from xal_ray.pool.sources.common.paths import SourceRoot
 
 
 def test_a_text_is_a_local_path_or_an_address():

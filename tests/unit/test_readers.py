@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xal_ray.pool.sources.readers import (
+from xal_ray.pool.sources.common.annotators import (
     Marks,
     agreed_findings,
     agreement,

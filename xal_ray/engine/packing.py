@@ -14,7 +14,7 @@ from xal_ray import config
 from xal_ray.errors import StageError, StorageError
 from xal_ray.images import ImageError
 from xal_ray.images.sandbox import Capped
-from xal_ray.pool.nearness import likeness
+from xal_ray.pool.perceptual_hash import perceptual_hash
 from xal_ray.pool.reading import READ_ROW, ReadImage, read_row
 from xal_ray.pool.reading.files import KEPT
 from xal_ray.pool.schema import (
@@ -157,7 +157,7 @@ def _pack(row: dict[str, Any], image: ReadImage, pseudonyms: Pseudonyms | None) 
         "pixels": pixels,
         "roi": roi,
         "content_sha256": sha256_bytes(pixels + (roi or b"")),
-        "likeness": likeness(image.pixels),
+        "likeness": perceptual_hash(image.pixels),
         "burned_in": image.burned_in,
         "remarks": list(image.remarks),
         "is_part": bool(row["reader"] or row["channel_uris"]),

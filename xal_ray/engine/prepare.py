@@ -53,7 +53,7 @@ from xal_ray.pool.schema import (
 )
 from xal_ray.pool.sources import Listing
 from xal_ray.pool.splits import assign_splits
-from xal_ray.pool.warned import FILE as WARNINGS
+from xal_ray.pool.warnings_table import FILE as WARNINGS
 from xal_ray.progress import Reporter
 from xal_ray.pseudonyms import load_pseudonyms
 from xal_ray.storage import (

@@ -24,9 +24,9 @@ from xal_ray.pool.leakage import (
 )
 from xal_ray.pool.remarks import count_remarks
 from xal_ray.pool.schema import QUARANTINE_SCHEMA, SCHEMA_VERSION, PoolReader, open_pool
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.warned import FILE as WARNINGS
-from xal_ray.pool.warned import count_kinds, sentences, warned_of_reading, warned_table
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.warnings_table import FILE as WARNINGS
+from xal_ray.pool.warnings_table import count_kinds, sentences, warned_of_reading, warned_table
 from xal_ray.storage import digest, sha256_file
 
 # The settings of the source that each kind reads.

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from xal_ray.errors import SourceError
 from xal_ray.pool.breakdown import aligned
 from xal_ray.pool.manifest import side_of
-from xal_ray.pool.nearness import Near, codes_of, near_pairs, near_rows
+from xal_ray.pool.near_duplicates import Near, near_pairs, near_rows
+from xal_ray.pool.perceptual_hash import codes_of
 from xal_ray.pool.schema import SPLITS
-from xal_ray.pool.warned import Warned
+from xal_ray.pool.warnings_table import Warned
 
 _NUM_EXAMPLES = 3
 _PSEUDONYM = r"^p-[0-9a-f]{16}$"

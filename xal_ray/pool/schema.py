@@ -67,7 +67,7 @@ ATTRIBUTE_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         *(pa.field(name, pa.string()) for name in ATTRIBUTES),
-        pa.field("likeness", pa.binary(32), nullable=False),  # `pool/nearness.py`
+        pa.field("likeness", pa.binary(32), nullable=False),  # `pool/perceptual_hash.py`
         pa.field("burned_in", pa.bool_(), nullable=False),  # the header says that the pixels hold text
         pa.field("remarks", pa.list_(pa.string()), nullable=False),  # what reading noticed: `pool/remarks.py`
     ]

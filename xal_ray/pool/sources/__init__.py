@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import check_manifest
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import check_some_exist
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import check_some_exist
 from xal_ray.pool.spellings import class_warnings, group_warnings, is_group_an_image
 
 __all__ = ["Listing", "read_source"]

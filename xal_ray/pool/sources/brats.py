@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from xal_ray.config import Pool, Slices
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.sources.csvs import read_csv
-from xal_ray.pool.sources.grouping import age_band_of, check_group_by
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.tree import files_below
+from xal_ray.pool.sources.common.csvs import read_csv
+from xal_ray.pool.sources.common.grouping import age_band_of, check_group_by
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import SourceRoot
+from xal_ray.pool.sources.common.tree import files_below
 
 CLASSES = {
     "dominant": ("edema", "enhancing", "necrosis"),

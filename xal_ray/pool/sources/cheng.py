@@ -12,10 +12,10 @@ from __future__ import annotations
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import manifest_of
-from xal_ray.pool.sources.grouping import check_group_by
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.tree import files_below
+from xal_ray.pool.sources.common.grouping import check_group_by
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import SourceRoot
+from xal_ray.pool.sources.common.tree import files_below
 
 LABELS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
 CLASSES = tuple(sorted(LABELS.values()))

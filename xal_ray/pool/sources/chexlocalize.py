@@ -30,11 +30,11 @@ from typing import Any
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.sources.csvs import Csv, read_csv
-from xal_ray.pool.sources.faults import Faults
-from xal_ray.pool.sources.findings import Question, ask
-from xal_ray.pool.sources.grouping import age_band_of, check_group_by, sex_of
-from xal_ray.pool.sources.layouts import (
+from xal_ray.pool.sources.common.csvs import Csv, read_csv
+from xal_ray.pool.sources.common.faults import Faults
+from xal_ray.pool.sources.common.findings import Question, ask
+from xal_ray.pool.sources.common.grouping import age_band_of, check_group_by, sex_of
+from xal_ray.pool.sources.common.layouts import (
     COPY_SUFFIXES,
     find_set,
     has_file,
@@ -42,8 +42,8 @@ from xal_ray.pool.sources.layouts import (
     match_files,
     read_file,
 )
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import SourceRoot
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import SourceRoot
 from xal_ray.roi import sound_polygons
 
 NO_FINDING = "No Finding"

@@ -20,16 +20,16 @@ from typing import Any
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.sources.coco_files import Document, read_document
-from xal_ray.pool.sources.coco_shapes import shapes_of
-from xal_ray.pool.sources.faults import Faults
-from xal_ray.pool.sources.findings import Question, ask
-from xal_ray.pool.sources.folder_files import SUFFIXES
-from xal_ray.pool.sources.grouping import check_group_by
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.split_names import settled_split, split_of_name
-from xal_ray.pool.sources.tree import files_below
+from xal_ray.pool.sources.annotation_files.coco import Document, read_document
+from xal_ray.pool.sources.annotation_files.coco_shapes import shapes_of
+from xal_ray.pool.sources.common.faults import Faults
+from xal_ray.pool.sources.common.findings import Question, ask
+from xal_ray.pool.sources.common.grouping import check_group_by
+from xal_ray.pool.sources.common.image_files import SUFFIXES
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import SourceRoot
+from xal_ray.pool.sources.common.split_names import settled_split, split_of_name
+from xal_ray.pool.sources.common.tree import files_below
 
 NO_FINDING = "No finding"
 

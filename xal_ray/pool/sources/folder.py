@@ -20,12 +20,12 @@ from pathlib import Path as SystemPath
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.sources.folder_files import SUFFIXES, VOLUMES, Path, find_images
-from xal_ray.pool.sources.folder_layout import Layout, layout_of
-from xal_ray.pool.sources.folder_masks import Masks, find_masks
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
-from xal_ray.pool.warned import Warned
+from xal_ray.pool.sources.common.image_files import SUFFIXES, VOLUMES, Path, find_images
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import SourceRoot, image_id_of_path
+from xal_ray.pool.sources.folder_tree.layout import Layout, layout_of
+from xal_ray.pool.sources.folder_tree.masks import Masks, find_masks
+from xal_ray.pool.warnings_table import Warned
 
 _MOST_NAMES = 8  # of folders that a message names
 

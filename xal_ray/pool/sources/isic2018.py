@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.sources.csvs import read_csv
-from xal_ray.pool.sources.findings import ask
-from xal_ray.pool.sources.grouping import age_band_of, check_group_by, sex_of
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.split_names import settled_split, split_of_name
-from xal_ray.pool.sources.tree import files_below
+from xal_ray.pool.sources.common.csvs import read_csv
+from xal_ray.pool.sources.common.findings import ask
+from xal_ray.pool.sources.common.grouping import age_band_of, check_group_by, sex_of
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import SourceRoot
+from xal_ray.pool.sources.common.split_names import settled_split, split_of_name
+from xal_ray.pool.sources.common.tree import files_below
 
 CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 

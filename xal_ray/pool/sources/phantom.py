@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from xal_ray.config import Phantom, Pool
 from xal_ray.pool.manifest import MANIFEST_SCHEMA, manifest_of
-from xal_ray.pool.sources.listing import Listing
+from xal_ray.pool.sources.common.listing import Listing
 from xal_ray.seeds import derive_seed
 
 SCHEME = "phantom:"

@@ -19,14 +19,14 @@ from collections.abc import Collection, Mapping, Sequence
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.sources.csvs import Csv, read_csv
-from xal_ray.pool.sources.faults import Faults
-from xal_ray.pool.sources.findings import Question, ask
-from xal_ray.pool.sources.grouping import check_group_by
-from xal_ray.pool.sources.layouts import by_stem, find_set, has_file, is_copy, list_images, match_files
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.readers import Box
+from xal_ray.pool.sources.common.annotators import Box
+from xal_ray.pool.sources.common.csvs import Csv, read_csv
+from xal_ray.pool.sources.common.faults import Faults
+from xal_ray.pool.sources.common.findings import Question, ask
+from xal_ray.pool.sources.common.grouping import check_group_by
+from xal_ray.pool.sources.common.layouts import by_stem, find_set, has_file, is_copy, list_images, match_files
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import SourceRoot
 from xal_ray.roi import sound_boxes
 
 PNEUMONIA, NO_PNEUMONIA = "Pneumonia", "No pneumonia"

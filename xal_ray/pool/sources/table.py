@@ -13,10 +13,10 @@ from xal_ray.config import Columns, Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.schema import ATTRIBUTES
-from xal_ray.pool.sources.faults import Faults
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
-from xal_ray.pool.sources.split_names import split_of_name
+from xal_ray.pool.sources.common.faults import Faults
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import SourceRoot, image_id_of_path
+from xal_ray.pool.sources.common.split_names import split_of_name
 from xal_ray.pool.spellings import is_left_out
 from xal_ray.roi import sound_boxes
 from xal_ray.tables import Written, key_of, open_written

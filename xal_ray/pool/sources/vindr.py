@@ -28,15 +28,15 @@ import numpy as np
 
 from xal_ray.config import Pool
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.sources.csvs import Csv, read_csv
-from xal_ray.pool.sources.faults import Faults
-from xal_ray.pool.sources.findings import Question, ask
-from xal_ray.pool.sources.grouping import check_group_by
-from xal_ray.pool.sources.layouts import by_stem, find_set, has_file, is_copy, list_images, match_files
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.originals import Sizes, no_sizes, read_sizes, sizes_of
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.readers import Box, Marks, agreed_findings, agreement, combined_boxes
+from xal_ray.pool.sources.common.annotators import Box, Marks, agreed_findings, agreement, combined_boxes
+from xal_ray.pool.sources.common.csvs import Csv, read_csv
+from xal_ray.pool.sources.common.faults import Faults
+from xal_ray.pool.sources.common.findings import Question, ask
+from xal_ray.pool.sources.common.grouping import check_group_by
+from xal_ray.pool.sources.common.layouts import by_stem, find_set, has_file, is_copy, list_images, match_files
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.originals import Sizes, no_sizes, read_sizes, sizes_of
+from xal_ray.pool.sources.common.paths import SourceRoot
 from xal_ray.roi import sound_boxes
 
 NO_FINDING = "No finding"

@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.sources.faults import Faults
-from xal_ray.pool.sources.findings import Question, ask
-from xal_ray.pool.sources.folder_files import SUFFIXES
-from xal_ray.pool.sources.grouping import check_group_by
-from xal_ray.pool.sources.listing import Listing
-from xal_ray.pool.sources.paths import SourceRoot, image_id_of_path
-from xal_ray.pool.sources.split_names import settled_split
-from xal_ray.pool.sources.tree import files_below, read_below
-from xal_ray.pool.sources.yolo_files import Labels, Settings, parse_labels, read_settings
+from xal_ray.pool.sources.annotation_files.yolo import Labels, Settings, parse_labels, read_settings
+from xal_ray.pool.sources.common.faults import Faults
+from xal_ray.pool.sources.common.findings import Question, ask
+from xal_ray.pool.sources.common.grouping import check_group_by
+from xal_ray.pool.sources.common.image_files import SUFFIXES
+from xal_ray.pool.sources.common.listing import Listing
+from xal_ray.pool.sources.common.paths import SourceRoot, image_id_of_path
+from xal_ray.pool.sources.common.split_names import settled_split
+from xal_ray.pool.sources.common.tree import files_below, read_below
 from xal_ray.roi import NORMALISED_SIDE, Sound
 
 NO_FINDING = "No finding"

@@ -1,4 +1,4 @@
-"""Near duplicates: what a likeness survives, and what the search finds."""
+"""Near duplicates: what a perceptual hash survives, and what the search finds."""
 
 import csv
 import io
@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from xal_ray.pool import nearness
-from xal_ray.pool.nearness import MAX_DISTANCE, NUM_BYTES, codes_of, likeness, near_pairs, near_rows
+from xal_ray.pool import near_duplicates
+from xal_ray.pool.near_duplicates import MAX_DISTANCE, near_pairs, near_rows
+from xal_ray.pool.perceptual_hash import NUM_BYTES, codes_of, perceptual_hash
 
 SIZE = 224
 
@@ -42,7 +43,7 @@ def resized(pixels, size):
 
 def codes(pictures):
     column = pa.chunked_array(
-        [pa.array([likeness(grey[..., None]) for grey in pictures], pa.binary(NUM_BYTES))]
+        [pa.array([perceptual_hash(grey[..., None]) for grey in pictures], pa.binary(NUM_BYTES))]
     )
     return codes_of(column)
 
@@ -74,7 +75,7 @@ def test_a_copy_is_alike_and_another_picture_is_not(name):
 def test_likeness_is_of_the_grey_of_colours():
     grey = picture(1)
     colour = np.stack([grey, grey, grey], axis=2)
-    assert likeness(grey[..., None]) == likeness(colour)
+    assert perceptual_hash(grey[..., None]) == perceptual_hash(colour)
     tall = np.repeat(grey, 2, axis=0)[..., None]  # not square: averaged to the same cells
     assert distances(codes([grey]), codes([tall[..., 0]]))[0] <= 2
 
@@ -82,15 +83,15 @@ def test_likeness_is_of_the_grey_of_colours():
 def test_flat_pictures_are_like_nothing():
     black = np.zeros((SIZE, SIZE, 1), dtype=np.uint8)
     noisy = np.random.default_rng(0).integers(9, 12, (SIZE, SIZE, 1), dtype=np.uint8)
-    assert likeness(black) == likeness(black + 90) == likeness(noisy) == bytes(NUM_BYTES)
-    assert likeness(picture(0)[..., None]) != bytes(NUM_BYTES)
+    assert perceptual_hash(black) == perceptual_hash(black + 90) == perceptual_hash(noisy) == bytes(NUM_BYTES)
+    assert perceptual_hash(picture(0)[..., None]) != bytes(NUM_BYTES)
     flat = np.zeros((5, NUM_BYTES), dtype=np.uint8)
     assert len(near_rows(flat, flat)) == 0
     assert len(near_rows(flat[:0], flat)) == len(near_rows(flat, flat[:0])) == 0
 
 
 def test_pairs_stand_on_different_sides_and_in_different_groups():
-    one, other, third = (likeness(picture(seed)[..., None]) for seed in range(3))
+    one, other, third = (perceptual_hash(picture(seed)[..., None]) for seed in range(3))
     rows = [
         ("a", "pool", one),
         ("b", "labeled", one),  # of the training side as well
@@ -130,9 +131,9 @@ def test_older_numpy_counts_the_same(monkeypatch):
     rng = np.random.default_rng(0)
     one, other = (rng.integers(0, 256, (50, NUM_BYTES), dtype=np.uint8) for _ in range(2))
     expected = distances(one, other)
-    np.testing.assert_array_equal(nearness._distances(one, other), expected)
+    np.testing.assert_array_equal(near_duplicates._distances(one, other), expected)
     monkeypatch.delattr(np, "bitwise_count", raising=False)
-    np.testing.assert_array_equal(nearness._distances(one, other), expected)
+    np.testing.assert_array_equal(near_duplicates._distances(one, other), expected)
 
 
 def flipped(some, num_bits, rng):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 
-from xal_ray.pool.sources.split_names import split_of_name
+from xal_ray.pool.sources.common.split_names import split_of_name
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MASKS = frozenset({"mask", "masks", "segmentation", "segmentations", "groundtruth", "trimap", "trimaps"})

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path as SystemPath
 
 from xal_ray.errors import SourceError
-from xal_ray.pool.sources.folder_files import Path
-from xal_ray.pool.sources.folder_names import (
+from xal_ray.pool.sources.common.image_files import Path
+from xal_ray.pool.sources.folder_tree.names import (
     denies_masks,
     holds_images,
     holds_masks,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from xal_ray.places import place
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.tree import check_names, list_below
-from xal_ray.pool.warned import Warned
+from xal_ray.pool.sources.common.paths import SourceRoot
+from xal_ray.pool.sources.common.tree import check_names, list_below
+from xal_ray.pool.warnings_table import Warned
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}

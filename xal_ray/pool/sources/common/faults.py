@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from xal_ray.pool.sources.listing import Refused
-from xal_ray.pool.warned import Warned
+from xal_ray.pool.sources.common.listing import Refused
+from xal_ray.pool.warnings_table import Warned
 from xal_ray.roi import Sound
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xal_ray.errors import SourceError
-from xal_ray.pool.sources.folder_names import holds_images, is_labelled, is_unlabelled, split_of_folder
-from xal_ray.pool.sources.split_names import settled_split
+from xal_ray.pool.sources.common.split_names import settled_split
+from xal_ray.pool.sources.folder_tree.names import holds_images, is_labelled, is_unlabelled, split_of_folder
 
 Folders = tuple[str, ...]
 

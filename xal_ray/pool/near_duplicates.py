@@ -1,14 +1,12 @@
 """Near duplicates: the same picture on two sides of the splits, though its bytes and its patient's id differ.
 
-A picture's likeness is 256 bits that survive re-encoding, other sizes, brightness, contrast and a shift of a
-pixel. Two pictures whose likenesses differ in few bits are a pair. Pairs are searched for in sorted lists: of
+Two pictures whose perceptual hashes differ in few bits are a pair. Pairs are searched for in sorted lists: of
 millions, all cannot be compared with all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.pool.manifest import side_of
+from xal_ray.pool.perceptual_hash import NUM_BYTES, Codes, codes_of
 from xal_ray.pool.schema import SPLITS
 
-NUM_BYTES = 32
 # Measured on 3,064 slices of brains (see docs/safety.md): most copies differ in 24 bits or fewer, pictures of
 # different patients in 30 or more.
 MAX_DISTANCE = 24
 
-_SAMPLES = 64  # the picture is averaged to so many cells a side
-_WAVES = 24  # cosines a side, of which the 256 lowest are kept
-_MIN_CONTRAST = 2.0  # grey levels: flatter pictures are like everything
-_NOTHING = 1e-4  # of the largest coefficient: what is smaller is rounding
-_LUMA = np.array([0.299, 0.587, 0.114])
 
 _NUM_LISTS = 32
 _NEIGHBOURS = 3  # on either side of a place in a list
@@ -35,7 +28,6 @@ _ROWS_AT_ONCE = 1 << 16
 
 _ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 
-Codes = npt.NDArray[np.uint8]  # (n, 32)
 Numbers = npt.NDArray[np.integer]
 
 
@@ -57,66 +49,18 @@ class Near:
         return len(self.rows)
 
 
-def likeness(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """The likeness of a picture.
-
-    The picture is averaged to 64 x 64 cells and written as cosines: F = C S Cᵀ. A bit is the sign of one of
-    the 256 coefficients of lowest frequency, the mean left out: neither brightness nor contrast counts.
-
-    Args:
-        pixels: (h, w, c) uint8 with c of 1 or 3.
-
-    Returns:
-        32 bytes; all zero for a picture without contrast, which is like nothing.
-
-    Source:
-        Zauner, "Implementation and benchmarking of perceptual image hash functions" (2010): the hash by the
-        discrete cosine transform, here with more coefficients and a threshold of zero.
-    """
-    grey = pixels[..., 0].astype(np.float64) if pixels.shape[2] == 1 else pixels @ _LUMA
-    waves = _averaging_cosines(grey.shape[0]) @ grey @ _averaging_cosines(grey.shape[1]).T
-    waves[0, 0] = 0.0
-    if np.sqrt(np.square(waves).sum()) / _SAMPLES < _MIN_CONTRAST:
-        return bytes(NUM_BYTES)
-    rows, columns = _lowest()
-    return np.packbits(waves[rows, columns] > _NOTHING * np.abs(waves).max()).tobytes()
-
-
-@lru_cache(maxsize=8)
-def _averaging_cosines(length: int) -> npt.NDArray[np.float64]:
-    """(24, length): averages `length` pixels to 64 cells, and those to orthonormal cosines."""
-    edges = np.linspace(0.0, length, _SAMPLES + 1)
-    pixels = np.arange(length)
-    low, high = edges[:-1, None], edges[1:, None]
-    overlap = np.clip(np.minimum(pixels + 1, high) - np.maximum(pixels, low), 0.0, None)
-    average = overlap / (high - low)
-    angles = np.pi * np.arange(_WAVES)[:, None] * (2 * np.arange(_SAMPLES) + 1) / (2 * _SAMPLES)
-    norms = np.sqrt(np.where(np.arange(_WAVES) == 0, 1, 2) / _SAMPLES)
-    cosines: npt.NDArray[np.float64] = norms[:, None] * np.cos(angles) @ average
-    return cosines
-
-
-@lru_cache(maxsize=1)
-def _lowest() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Where the 256 coefficients of lowest order stand, shuffled: each byte holds low and high ones alike."""
-    grid = [(row + column, row, column) for row in range(_WAVES) for column in range(_WAVES)]
-    places = np.array(sorted(grid)[1 : 8 * NUM_BYTES + 1])
-    places = places[np.random.default_rng(0).permutation(len(places))]
-    return places[:, 1], places[:, 2]
-
-
-def near_pairs(likenesses: pa.ChunkedArray, groups: pa.ChunkedArray, splits: pa.ChunkedArray) -> Near:
+def near_pairs(hashes: pa.ChunkedArray, groups: pa.ChunkedArray, splits: pa.ChunkedArray) -> Near:
     """Find images of `val` and `test` that look like an image of another side and another group.
 
     Args:
-        likenesses: (n,) `likeness` of each image.
+        hashes: (n,) the perceptual hash of each image.
         groups: (n,) group ids.
         splits: (n,) split names; the sides are train (pool and labeled), val and test.
 
     Returns:
         Rows of `test`, whose partners are of train or val, and rows of `val`, whose partners are of train.
     """
-    codes = codes_of(likenesses)
+    codes = codes_of(hashes)
     names = np.array([*dict.fromkeys(side_of(split) for split in SPLITS)])
     sides = np.array([int(np.flatnonzero(names == side_of(split))[0]) for split in SPLITS])
     side = sides[pc.index_in(splits, value_set=pa.array(SPLITS)).to_numpy()]
@@ -133,20 +77,6 @@ def near_pairs(likenesses: pa.ChunkedArray, groups: pa.ChunkedArray, splits: pa.
             np.concatenate([getattr(near, name) for near in found])[order]
             for name in ("rows", "partners", "distances")
         )
-    )
-
-
-def codes_of(likenesses: pa.ChunkedArray) -> Codes:
-    """A column of likenesses as (n, 32) bytes."""
-    if len(likenesses) == 0:
-        return np.zeros((0, NUM_BYTES), dtype=np.uint8)
-    chunks = [np.frombuffer(chunk.buffers()[1], np.uint8) for chunk in likenesses.chunks if len(chunk)]
-    starts = [(chunk.offset, len(chunk)) for chunk in likenesses.chunks if len(chunk)]
-    return np.concatenate(
-        [
-            values[start * NUM_BYTES : (start + count) * NUM_BYTES].reshape(count, NUM_BYTES)
-            for values, (start, count) in zip(chunks, starts, strict=True)
-        ]
     )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from xal_ray.errors import SourceError
-from xal_ray.pool.sources.csvs import Csv, read_csv
-from xal_ray.pool.sources.layouts import has_file
-from xal_ray.pool.sources.paths import SourceRoot
+from xal_ray.pool.sources.common.csvs import Csv, read_csv
+from xal_ray.pool.sources.common.layouts import has_file
+from xal_ray.pool.sources.common.paths import SourceRoot
 
 _LARGEST_SIDE = 100_000  # pixels
 

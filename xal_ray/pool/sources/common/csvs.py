@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.errors import SourceError
-from xal_ray.pool.sources.layouts import read_file
-from xal_ray.pool.sources.paths import SourceRoot
+from xal_ray.pool.sources.common.layouts import read_file
+from xal_ray.pool.sources.common.paths import SourceRoot
 from xal_ray.tables import open_written
 
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")

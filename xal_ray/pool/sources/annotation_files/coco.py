@@ -8,8 +8,8 @@ from typing import Any, TypeGuard
 
 from xal_ray.config import Limits
 from xal_ray.errors import SourceError
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.tree import read_below
+from xal_ray.pool.sources.common.paths import SourceRoot
+from xal_ray.pool.sources.common.tree import read_below
 
 _KEYS = ("images", "annotations", "categories")
 _LONGEST_SIDE = 100_000  # pixels

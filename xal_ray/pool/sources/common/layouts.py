@@ -9,8 +9,8 @@ from pathlib import Path
 
 from xal_ray.errors import SourceError
 from xal_ray.places import is_remote
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.tree import files_below, read_below
+from xal_ray.pool.sources.common.paths import SourceRoot
+from xal_ray.pool.sources.common.tree import files_below, read_below
 
 DICOM_SUFFIXES = frozenset({".dicom", ".dcm"})
 COPY_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from xal_ray.pool.warned import Warned
+from xal_ray.pool.warnings_table import Warned
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from xal_ray.errors import SourceError
 from xal_ray.places import is_remote, place
-from xal_ray.pool.sources.paths import SourceRoot
+from xal_ray.pool.sources.common.paths import SourceRoot
 from xal_ray.storage import names_below, read_at_most
 
 # What systems leave in folders of images: no pictures, or previews of them.

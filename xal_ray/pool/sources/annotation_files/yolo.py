@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from xal_ray.errors import SourceError
-from xal_ray.pool.sources.folder_files import SUFFIXES
-from xal_ray.pool.sources.paths import SourceRoot
-from xal_ray.pool.sources.tree import read_below
+from xal_ray.pool.sources.common.image_files import SUFFIXES
+from xal_ray.pool.sources.common.paths import SourceRoot
+from xal_ray.pool.sources.common.tree import read_below
 from xal_ray.roi import NORMALISED_SIDE, Sound, sound_boxes, sound_polygons
 
 _LARGEST_SETTINGS = 4 << 20
