@@ -16,7 +16,8 @@ from xal_ray.loop.state import check_folder, open_run
 from xal_ray.pool.schema import PoolReader
 from xal_ray.progress import QUIET, Reporter
 from xal_ray.record.layout import RunLayout
-from xal_ray.sweep import conduct, describe_sweep
+from xal_ray.sweep import describe_sweep
+from xal_ray.sweep import run as sweep_run
 
 pytestmark = [pytest.mark.slow]
 
@@ -167,7 +168,7 @@ def test_what_nobody_asked_to_keep_is_no_reason_to_stop(phantom, tmp_path, monke
     cached = []
 
     def sweep(settings, *_, **__):
-        arm = conduct.propose(
+        arm = sweep_run.propose(
             settings.model_copy(
                 update={
                     "model": settings.model.model_copy(update={"freeze": "backbone", "weights": "imagenet"}),
@@ -177,22 +178,22 @@ def test_what_nobody_asked_to_keep_is_no_reason_to_stop(phantom, tmp_path, monke
         )[1].arms[0]
         cached.append(arm.config.model.cache_activations)
         if cached[-1]:
-            with conduct._optional_cache(settings, arm):
+            with sweep_run._optional_cache(settings, arm):
                 raise StorageError("the disk refused a write", found="Read-only file system", where="pool")
         return "done"
 
     said = []
-    monkeypatch.setattr(conduct, "_sweep", sweep)
+    monkeypatch.setattr(sweep_run, "_sweep", sweep)
     monkeypatch.setattr(Reporter, "line", lambda _, text: said.append(text))
-    assert conduct.sweep(config, tmp_path / "sweep", QUIET) == "done"
+    assert sweep_run.sweep(config, tmp_path / "sweep", QUIET) == "done"
     assert cached == [True, False]
     assert said == [
         "activations can't be kept beside the pool (pool: Read-only file system): trials do without "
         "(sweep.cache=never)"
     ]
     wanted = config.model_copy(update={"model": config.model.model_copy(update={"cache_activations": True})})
-    arm = conduct.propose(config)[1].arms[0]
-    with pytest.raises(ConfigError), conduct._optional_cache(wanted, arm):
+    arm = sweep_run.propose(config)[1].arms[0]
+    with pytest.raises(ConfigError), sweep_run._optional_cache(wanted, arm):
         raise ConfigError("this was asked for")
 
 

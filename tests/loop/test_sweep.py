@@ -24,7 +24,7 @@ from xal_ray.record.layout import RunLayout
 from xal_ray.record.ledger import Ledger, locked
 from xal_ray.storage import read_table
 from xal_ray.sweep import settings_of, sweep
-from xal_ray.sweep.planning import plan_arm
+from xal_ray.sweep.plan import plan_arm
 from xal_ray.sweep.trial import Setting, run_trial
 
 pytestmark = [

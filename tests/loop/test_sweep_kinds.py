@@ -9,7 +9,7 @@ from xal_ray.progress import QUIET
 from xal_ray.record.layout import RunLayout
 from xal_ray.storage import read_json
 from xal_ray.sweep import describe_sweep, sweep
-from xal_ray.sweep.proposing import propose
+from xal_ray.sweep.proposal import propose
 
 pytestmark = [
     pytest.mark.slow,

@@ -19,10 +19,10 @@ from xal_ray.record.ledger import Ledger
 from xal_ray.report.numbers import p_words
 from xal_ray.storage import write_json
 from xal_ray.sweep.arms import Arm, Trial, Value
+from xal_ray.sweep.outcome import write_results
 from xal_ray.sweep.page import canvas, figures
 from xal_ray.sweep.page.parallel_figure import parallel_figure
 from xal_ray.sweep.page.parameters import swept_axes
-from xal_ray.sweep.results.outcome import write_results
 from xal_ray.sweep.results.wording import arm_name, one_line, without_folders
 
 CANARY = "Jane-Doe-1957"

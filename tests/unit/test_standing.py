@@ -61,7 +61,7 @@ def test_a_folder_that_is_gone_is_said(tmp_path):
 )
 def test_a_signal_ends_a_command_with_one_line(number, code, tmp_path):
     program = (
-        "import time, xal_ray.cli.machine as m, xal_ray.doctor as d\n"
+        "import time, xal_ray.cli.doctor as m, xal_ray.doctor as d\n"
         "def wait(folder):\n    print('up', flush=True); time.sleep(60); yield\n"
         "d.examine = wait\nfrom xal_ray.cli import main; main()\n"
     )
@@ -79,14 +79,14 @@ def test_a_signal_ends_a_command_with_one_line(number, code, tmp_path):
 @pytest.mark.parametrize(
     ("command", "hit", "said"),
     [
-        ("doctor", "xal_ray.cli.shown._stop_ray", "stopped; the same command goes on from here\n"),
+        ("doctor", "xal_ray.cli.errors._stop_ray", "stopped; the same command goes on from here\n"),
         ("--version", "xal_ray.cli.application.typer.echo", ""),
     ],
     ids=["while it ends", "before it begins"],
 )
 def test_a_signal_at_either_end_of_a_command_keeps_its_code(command, hit, said):
     program = (
-        "import os, signal, xal_ray.cli, xal_ray.cli.shown, xal_ray.doctor\n"
+        "import os, signal, xal_ray.cli, xal_ray.cli.errors, xal_ray.doctor\n"
         "xal_ray.doctor.examine = lambda folder: []\n"
         "signals = iter([signal.SIGTERM])\n"
         f"{hit} = lambda *_: [os.kill(os.getpid(), number) for number in signals]\n"
@@ -97,7 +97,7 @@ def test_a_signal_at_either_end_of_a_command_keeps_its_code(command, hit, said):
 
 
 def test_what_nohup_ignores_stays_ignored():
-    program = "import signal, xal_ray.cli.standing as s; s.take_signals(); print(int(signal.getsignal(1)))"
+    program = "import signal, xal_ray.cli.process as s; s.take_signals(); print(int(signal.getsignal(1)))"
     command = f"trap '' HUP; {sys.executable} -c '{program}'"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert found.stdout == f"{int(signal.SIG_IGN)}\n"

@@ -12,10 +12,10 @@ from xal_ray.errors import ConfigError
 from xal_ray.loop.initial_set import lacking_classes
 from xal_ray.pool.schema import INDEX_SCHEMA, SCHEMA_VERSION, open_pool
 from xal_ray.storage import write_json, write_table
-from xal_ray.sweep.binding import RecordedArm, add_to_record, bind, read_record
 from xal_ray.sweep.family import gather, ranking
 from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds, with_recorded
-from xal_ray.sweep.planning import plan_arm, plan_arms
+from xal_ray.sweep.plan import plan_arm, plan_arms
+from xal_ray.sweep.record import RecordedArm, add_to_record, bind, read_record
 
 STRATEGY, WEIGHT = "select.strategy", "select.weight"
 

@@ -19,8 +19,8 @@ from xal_ray.record.layout import RunLayout
 from xal_ray.record.ledger import Ledger
 from xal_ray.storage import read_json, read_table, write_json
 from xal_ray.sweep.arms import Arm, Trial, Value
+from xal_ray.sweep.outcome import verdict_tree, write_results
 from xal_ray.sweep.results.comparison import compare
-from xal_ray.sweep.results.outcome import verdict_tree, write_results
 from xal_ray.sweep.results.readings import METRICS, arm_key, read_trials, table_schema
 from xal_ray.sweep.results.wording import Verdict, give_verdict, seeds_needed
 

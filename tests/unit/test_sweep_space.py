@@ -10,8 +10,8 @@ from hypothesis import strategies as some
 from xal_ray.config import Ray, build_config
 from xal_ray.errors import ConfigError
 from xal_ray.sweep.capacity import share_out
-from xal_ray.sweep.planning import plan_arm, plan_arms, warnings_of, with_places
-from xal_ray.sweep.proposing import known_arms, propose
+from xal_ray.sweep.plan import plan_arm, plan_arms, warnings_of, with_places
+from xal_ray.sweep.proposal import known_arms, propose
 from xal_ray.sweep.space import (
     MAX_VALUES,
     Choices,

@@ -9,9 +9,9 @@ from xal_ray.machine import settle_user
 
 # In the order of the help.
 # isort: off
-from xal_ray.cli import pools, runs, clusters, machine  # noqa: F401
+from xal_ray.cli import pools, runs, clusters, doctor  # noqa: F401
 from xal_ray.cli.application import app
-from xal_ray.cli.standing import (
+from xal_ray.cli.process import (
     BROKEN_PIPE,
     finish_signals,
     nobody_reads,

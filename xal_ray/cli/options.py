@@ -1,14 +1,21 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what `--cluster` and `--address` do: the same, elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xal_ray.cli.errors import echo
 from xal_ray.errors import ConfigError
 from xal_ray.places import place
+from xal_ray.progress import Reporter
+
+if TYPE_CHECKING:
+    from xal_ray.cluster.request import Command, Target
+    from xal_ray.config import Config
 
 
 def a_place(text: str) -> Path:
@@ -78,3 +85,51 @@ DetachOption = Annotated[
         rich_help_panel=ON_A_CLUSTER,
     ),
 ]
+
+
+def target_of(
+    cluster: Path | None, address: str | None, down: bool, keep_on_failure: bool, detach: bool
+) -> Target | None:
+    """Read which cluster a command is for; None: it is for this machine, which imports nothing of `cluster/`.
+
+    Raises:
+        ConfigError: The options do not fit together.
+    """
+    if cluster is None and address is None and not (down or keep_on_failure or detach):
+        return None
+    from xal_ray.cluster.request import Target
+
+    target = Target(cluster, address, down, keep_on_failure, detach)
+    target.check()
+    return target
+
+
+def on_cluster(
+    target: Target, plan: Iterable[str] | None, command: Command, settings: Config, out: Path, **rest: Any
+) -> None:
+    """Do a command on a cluster, or say what would be done there; leave with the job's exit code.
+
+    Args:
+        target: The cluster.
+        plan: What a dry run would say; None: it is no dry run.
+        command: The command of ours.
+        settings: The resolved configuration.
+        out: The place of the results.
+        rest: Further attributes of `cluster.request.JobRequest`.
+    """
+    from xal_ray.cluster import submit
+    from xal_ray.cluster.request import JobRequest
+
+    request = JobRequest(command, settings, out, **rest)
+    cluster = submit.cluster_of(target)
+    if plan is not None:
+        echo([*plan, *submit.describe_cluster(request, cluster, target)])
+        return
+    code = submit.submit(request, cluster, target, Reporter())
+    if code:
+        raise typer.Exit(code)
+
+
+def for_job(verbose: bool, debug: bool) -> tuple[str, ...]:
+    """List the options of this command line that the job's takes over."""
+    return (*(["--verbose"] if verbose else []), *(["--debug"] if debug else []))

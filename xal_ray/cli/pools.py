@@ -9,8 +9,8 @@ from typing import Annotated, Any, get_args
 import typer
 
 from xal_ray.cli.application import app
+from xal_ray.cli.errors import errors_shown
 from xal_ray.cli.options import DebugOption, SetOption, VerboseOption, a_place
-from xal_ray.cli.shown import errors_shown
 from xal_ray.config import Config, SourceKind, build_config, read_yaml
 from xal_ray.errors import ConfigError
 from xal_ray.progress import Reporter

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from xal_ray.cli.application import app
-from xal_ray.cli.elsewhere import for_job, on_cluster
+from xal_ray.cli.errors import echo, errors_shown
 from xal_ray.cli.options import (
     AddressOption,
     ClusterOption,
@@ -20,9 +20,10 @@ from xal_ray.cli.options import (
     SetOption,
     VerboseOption,
     a_place,
+    for_job,
+    on_cluster,
+    target_of,
 )
-from xal_ray.cli.shown import echo, errors_shown
-from xal_ray.cluster.request import JobRequest, Target
 from xal_ray.config import Metric, load_config, read_yaml
 from xal_ray.places import is_remote
 from xal_ray.progress import Reporter
@@ -66,16 +67,13 @@ def run(
     with errors_shown(debug):
         settings = load_config(config, overrides or [])
         folder = out or Path("runs") / settings.name
-        target = Target(cluster, address, down, keep_on_failure, detach)
+        target = target_of(cluster, address, down, keep_on_failure, detach)
         from xal_ray.loop import describe
         from xal_ray.loop import run as run_loop
 
-        if target.is_given:
-            on_cluster(
-                JobRequest("run", settings, folder, options=for_job(verbose, debug)),
-                target,
-                describe(settings, folder, here=False) if dry_run else None,
-            )
+        if target is not None:
+            plan = describe(settings, folder, here=False) if dry_run else None
+            on_cluster(target, plan, "run", settings, folder, options=for_job(verbose, debug))
             return
         if dry_run:
             echo(describe(settings, folder))
@@ -198,13 +196,10 @@ def sweep(
         }
         settings = settings_of(load_config(config, overrides or []), params or [], baseline or [], options)
         folder = out or Path("sweeps") / settings.name
-        target = Target(cluster, address, down, keep_on_failure, detach)
-        if target.is_given:
-            on_cluster(
-                JobRequest("sweep", settings, folder, options=for_job(verbose, debug)),
-                target,
-                describe_sweep(settings, folder, here=False) if dry_run else None,
-            )
+        target = target_of(cluster, address, down, keep_on_failure, detach)
+        if target is not None:
+            plan = describe_sweep(settings, folder, here=False) if dry_run else None
+            on_cluster(target, plan, "sweep", settings, folder, options=for_job(verbose, debug))
             return
         if dry_run:
             echo(describe_sweep(settings, folder))
@@ -312,15 +307,14 @@ def score(
         )
         splits, lists = tuple(split or ["pool"]), tuple(exclude or [])
         asked: dict[str, Any] = {"splits": splits, "query_size": query_size, "run": run, "exclude": lists}
-        target = Target(cluster, address, down, keep_on_failure, detach)
-        here = not target.is_given
+        target = target_of(cluster, address, down, keep_on_failure, detach)
+        here = target is None
         plan = describe_pass(model, pool, out, settings, **asked, here=here) if dry_run else None
-        if target.is_given:
+        if target is not None:
             options = [word for name in splits for word in ("--split", name)]
             options += ["--query-size", str(query_size), *for_job(verbose, debug)]
-            on_cluster(
-                JobRequest("score", settings, out, model, pool, tuple(options), run, lists), target, plan
-            )
+            places = {"model": model, "pool": pool, "run": run, "exclude": lists}
+            on_cluster(target, plan, "score", settings, out, options=tuple(options), **places)
             return
         if plan is not None:
             echo(plan)

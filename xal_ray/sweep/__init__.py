@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xal_ray.sweep.asking import describe_sweep
-    from xal_ray.sweep.conduct import SweepOutcome, settings_of, sweep
+    from xal_ray.sweep.request import describe_sweep
+    from xal_ray.sweep.run import SweepOutcome, settings_of, sweep
 
 __all__ = ["SweepOutcome", "describe_sweep", "settings_of", "sweep"]
 
@@ -17,6 +17,6 @@ __all__ = ["SweepOutcome", "describe_sweep", "settings_of", "sweep"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'xal_ray.sweep' has no attribute '{name}'")
-    from xal_ray.sweep import asking, conduct
+    from xal_ray.sweep import request, run
 
-    return getattr(asking if name == "describe_sweep" else conduct, name)
+    return getattr(request if name == "describe_sweep" else run, name)

@@ -13,8 +13,8 @@ from typing import Any
 
 from xal_ray.config import ROI_STRATEGIES, WEIGHTED_STRATEGIES, Config, Select
 from xal_ray.storage import digest
-from xal_ray.sweep.binding import RecordedArm
-from xal_ray.sweep.planning import ArmPlan, Plan, effect, plan_arm
+from xal_ray.sweep.plan import ArmPlan, Plan, effect, plan_arm
+from xal_ray.sweep.record import RecordedArm
 
 TWO_CLASS_TWINS = frozenset({"entropy", "margin", "least_confidence"})
 CountClasses = Callable[[Config], int | None]  # of an arm's pool; None where it is not prepared yet

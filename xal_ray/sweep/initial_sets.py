@@ -8,7 +8,7 @@ from pathlib import Path
 from xal_ray.errors import ConfigError
 from xal_ray.loop.initial_set import lacking_classes
 from xal_ray.pool.schema import PoolReader
-from xal_ray.sweep.planning import ArmPlan
+from xal_ray.sweep.plan import ArmPlan
 
 
 def lacking_seeds(

@@ -28,8 +28,8 @@ from xal_ray.progress import QUIET
 from xal_ray.record.layout import RoundLayout, RunLayout
 from xal_ray.storage import read_json, write_json
 from xal_ray.sweep.arms import Status, Trial, Value
-from xal_ray.sweep.drawing import ARM, OBJECTIVE, SEED, SEED_INDEX, read_drawn
-from xal_ray.sweep.planning import ArmPlan, plan_arm, with_places
+from xal_ray.sweep.draws import ARM, OBJECTIVE, SEED, SEED_INDEX, read_drawn
+from xal_ray.sweep.plan import ArmPlan, plan_arm, with_places
 from xal_ray.sweep.space import Space
 
 ROUNDS_DONE = "rounds_done"  # what a scheduler counts; from 1

@@ -23,24 +23,17 @@ from xal_ray.progress import Reporter
 from xal_ray.record.ledger import locked
 from xal_ray.storage import names_in
 from xal_ray.sweep.arms import Trial
-from xal_ray.sweep.asking import about_dropped, check_validation, num_classes, num_trials, seeds_of, share_of
-from xal_ray.sweep.binding import (
-    Record,
-    RecordedArm,
-    add_to_record,
-    bind,
-    own_folder,
-    read_record,
-)
 from xal_ray.sweep.capacity import Share
 from xal_ray.sweep.family import Family, gather
 from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds, with_recorded
+from xal_ray.sweep.outcome import write_results
 from xal_ray.sweep.page.page import PAGE_NAME
-from xal_ray.sweep.planning import ArmPlan, Plan, is_cache_chosen, plan_arms, warnings_of
+from xal_ray.sweep.plan import ArmPlan, Plan, is_cache_chosen, plan_arms, warnings_of
 from xal_ray.sweep.progress import SweepProgress
-from xal_ray.sweep.proposing import known_arms, propose
+from xal_ray.sweep.proposal import known_arms, propose
+from xal_ray.sweep.record import Record, RecordedArm, add_to_record, bind, own_folder, read_record
+from xal_ray.sweep.request import about_dropped, check_validation, num_classes, num_trials, seeds_of, share_of
 from xal_ray.sweep.results.best import BEST_NAME
-from xal_ray.sweep.results.outcome import write_results
 from xal_ray.sweep.results.wording import Verdict
 from xal_ray.sweep.space import parse_pairs, scalar
 from xal_ray.sweep.trial import Setting, TrialPlan
@@ -280,7 +273,7 @@ def _run_trials(setting: Setting, plan: Plan, share: Share, reporter: Reporter, 
     there = f"; {len(known)} are there already" if known else ""
     reporter.line(f"{total} trials, {share.trials_at_once} at once{there}")
     start(setting.base.ray, verbose=verbose)
-    from xal_ray.sweep.tuning import Grid, Search, Tuning
+    from xal_ray.sweep.tune import Grid, Search, Tuning
 
     tuning = Tuning(setting, share, SweepProgress(reporter, total, known), verbose=verbose)
     seeds, may_stop = setting.seeds, chosen.scheduler != "none"

@@ -24,11 +24,11 @@ from xal_ray.errors import StageError, StorageError
 from xal_ray.places import RemotePath, is_remote
 from xal_ray.storage import digest, read_json, remove_tree, write_json
 from xal_ray.sweep.arms import Arm, Value
-from xal_ray.sweep.binding import RecordedArm, add_to_record
 from xal_ray.sweep.capacity import Share
-from xal_ray.sweep.drawing import ARM, OBJECTIVE, SEED, SEED_INDEX, optuna_search, read_drawn
-from xal_ray.sweep.planning import ArmPlan
+from xal_ray.sweep.draws import ARM, OBJECTIVE, SEED, SEED_INDEX, optuna_search, read_drawn
+from xal_ray.sweep.plan import ArmPlan
 from xal_ray.sweep.progress import SweepProgress
+from xal_ray.sweep.record import RecordedArm, add_to_record
 from xal_ray.sweep.space import Space
 from xal_ray.sweep.tracking import loggers
 from xal_ray.sweep.trial import ROUNDS_DONE, Setting, cause_of, record_failure, run_trial

@@ -15,9 +15,9 @@ from xal_ray.progress import QUIET
 from xal_ray.record.layout import RunLayout
 from xal_ray.record.ledger import Ledger
 from xal_ray.storage import read_table, write_json
-from xal_ray.sweep import conduct
-from xal_ray.sweep.binding import bind
-from xal_ray.sweep.planning import ArmPlan, Plan
+from xal_ray.sweep import run
+from xal_ray.sweep.plan import ArmPlan, Plan
+from xal_ray.sweep.record import bind
 from xal_ray.sweep.trial import Setting, TrialPlan
 
 # What an arm's validation curve lies above that of random picks.
@@ -75,11 +75,11 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, int]
         return plan
 
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    monkeypatch.setattr(conduct, "_open_pools", open_pools)
-    monkeypatch.setattr(conduct, "_run_trials", run_trials)
-    monkeypatch.setattr(conduct, "_build_models", lambda *_, **__: None)
-    monkeypatch.setattr(conduct, "settle", lambda: ())
-    monkeypatch.setattr(conduct, "lacking_seeds", lambda arms, pools, seeds: {})
+    monkeypatch.setattr(run, "_open_pools", open_pools)
+    monkeypatch.setattr(run, "_run_trials", run_trials)
+    monkeypatch.setattr(run, "_build_models", lambda *_, **__: None)
+    monkeypatch.setattr(run, "settle", lambda: ())
+    monkeypatch.setattr(run, "lacking_seeds", lambda arms, pools, seeds: {})
     return done
 
 
@@ -91,7 +91,7 @@ def call(tmp_path: Path, strategies: list[str], *, pool: str = "three", seed: in
         "pool": {"path": str(tmp_path / pool)},
         "sweep": {"params": {"select.strategy": strategies}, "seeds": 8} | sweep,
     }
-    conduct.sweep(build_config(tree), tmp_path / "out", QUIET)
+    run.sweep(build_config(tree), tmp_path / "out", QUIET)
     return json.loads((tmp_path / "out" / "verdict.json").read_text())
 
 
@@ -158,7 +158,7 @@ def test_equal_arms_are_run_once_and_it_is_said(ran: list[tuple[str, int]], tmp_
 def test_seeds_that_lack_a_class_are_left_out_of_every_call(
     ran: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conduct, "lacking_seeds", lambda arms, pools, seeds: {3: "c"} if 3 in seeds else {})
+    monkeypatch.setattr(run, "lacking_seeds", lambda arms, pools, seeds: {3: "c"} if 3 in seeds else {})
     verdict = call(tmp_path, ["entropy"])
     assert 3 not in {seed for _, seed in ran}
     assert verdict["seeds"] == [0, 1, 2, 4, 5, 6, 7]

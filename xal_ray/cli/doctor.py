@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from xal_ray.cli.application import app
+from xal_ray.cli.errors import errors_shown
 from xal_ray.cli.options import DebugOption
-from xal_ray.cli.shown import errors_shown
 
 
 @app.command(rich_help_panel="This machine")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
-from xal_ray.cli.standing import BROKEN_PIPE, check_folder, nobody_reads, stop_code
+from xal_ray.cli.process import BROKEN_PIPE, check_folder, nobody_reads, stop_code
 from xal_ray.errors import XalRayError
 
 _STOPPED = "stopped; the same command goes on from here"

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from xal_ray.config import Config
 from xal_ray.errors import ConfigError
 from xal_ray.sweep.arms import Value
-from xal_ray.sweep.drawing import draw
-from xal_ray.sweep.planning import ArmPlan, Plan, plan_arms
+from xal_ray.sweep.draws import draw
+from xal_ray.sweep.plan import ArmPlan, Plan, plan_arms
 from xal_ray.sweep.space import Choices, Space, grid, parse_params
 from xal_ray.sweep.tracking import check_tracking
 
