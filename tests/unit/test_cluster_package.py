@@ -14,7 +14,7 @@ from xal_ray.cluster.request import JobRequest, Target, check_places
 from xal_ray.code_version import sha256_of_files
 from xal_ray.config import build_config
 from xal_ray.errors import ConfigError
-from xal_ray.labels.left_out import labelled_or_picked, read_ids
+from xal_ray.labels.exclusions import labelled_or_picked, read_ids
 from xal_ray.places import place
 from xal_ray.record.layout import SELECTION_SCHEMA, RunLayout
 from xal_ray.record.ledger import Ledger

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from xal_ray.config import Limits, Pool, Raster
-from xal_ray.images import Decoded, ImageError, decode_image, decode_mask, deep_grey, to_training_size
+from xal_ray.images import Decoded, ImageError, decode_image, decode_mask, grey16, to_training_size
 from xal_ray.pool.manifest import manifest_of
 from xal_ray.pool.reading import read_row
 
@@ -206,26 +206,26 @@ def test_every_16_bit_value_follows_the_formula(tmp_path, suffix):
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
 @pytest.mark.parametrize("white_is_zero", [False, True])
 def test_strips_give_what_the_whole_image_gives(monkeypatch, strip, depth, dtype, white_is_zero):
-    monkeypatch.setattr(deep_grey, "_STRIP_PIXELS", strip)
+    monkeypatch.setattr(grey16, "_STRIP_PIXELS", strip)
     values = np.random.default_rng(0).integers(0, 2**depth, (21, 33))
     values[0, 0], values[20, 32] = 0, 2**depth - 1
     picture = Image.fromarray(values.astype(dtype))
     picture.tag_v2 = {258: (depth,), 262: 0 if white_is_zero else 1}
     expected = _formula(2**depth - 1 - values if white_is_zero else values, depth)
-    np.testing.assert_array_equal(deep_grey.in_8_bits(picture, Raster()), expected)
+    np.testing.assert_array_equal(grey16.in_8_bits(picture, Raster()), expected)
 
 
 @pytest.mark.parametrize(
     ("value", "depth"), [(-1, 16), (1 << 16, 16), (1 << 12, 12), (-(1 << 31), 12), (0, 32)]
 )
 def test_values_beyond_the_depth_are_refused_wherever_they_are(monkeypatch, value, depth):
-    monkeypatch.setattr(deep_grey, "_STRIP_PIXELS", 10)
+    monkeypatch.setattr(grey16, "_STRIP_PIXELS", 10)
     values = np.zeros((9, 10), dtype=np.int32)
     values[8, 9] = value
     picture = Image.fromarray(values)
     picture.tag_v2 = {258: (depth,)}
     with pytest.raises(ImageError, match="unsigned and of at most 16 bits"):
-        deep_grey.in_8_bits(picture, Raster())
+        grey16.in_8_bits(picture, Raster())
 
 
 def test_deep_pixels_need_little_more_than_their_result(tmp_path):

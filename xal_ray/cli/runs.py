@@ -293,7 +293,7 @@ def score(
     Example: xal-ray score --model runs/a/rounds/004 --pool pools/b --out scored --query-size 500
     """
     with errors_shown(debug):
-        from xal_ray.labels.left_out import run_of_model
+        from xal_ray.labels.exclusions import run_of_model
         from xal_ray.loop.score_pool import describe_pass, score_pool, settings_of_pass
 
         asks_cloud = any(is_remote(path) for path in (model, run) if path is not None)

@@ -30,7 +30,7 @@ import xal_ray
 from xal_ray.cluster.request import JobRequest
 from xal_ray.code_version import sha256_of_files
 from xal_ray.errors import ConfigError
-from xal_ray.labels.left_out import files_of_run
+from xal_ray.labels.exclusions import files_of_run
 from xal_ray.places import is_remote
 from xal_ray.storage import read_json
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xal_ray.config import Limits, Raster
-from xal_ray.images import deep_grey
+from xal_ray.images import grey16
 from xal_ray.images.decoded import Box, Decoded, Pixels
 from xal_ray.images.errors import ImageError
 from xal_ray.images.masks import Mask, cut_plane, palette_values
@@ -60,10 +60,10 @@ def decode(
         deep: How grey pixels of more than 8 bits, signed and real ones become 8 bits.
     """
     upright, frame, box = _load(stream, limits, at_least, grey)
-    if deep_grey.is_deep(upright):
-        pixels = deep_grey.in_8_bits(upright, deep or Raster())
-        return Decoded(pixels, frame, box, remarks=lost_greys(lambda: deep_grey.values_of(upright), pixels))
-    if deep_grey.is_deep_colour(upright):
+    if grey16.is_deep(upright):
+        pixels = grey16.in_8_bits(upright, deep or Raster())
+        return Decoded(pixels, frame, box, remarks=lost_greys(lambda: grey16.values_of(upright), pixels))
+    if grey16.is_deep_colour(upright):
         return _of_deep_colours(_to_8_bit(upright), frame, box, deep or Raster())
     return Decoded(_to_8_bit(upright), frame, box)
 
@@ -86,17 +86,17 @@ def decode_inside(stream: BinaryIO, limits: Limits) -> Mask:
     lossy = upright.format in _LOSSY_FORMATS and not lossless_webp
     lossy = lossy or upright.info.get("compression") == "jpeg"
     mask = cut_plane(_values_of_mask(upright), lossy=lossy)
-    if deep_grey.is_deep_colour(upright) and not mask.inside.any():
+    if grey16.is_deep_colour(upright) and not mask.inside.any():
         raise ImageError("unsupported_format", "colours of 16 bits, of which only the upper 8 are read")
     return mask
 
 
 def _values_of_mask(upright: Image.Image) -> npt.NDArray[Any]:
     """One number a pixel, transparent ones black; of colours the brightest."""
-    if deep_grey.is_deep(upright):
-        values = deep_grey.values_of(upright)
+    if grey16.is_deep(upright):
+        values = grey16.values_of(upright)
         # Pillow turns these over up to 8 bits only.
-        return (1 << deep_grey.depth_of(upright)) - 1 - values if deep_grey.is_inverted(upright) else values
+        return (1 << grey16.depth_of(upright)) - 1 - values if grey16.is_inverted(upright) else values
     if upright.mode == "P":
         shown = _over_black(upright) if "transparency" in upright.info else upright
         return palette_values(np.asarray(upright), np.asarray(shown.convert("RGB")))
@@ -123,7 +123,7 @@ def _load(
     source = _open_header(stream)
     _check_header(source, limits)
     header_size = source.size
-    deep_grey.note_depth(source)
+    grey16.note_depth(source)
     # Asks a JPEG's decoder for less; the other formats know no draft.
     draft = source.draft("L" if grey else None, (at_least, at_least) if at_least else None)
     source.load()

@@ -14,7 +14,7 @@ from xal_ray.engine.preflight import fit_to_cpus
 from xal_ray.engine.session import is_joined
 from xal_ray.engine.unfinished_pool import refuse_strangers
 from xal_ray.errors import ConfigError, LabelError
-from xal_ray.labels.taken_over import labels_of_run, run_with_labels
+from xal_ray.labels.earlier_run import labels_of_run, run_with_labels
 from xal_ray.loop.plan import check_budget, check_model, describe_shortfalls
 from xal_ray.loop.state import check_folder
 from xal_ray.model.architectures import check_image_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow.compute as pc
 
 from xal_ray.config import Config
-from xal_ray.labels.taken_over import labels_of_run
+from xal_ray.labels.earlier_run import labels_of_run
 from xal_ray.loop.labelling import answerable_images, reveal_classes
 from xal_ray.loop.query import pick
 from xal_ray.loop.selection import everyone, random_query

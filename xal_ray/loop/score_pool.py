@@ -16,7 +16,7 @@ from xal_ray.engine.readiness import made_ready, start_where_needed
 from xal_ray.engine.scoring import score
 from xal_ray.engine.shared import sharing
 from xal_ray.errors import ConfigError, InputError, ModelError, PoolError, RunError
-from xal_ray.labels.left_out import LeftOut, left_out, run_of_model
+from xal_ray.labels.exclusions import LeftOut, left_out, run_of_model
 from xal_ray.loop.query import BoolArray, Query, check_strategy, choose, is_in, rows_to_score
 from xal_ray.model.saliency import check_maps
 from xal_ray.model.weights import load_model

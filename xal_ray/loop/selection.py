@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from xal_ray.acquire.streaming import Candidates, Replay
 from xal_ray.config import Select
-from xal_ray.labels.taken_over import labels_of_run
+from xal_ray.labels.earlier_run import labels_of_run
 from xal_ray.loop.query import BoolArray, Query, choose, is_in, note_shortfall, pick
 from xal_ray.loop.query import rows_to_score as choose_rows
 from xal_ray.loop.state import Run

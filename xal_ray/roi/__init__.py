@@ -15,7 +15,7 @@ from xal_ray.roi.grids import (
 )
 from xal_ray.roi.polygons import polygons_to_grid
 from xal_ray.roi.runs import compress_counts, mask_to_counts, rle_to_mask
-from xal_ray.roi.sound import Sound, sound_boxes, sound_polygons
+from xal_ray.roi.validity import Sound, sound_boxes, sound_polygons
 
 __all__ = [
     "FRAME_TOLERANCE_PX",

@@ -12,7 +12,7 @@ import numpy as np
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row
 from xal_ray.roi import Sound, compress_counts, mask_to_counts, rle_to_mask, sound_boxes, sound_polygons
-from xal_ray.roi.sound import NO_AREA
+from xal_ray.roi.validity import NO_AREA
 
 Item = dict[str, Any]
 Frame = tuple[int, int]

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from xal_ray.errors import LabelError, RunError
-from xal_ray.labels.left_out import left_out, read_ids, run_of_model
+from xal_ray.labels.exclusions import left_out, read_ids, run_of_model
 from xal_ray.record.layout import SELECTION_SCHEMA, RunLayout
 from xal_ray.record.ledger import Ledger
 from xal_ray.storage import write_table
