@@ -67,13 +67,13 @@ def test_exactly_this_code_and_configuration_travel():
         assert Path("cluster/package.py") in shipped
         assert Path("report/template.html.j2") in shipped
         assert not [path for path in shipped if "__pycache__" in path.parts]
-        assert (code / "config.py").read_bytes() == (home / "config.py").read_bytes()
+        assert (code / "errors.py").read_bytes() == (home / "errors.py").read_bytes()
         assert build_config(yaml.safe_load((work / "config.yaml").read_text())) == asked.settings
         found = importlib.metadata.Distribution.discover(name="xal-ray", path=[str(work)])
         assert [each.version for each in found] == [importlib.metadata.version("xal-ray")]
         folder, before = code.parent, package.code_sha256
         assert sha256_of_files(folder) == before
-        (code / "config.py").write_bytes((code / "config.py").read_bytes() + b"#")
+        (code / "errors.py").write_bytes((code / "errors.py").read_bytes() + b"#")
         assert sha256_of_files(folder) != before
     assert not work.exists()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from xal_ray.cli.standing import BROKEN_PIPE, SIGNALS
+from xal_ray.cli.process import BROKEN_PIPE, SIGNALS
 from xal_ray.errors import InputError, XalRayError
 
 EXIT_CODES: Mapping[int, str] = {
