@@ -94,8 +94,8 @@ def is_free(key):
 
 
 def told():
-    """The table of docs/architecture.md: key or section to what it says."""
-    text = (ROOT / "docs" / "architecture.md").read_text()
+    """The table of docs/reference/configuration.md: key or section to what it says."""
+    text = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     table = text[text.index("| keys | in the identity | why |") :].partition("\n\n")[0]
     rows = [line.strip("|").split("|") for line in table.splitlines()[2:]]
     return {key: cells[1].strip() for cells in rows for key in re.findall(r"`([a-z_.]+)`", cells[0])}
@@ -106,7 +106,7 @@ def test_every_key_has_a_decision_and_the_docs_tell_it():
     decisions = told()
     for key in all_keys():
         by = [name for name in decisions if key == name or key.startswith(f"{name}.")]
-        assert len(by) == 1, f"{key}: no row of the table of docs/architecture.md, or two"
+        assert len(by) == 1, f"{key}: no rule of IDENTITY_RULES, or two (then `make docs`)"
         said = decisions[by[0]]
         assert (said == "no") == is_free(key), key
         assert (said not in ("no", "yes")) == (key in HAS_EFFECT), key

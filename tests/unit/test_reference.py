@@ -4,13 +4,18 @@ import re
 import runpy
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import typer
+from pydantic import BaseModel, Field, TypeAdapter
 from typer.core import TyperGroup
 
 from xal_ray.cli import app
 from xal_ray.cli.conventions import ENVIRONMENT
+from xal_ray.config import Config
+from xal_ray.config.sections import PositiveInt
+from xal_ray.places import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
@@ -29,6 +34,45 @@ def test_pages_depend_on_no_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert GENERATE["pages"]() == PAGES
+
+
+# ── configuration
+
+
+def all_keys(section=Config, prefix=""):
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from all_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def test_every_key_has_a_row_and_is_described_in_a_sentence():
+    lines = PAGES["configuration.md"].partition("## Identity")[0].splitlines()
+    for key, field in all_keys():
+        assert SENTENCE.fullmatch(field.description or ""), f"{key}: {field.description!r}"
+        (row,) = (line for line in lines if line.startswith(f"| `{key}` |"))
+        assert " ".join(field.description.split()) in row
+        assert field.is_required() == ("*required*" in row), row
+        assert re.search(r"\| \d+\.\d+\.\d+ \| [^|]+ \|$", row), row
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (int, "int"),
+        (PositiveInt | Literal["auto"], "int >= 1 or `auto`"),
+        (Annotated[float, Field(gt=0, lt=1)], "float > 0 and < 1"),
+        (Literal["a", "b"] | None, "one of `a`, `b` or null"),
+        (tuple[str, ...], "list of str"),
+        (tuple[float, PositiveInt], "[float, int >= 1]"),
+        (dict[str, bool], "mapping of str to bool"),
+        (list[int | str], "list of (int or str)"),
+        (Place | None, "path or URI or null"),
+    ],
+)
+def test_types_are_said_in_words(kind, words):
+    assert GENERATE["type_in_words"](TypeAdapter(kind).json_schema()) == words
 
 
 # ── command line

@@ -1,4 +1,4 @@
-"""The command line: thin over the Python API."""
+"""The command line is thin over the Python API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AS_CTRL_C = 130
 
 
 def main() -> None:
-    """Entry point of `xal-ray`."""
+    """Run the command line: this is the entry point of `xal-ray`."""
     open_streams()
     take_signals()
     with suppress(ConfigError):  # said by the commands that need it

@@ -1,4 +1,4 @@
-"""The application that the commands belong to."""
+"""This is the application that the commands belong to."""
 
 from __future__ import annotations
 

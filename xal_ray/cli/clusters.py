@@ -1,4 +1,4 @@
-"""Commands about what runs on clusters."""
+"""These commands are about what runs on clusters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command about this machine."""
+"""This command is about the machine that it runs on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command does around its work: errors as messages, and lines on standard output."""
+"""Every command does this around its work: it shows errors as messages, and lines on standard output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STOPPED = "stopped; the same command goes on from here"
 
 @contextmanager
 def errors_shown(debug: bool) -> Iterator[None]:
-    """Show an error as its message, and leave with its exit code; the traceback only where asked for."""
+    """Show an error as its message, and leave with its exit code; show the traceback only where asked for."""
     try:
         check_folder()
         yield

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what `--cluster` and `--address` do: the same, elsewhere."""
+"""Several commands share these options; `--cluster` and `--address` do the same elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def a_place(text: str) -> Path:
-    """A local path or a URI of the command line.
+    """Read a local path or a URI of the command line.
 
     Raises:
         BadParameter: The URI can't be used.

@@ -1,4 +1,4 @@
-"""Commands about data: images in, labels in."""
+"""These commands take in data: images and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a command stands: its standard streams, its folder, and the signals that end it."""
+"""A command needs these of its process: standard streams, a folder, and signals that end it in order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def stop_code() -> int | None:
-    """The exit code that a shell expects after the signal that came; None: none did.
+    """Return the exit code that a shell expects after the signal that came, or None where none did.
 
     It is kept here, since what is raised may reach a command as another `KeyboardInterrupt` (of Ray's, say).
     """
@@ -75,7 +75,7 @@ def open_streams() -> None:
 
 
 def nobody_reads() -> bool:
-    """Whether the reader of a standard stream has gone (`| head`).
+    """Tell whether the reader of a standard stream has gone (`| head`).
 
     From now on what is written to that stream goes nowhere, so that the end of the process is silent, too.
     """
@@ -106,7 +106,7 @@ def check_folder() -> None:
     """Refuse to work in a folder that has been removed.
 
     Raises:
-        ConfigError: It has.
+        ConfigError: It has been removed.
     """
     try:
         os.getcwd()  # noqa: PTH109 - Path.cwd() is the same call

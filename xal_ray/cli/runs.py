@@ -1,4 +1,4 @@
-"""Commands that compute: a run, a sweep, a single pass, and the page of a run."""
+"""These commands compute: a run, a sweep, a single pass, and the page of a run."""
 
 from __future__ import annotations
 

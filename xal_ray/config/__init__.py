@@ -1,5 +1,6 @@
-"""The configuration of a pool and of a run: a frozen pydantic tree, read from YAML and `--set key=value`."""
+"""Describes a pool and a run: as a frozen pydantic tree, which is read from YAML and `--set key=value`."""
 
+from xal_ray.config.identity import HAS_EFFECT, IDENTITY_RULES, NO_RESULT
 from xal_ray.config.load import build_config, load_config, read_yaml
 from xal_ray.config.names import (
     CONTROL_STRATEGIES,
@@ -29,8 +30,6 @@ from xal_ray.config.pool import (
     Splits,
 )
 from xal_ray.config.schema import (
-    HAS_EFFECT,
-    NO_RESULT,
     Config,
     Labels,
     Model,
@@ -46,6 +45,7 @@ from xal_ray.config.tree import flatten, set_key
 __all__ = [
     "CONTROL_STRATEGIES",
     "HAS_EFFECT",
+    "IDENTITY_RULES",
     "MAP_STRATEGIES",
     "NO_RESULT",
     "ROI_STRATEGIES",

@@ -81,7 +81,7 @@ def explained(error: ValidationError, blamed: Sequence[str], where: str) -> Conf
 
 
 def _nearest_key(asked: str, unknown: str) -> str | None:
-    """The key that was meant, in words.
+    """Say in words which key was meant.
 
     Args:
         asked: The whole key, which may go on below the unknown one: `selct.weight`.
@@ -115,7 +115,7 @@ def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _key_of(location: tuple[int | str, ...]) -> str:
-    """A dotted key, less the names that pydantic gives to the kinds that a value may have."""
+    """Write a location as a dotted key, without pydantic's names for the kinds that a value may have."""
     key: list[str] = []
     node: Any = Config
     for part in location:

@@ -1,4 +1,4 @@
-"""Names that a configuration may hold: strategies, sources, backbones, measures."""
+"""Lists the names that a configuration may hold: strategies, sources, backbones, measures."""
 
 from __future__ import annotations
 

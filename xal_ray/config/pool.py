@@ -1,4 +1,4 @@
-"""The section `pool`: where images come from, and how they are packed."""
+"""Defines the section `pool`: where images come from, and how they are packed."""
 
 from __future__ import annotations
 
@@ -13,74 +13,121 @@ from xal_ray.places import Place
 
 
 class Columns(Section):
-    """Which columns of the manifest hold what.
+    """These are the columns of the manifest that hold what a pool needs.
 
-    A name fits however it is spelled (case, spaces, marks). Columns that it lacks are skipped unless
-    required; null passes one by that is there.
+    A name fits however it is spelled (case, spaces, marks). A column that the manifest lacks is skipped
+    unless it is required, and null passes by one that is there.
     """
 
     image_id: str | None = "image_id"
+    """This column holds the unique id of an image; without it, ids are made from the paths."""
     image: str = "image"
+    """This column holds the path of the image file, relative to the manifest's folder."""
     label: str | None = "label"
+    """This column holds the class; an empty cell is an unlabelled image."""
     group_id: str | None = "group_id"
+    """This column holds the group (the patient), which splits never cut."""
     mask: str | None = "mask"
+    """This column holds the path of an image file that marks the region of interest."""
     split: str | None = "split"
+    """This column holds `pool`, `labeled`, `val` or `test`; images with an empty cell are dealt
+    out by group.
+    """
     box_x0: str | None = "box_x0"
+    """This column holds the left edge of a box, in pixels of the original."""
     box_y0: str | None = "box_y0"
+    """This column holds the upper edge of a box, in pixels of the original."""
     box_x1: str | None = "box_x1"
+    """This column holds the right edge of a box, in pixels of the original and not part of it."""
     box_y1: str | None = "box_y1"
+    """This column holds the lower edge of a box, in pixels of the original and not part of it."""
     frame: str | None = "frame"
+    """This column holds the number of a DICOM file's frame or a NIfTI volume's slice, from 0."""
     study_id: str | None = "study_id"
+    """This column holds the study that an image belongs to, for the counts of the pool's card."""
     site: str | None = "site"
+    """This column holds the site where an image was taken, for the counts of the card and the report."""
     device: str | None = "device"
+    """This column holds the device that took an image, for the counts of the card and the report."""
     sex: str | None = "sex"
+    """This column holds the patient's sex, for the counts of the card and the report."""
     age_band: str | None = "age_band"
+    """This column holds the patient's band of ages, for the counts of the card and the report."""
 
 
 class Phantom(Section):
-    """The generator of chest-like images (see `pool/sources/phantom.py`)."""
+    """The generator draws chest-like images, some with a lesion (see `pool/sources/phantom.py`)."""
 
     num_patients: PositiveInt = 200
+    """So many patients are drawn."""
     images_per_patient: PositiveInt = 3
+    """So many images are drawn of each patient."""
     lesion_fraction: Fraction = 0.5
+    """This fraction of the images has a lesion."""
     decoy_agreement: Fraction = 0.9
+    """A marker in a corner agrees with the class in this fraction of the images, but never in
+    the test split.
+    """
     contrast: PositiveFloat = 0.35
+    """A lesion is brighter than what is around it by about this much, where 1 is white."""
     noise: Annotated[float, Field(ge=0.0)] = 0.08
+    """Every pixel has noise of this standard deviation, where 1 is white."""
     seed: int = 0
+    """All that is drawn derives from this seed."""
 
 
 class Annotators(Section):
-    """What several readers of one image make of it together."""
+    """These rules say what several annotators of one image make of it together."""
 
-    labels: Literal["any", "majority", "all"] = "majority"  # how many of them must name a finding
+    labels: Literal["any", "majority", "all"] = "majority"
+    """So many of an image's annotators must name a finding for it to count."""
     boxes: Literal["union", "majority_pixel", "cluster_mean"] = "union"
+    """The boxes of several annotators become one region as their union, as the pixels that more than half of
+    the annotators mark, or as the means of boxes that overlap.
+    """
 
 
 class Slices(Section):
-    """Which slices of a tumour's volumes become images, and what they are asked (`brats`)."""
+    """These rules say which slices of a tumour's volumes become images, and what they are asked (`brats`)."""
 
     task: Literal["dominant", "tumor", "grade"] = "dominant"
-    modalities: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ("t1ce", "flair", "t2")  # 1 or 3: channels
-    stride: PositiveInt = 1  # every so manieth slice
-    min_brain: NaturalInt = 1000  # voxels of brain that a slice needs
-    min_tumor: NaturalInt = 100  # voxels of tumour that make a slice one with tumour
-    max_per_patient: NaturalInt = 0  # 0 = all
+    """A slice's class is its most frequent part of the tumour (`dominant`), whether it shows one (`tumor`),
+    or the grade of its case (`grade`).
+    """
+    modalities: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ("t1ce", "flair", "t2")
+    """These volumes of a case, one or three, become the channels of its images."""
+    stride: PositiveInt = 1
+    """One of so many slices is looked at."""
+    min_brain: NaturalInt = 1000
+    """A slice needs so many voxels of brain."""
+    min_tumor: NaturalInt = 100
+    """So many voxels of tumour make a slice one with tumour."""
+    max_per_patient: NaturalInt = 0
+    """At most so many slices of a case become images, and 0 is all of them."""
 
 
 class Source(Section):
-    """Where images come from."""
+    """The source says where images come from."""
 
     kind: SourceKind | None = None
+    """The source is a manifest (`table`), an image folder, generated images or a public data set of this
+    kind; null tells a manifest from a folder by the path.
+    """
     path: Place | None = None
+    """The manifest, the image folder or the root of the data set lies here."""
     columns: Columns = Columns()
     phantom: Phantom = Phantom()
-    findings: tuple[str, ...] | None = None  # what makes a label, where images may show several; None = usual
-    several: Literal["leave_out", "first"] = "leave_out"  # an image with more than one of these findings
+    findings: tuple[str, ...] | None = None
+    """These findings are the classes where an image may show several; null takes the usual ones of the data
+    set.
+    """
+    several: Literal["leave_out", "first"] = "leave_out"
+    """An image with more than one of these findings is left out, or gets the first of the list."""
     readers: Annotators = Annotators()
     slices: Slices = Slices()
 
     def resolved_kind(self) -> SourceKind:
-        """The kind as written or, where it is left out, as the path tells it.
+        """Return the kind as it is written or, where it is left out, as the path tells it.
 
         Raises:
             ConfigError: Neither a kind nor a path is given, or a kind that needs a path has none.
@@ -104,15 +151,19 @@ class Source(Section):
 
 
 class Splits(Section):
-    """How groups without a split of their own are dealt out.
+    """Groups without a split of their own are dealt out by these rules.
 
     The fractions are of each class's images with `stratify`, else of groups.
     """
 
     val: Fraction = 0.15
+    """This fraction is dealt to the validation split."""
     test: Fraction = 0.2
+    """This fraction is dealt to the test split."""
     stratify: bool = True
+    """The fractions hold within each class, not over all groups alike."""
     seed: int = 0
+    """Which groups go where derives from this seed."""
 
     @model_validator(mode="after")
     def _leave_a_pool(self) -> Splits:
@@ -122,55 +173,76 @@ class Splits(Section):
 
 
 class Limits(Section):
-    """What a single file may cost before it is refused (decompression bombs), and how many may fail."""
+    """A file that would cost more than this is refused (decompression bombs), and too many stop `prepare`."""
 
-    max_pixels: PositiveInt = 64_000_000  # of one frame
-    max_voxels: PositiveInt = 512_000_000  # of all frames of a file together
+    max_pixels: PositiveInt = 64_000_000
+    """A frame may have at most so many pixels."""
+    max_voxels: PositiveInt = 512_000_000
+    """All frames of a file together may have at most so many pixels."""
     max_frames: PositiveInt = 4096
+    """A file may have at most so many frames."""
     max_file_bytes: PositiveInt = 512 * 1024**2
-    strict: bool = False  # files are read in a child process whose memory and time are capped
-    max_memory_mb: Annotated[int, Field(ge=64)] = 2048  # strict: what reading one file may take
-    decode_timeout_s: PositiveFloat = 60.0  # strict: and how long
+    """A file may have at most so many bytes."""
+    strict: bool = False
+    """Files are read in a child process whose memory and time are capped."""
+    max_memory_mb: Annotated[int, Field(ge=64)] = 2048
+    """Reading one file in strict mode may take so many megabytes."""
+    decode_timeout_s: PositiveFloat = 60.0
+    """Reading one file in strict mode may take so many seconds."""
     max_error_fraction: Fraction = 0.01
+    """`prepare` gives up where more than this fraction of the images can't be read."""
 
 
 class Dicom(Section):
-    """How stored values of a DICOM file become grey."""
+    """Stored values of a DICOM file become grey by these rules."""
 
-    # header: its VOI LUT or window, else the range of its values. range: always the range. Or centre and
-    # width, in modality units (Hounsfield, say).
     window: Literal["header", "range"] | tuple[float, PositiveFloat] = "header"
+    """Grey follows the VOI LUT or window of the header, else the range of the values (`header`), always that
+    range (`range`), or a centre and width in modality units (Hounsfield, say).
+    """
 
 
 class Raster(Section):
-    """How grey pixels of more than 8 bits, of a PNG or TIFF file, become 8 bits."""
+    """Grey pixels of more than 8 bits, of a PNG or TIFF file, become 8 bits by these rules."""
 
-    # dtype: all that its bits can hold, from black to white. range: from the least to the largest value of
-    # each picture. Or centre and width, in units of the values. The last two read signed and real values too.
     window: Literal["dtype", "range"] | tuple[float, PositiveFloat] = "dtype"
+    """Grey goes over all that the file's bits can hold (`dtype`), from the least to the largest value of each
+    picture (`range`), or over a centre and width in units of the values; the last two read signed and real
+    values, too.
+    """
 
 
 class Nifti(Section):
-    """How a NIfTI volume becomes images."""
+    """A NIfTI volume becomes images by these rules."""
 
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
-    scale: Literal["slice", "volume"] = "slice"  # where the least value becomes black, and the largest white
+    """Volumes are cut into slices of this plane."""
+    scale: Literal["slice", "volume"] = "slice"
+    """The least value becomes black and the largest white, within each slice or over the whole volume."""
 
 
 class Pool(Section):
-    """The packed pool and what it is made from."""
+    """The packed pool is what a run chooses images from, and this says what it is made from."""
 
     path: Place | None = None
+    """The packed pool lies in this folder, which is made on first use; null is `pools/<name>`."""
     source: Source = Source()
     image_size: Annotated[int, Field(ge=16, le=2048)] = 224
+    """Images are resized to so many pixels in height and width."""
     channels: Literal[1, 3] = 1
+    """Images are packed in grey (1) or in colour (3)."""
     classes: tuple[str, ...] | None = None
-    # header: the patient of each DICOM file's header, as a pseudonym. image: each image is its own group.
+    """These are the classes, in this order; null takes those that the labels name."""
     group_by: Literal["group_id", "header", "image"] = "group_id"
+    """A group is what the manifest says (`group_id`), the patient of each DICOM file's header as a pseudonym
+    (`header`), or each image by itself (`image`).
+    """
     splits: Splits = Splits()
     dicom: Dicom = Dicom()
     raster: Raster = Raster()
     nifti: Nifti = Nifti()
     limits: Limits = Limits()
-    compare_with: tuple[Place, ...] = ()  # packed pools in which the same pictures would be a leak
+    compare_with: tuple[Place, ...] = ()
+    """These are packed pools in which the same pictures would be a leak, and are warned about."""
     rows_per_part: Annotated[int, Field(ge=1, le=65536)] = 512
+    """A file of the pool holds the pixels of so many images."""

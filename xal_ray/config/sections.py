@@ -1,4 +1,4 @@
-"""The base of all sections of a configuration, and the ranges of their numbers."""
+"""Defines the base of all sections of a configuration, and the ranges of their numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, and unknown keys are errors."""
+    """A section is a part of the configuration: it is immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -1,4 +1,4 @@
-"""Trees of plain values: YAML with names as they are written, `--set`, and dotted keys."""
+"""Reads and changes trees of plain values: YAML with names as they are written, `--set`, and dotted keys."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys, dotted: `{"a": {"b": 1}}` to `{"a.b": 1}`."""
+    """Write nested keys dotted: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
