@@ -1,0 +1,113 @@
+"""What a file holds as fingerprints that are the same whenever, and in whichever folder, it was written.
+
+Every file has an entry of its bytes. What can be told apart within it has entries of its own, so that a
+difference says where it is: a ledger's lines, the columns of a Parquet file, the top keys of a JSON file.
+
+What is left out, since it differs between two runs of one commit, by rule:
+
+- `NOT_RESULTS`: locks, and what Ray Tune keeps for itself (pickles, start times, process ids).
+- `MEASURED_KEYS` of a ledger's lines: when a line was written, and how long a stage took.
+- `hash` and `prev_hash` of a ledger's lines cover those. In their place stands whether the chain holds;
+  and in a COMMITTED file, which holds such a hash, the number of the line that has it.
+- The versions of installed packages: their names stay.
+- The folder of the record itself, which resolved paths begin with: it reads `WORK`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NOT_RESULTS = (".lock", "tune/*/[!E]*", "tune/*/*/*")  # of tune/, ENDED.json is the project's own
+MEASURED_KEYS = ("time_utc", "seconds", "images_per_s", "startup_s")
+_TEXTS = (".json", ".jsonl", ".yaml", ".html", ".csv", ".txt")
+_GENESIS = "0" * 64
+
+
+def of_folder(folder: Path, work: Path) -> dict[str, str]:
+    """The fingerprints of all files below a folder, by their paths in `work`."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(path.match(pattern) for pattern in NOT_RESULTS):
+            name = path.relative_to(work).as_posix()
+            found |= {f"{name}{inside}": value for inside, value in of_file(path, work)}
+    return found
+
+
+def of_file(path: Path, work: Path) -> Iterator[tuple[str, str]]:
+    """Pairs of a place within a file ("" is all of it) and the fingerprint of what stands there."""
+    content = path.read_bytes()
+    if path.suffix in _TEXTS:
+        content = without_folder(content, work)
+    if path.name == "ledger.jsonl":
+        yield from _of_ledger(content)
+        return
+    if path.name == "COMMITTED":
+        content = f"the ledger's line {_line_with(content.decode().strip(), path.parent)}".encode()
+    yield "", fingerprint(content)
+    if path.suffix == ".parquet":
+        yield from _of_parquet(path)
+    elif path.suffix == ".json":
+        tree = json.loads(content)
+        if isinstance(tree, dict):
+            yield from ((f" {key}", fingerprint(_canonical(value))) for key, value in tree.items())
+
+
+def without_folder(content: bytes, work: Path) -> bytes:
+    """A text without the folder that the record was made in, as written or resolved."""
+    for folder in (work.resolve(), work):
+        content = content.replace(str(folder).encode(), b"WORK")
+    return content
+
+
+def fingerprint(content: bytes) -> str:
+    """64 bits of SHA-256, hexadecimal: enough to see that two things differ."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _of_ledger(content: bytes) -> Iterator[tuple[str, str]]:
+    chain = _GENESIS
+    holds = True
+    for number, line in enumerate(content.splitlines()):
+        record = json.loads(line)
+        holds = holds and record["prev_hash"] == chain
+        chain = record["hash"]
+        record = {key: value for key, value in record.items() if key not in ("hash", "prev_hash")}
+        yield f" line {number:03d} {record['event']}", fingerprint(_canonical(_lasting(record)))
+    yield " chain holds", str(holds)
+
+
+def _lasting(value: Any) -> Any:
+    """A record less what was measured, and less the versions of packages."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _lasting(below) for key, below in value.items() if key not in MEASURED_KEYS}
+    if isinstance(kept.get("versions"), dict):
+        kept["versions"] = sorted(kept["versions"])
+    return kept | {"measured": [key for key in MEASURED_KEYS if key in value]}
+
+
+def _line_with(sha256: str, folder: Path) -> int | None:
+    """The number of the ledger's line that has a hash, in the run that a round's folder belongs to."""
+    ledger = next(
+        (above / "ledger.jsonl" for above in folder.parents if (above / "ledger.jsonl").exists()), None
+    )
+    lines = ledger.read_text().splitlines() if ledger else []
+    return next((number for number, line in enumerate(lines) if json.loads(line)["hash"] == sha256), None)
+
+
+def _of_parquet(path: Path) -> Iterator[tuple[str, str]]:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path).read()  # `read_table` would take `key=value` in a path for columns
+    schema = table.schema.to_string(truncate_metadata=False, show_field_metadata=True)
+    yield " schema", fingerprint(schema.encode())
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        yield f" column {name}", fingerprint(repr(column.to_pylist()).encode())
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
