@@ -29,17 +29,8 @@ from xal_ray.config.pool import (
     Source,
     Splits,
 )
-from xal_ray.config.schema import (
-    Config,
-    Labels,
-    Model,
-    Ray,
-    Roi,
-    Score,
-    Select,
-    Sweep,
-    Train,
-)
+from xal_ray.config.run import Labels, Model, Ray, Roi, Score, Select, Sweep, Train
+from xal_ray.config.schema import Config
 from xal_ray.config.tree import flatten, set_key
 
 __all__ = [
