@@ -1,4 +1,4 @@
-"""What an error advises must be possible: in a folder that is bound to its settings, it says where to go."""
+"""Makes sure that advice is possible: in a folder that is bound to its settings, it says where to go."""
 
 from __future__ import annotations
 

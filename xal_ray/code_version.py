@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def import_path() -> list[str]:
-    """Where a process that this one starts shall look for modules: where this one does, in that order.
+    """Return where a process that this one starts shall look for modules: where this one does, in that order.
 
     Not in the working directory, unless this package itself lies there: then that is what was asked for.
     """

@@ -1,4 +1,4 @@
-"""What this machine can do: versions, processors, GPUs, disk, decoders, and whether Ray starts."""
+"""Says what this machine can do: versions, processors, GPUs, disk, decoders, and whether Ray starts."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _processors() -> Finding:
 
 
 def _temporary() -> Iterator[Finding]:
-    """Where temporary files and Ray's sockets go, and whether there is a home folder."""
+    """Return where temporary files and Ray's sockets go, and whether there is a home folder."""
     try:
         for remark in settle():
             yield Finding("temporary files", remark, "warning")

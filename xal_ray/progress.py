@@ -82,7 +82,7 @@ class Reporter:
 
 
 class _Pace:
-    """How fast a task goes on, and how long it still takes."""
+    """Says how fast a task goes on, and how long it still takes."""
 
     def __init__(self, total: int, unit: str) -> None:
         self.total = total

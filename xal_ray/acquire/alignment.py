@@ -1,4 +1,4 @@
-"""How well a saliency map agrees with a region of interest (ROI), both on one grid: the definitions.
+"""Defines how well a saliency map agrees with a region of interest (ROI), both on one grid.
 
 Which grid is `fullsize`'s business, which gives the linear measures of full-size maps without making them.
 
@@ -103,7 +103,7 @@ def iou(cam: npt.NDArray[Any], roi: npt.NDArray[Any], threshold: float = 0.5) ->
 
 
 def pointing_game(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> FloatArray:
-    """Whether the map's peak points at the ROI: 1 hit, 0 miss; for tied peaks the mean over the tied cells.
+    """Score whether the map's peak points at the ROI: 1 hit, 0 miss; the mean over the cells of tied peaks.
 
     A hit is a peak cell that the ROI covers at all. A cell is the finest place a map can point at, and a
     lesion rarely fills half of one; the paper likewise allows a margin (15 px) around the object.

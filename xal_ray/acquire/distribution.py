@@ -52,7 +52,7 @@ class Range:
 
 
 class Distribution:
-    """Where a value stands among all that were added: ranks and quantiles.
+    """Says where a value stands among all that were added: ranks and quantiles.
 
     Exact for up to `exact_limit` values, which are then kept. Beyond that a histogram of fixed size takes
     their place. Its bins are the leading bits of float32 numbers, of x below .5 and of 1 - x above: a bin is
@@ -146,7 +146,7 @@ class _Sorted:
 
 
 class _Histogram:
-    """How many values there are in each bin, the smallest and the largest; ranks are linear in between."""
+    """Counts the values in each bin, with the smallest and the largest; ranks are linear in between."""
 
     def __init__(self) -> None:
         num_bins = int(_bins_of(np.ones(1, np.float32))[0]) + 1
@@ -196,7 +196,7 @@ class _Histogram:
 
     @cached_property
     def _before(self) -> FloatArray:
-        """How many values there are in the bins before."""
+        """Return how many values there are in the bins before."""
         return (np.cumsum(self._counts) - self._counts).astype(np.float64)
 
     @cached_property

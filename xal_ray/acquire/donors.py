@@ -41,7 +41,7 @@ class Donors:
 
     @property
     def num_groups(self) -> int:
-        """How many groups lend."""
+        """Return how many groups lend."""
         return len(self._span)
 
     def of(self, image_ids: Sequence[str], groups: Sequence[str]) -> IntArray:

@@ -64,7 +64,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a strategy answers about a chunk.
+    """Holds what a strategy answers about a chunk.
 
     Attributes:
         utilities: (n,) float64, finite; higher is chosen first.

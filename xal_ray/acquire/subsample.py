@@ -34,7 +34,7 @@ def draw(candidates: BoolArray, fraction: float, *, at_least: int, seed: int) ->
 
 
 def expected_overlap(drawn: BoolArray, *, num_pool: int, num_scored: int, num_runners_up: int) -> float:
-    """How much of the picks a pass over the whole pool would be expected to have picked too.
+    """Return how much of the picks a pass over the whole pool would be expected to have picked too.
 
     The scored rows but the runners-up are a draw without replacement. So the d-th best of them is among the
     first t of all that could be drawn as often as a draw that large has d of those t (hypergeometric). A

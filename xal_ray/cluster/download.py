@@ -1,4 +1,4 @@
-"""What a job left where its run lies, brought to this machine."""
+"""Brings to this machine what a job left where its run lies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine remembers of a job on a cluster: enough to watch it again, and nothing secret."""
+"""Remembers a job on a cluster: enough to watch it again, and nothing secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels to the cluster: this very code, the resolved configuration, and small files that it names.
+"""Packs what travels to the cluster: this very code, the resolved configuration, small files that it names.
 
 A folder of the shape
     code/xal_ray/        the package as it is here; every process of the job imports it
@@ -41,7 +41,7 @@ _NO_FILE = ("none", "imagenet")
 
 @dataclass(frozen=True)
 class JobPackage:
-    """What is submitted.
+    """Holds what is submitted.
 
     Attributes:
         entrypoint: The job's shell command.
@@ -90,12 +90,12 @@ def packed(request: JobRequest) -> Iterator[JobPackage]:
 
 
 def is_here(path: Path) -> bool:
-    """Whether a place is a file or folder of this machine."""
+    """Return whether a place is a file or folder of this machine."""
     return not is_remote(path) and path.exists()
 
 
 def _environment() -> dict[str, str]:
-    """What Ray's workers read when they start; on this machine alone they inherit it from the driver."""
+    """Return what Ray's workers read when they start; on this machine they inherit it from the driver."""
     from xal_ray.engine import session
 
     return {**session.ENVIRONMENT, "PYTHONUNBUFFERED": "1", "RAY_COLOR_PREFIX": "0"}

@@ -1,4 +1,4 @@
-"""What is to run on a cluster: a command with its resolved configuration, and what it leaves behind."""
+"""Says what is to run on a cluster: a command with its resolved configuration, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Target:
 
     @property
     def is_given(self) -> bool:
-        """Whether the command is for a cluster at all."""
+        """Return whether the command is for a cluster at all."""
         return self.cluster_file is not None or self.address is not None
 
     def check(self) -> None:

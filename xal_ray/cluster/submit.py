@@ -53,7 +53,7 @@ def prepared(request: JobRequest, cluster: Cluster) -> JobRequest:
 
 
 def describe_cluster(request: JobRequest, cluster: Cluster, target: Target) -> list[str]:
-    """What would be done with the cluster, in words; it is not asked for anything.
+    """Return what would be done with the cluster, in words; it is not asked for anything.
 
     Raises:
         ConfigError: It could not be done: a place is this machine's alone, say.

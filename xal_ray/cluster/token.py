@@ -17,7 +17,7 @@ ON_A_NODE = "~/.ray/auth_token"  # where Ray looks, on every machine
 
 
 def token_path() -> Path:
-    """Where this machine's token lies: `RAY_AUTH_TOKEN_PATH`, or Ray's own place."""
+    """Return where this machine's token lies: `RAY_AUTH_TOKEN_PATH`, or Ray's own place."""
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     return Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
 

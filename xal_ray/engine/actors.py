@@ -20,7 +20,7 @@ _ANYWHERE = "DEFAULT"  # beside a sweep's trial, too, whose own reservation has 
 
 @dataclass(frozen=True)
 class ActorShape:
-    """How many actors, and what each declares to Ray; `resources` are custom ones, by name."""
+    """Says how many actors, and what each declares to Ray; `resources` are custom ones, by name."""
 
     num_actors: int
     cpus_per_actor: float
@@ -69,7 +69,7 @@ def warm_actors(shape: ActorShape) -> ActorPool:
 
 
 def beside_driver() -> Any:
-    """Where no other node's end reaches: the node of the process that drives the stage."""
+    """Return where no other node's end reaches: the node of the process that drives the stage."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -89,7 +89,7 @@ def release() -> None:
 
 
 def held() -> ActorShape:
-    """What the session's actors hold now."""
+    """Return what the session's actors hold now."""
     return _actor_pool.shape if _actor_pool is not None else ActorShape(0, 0.0)
 
 

@@ -12,7 +12,7 @@ from xal_ray.errors import StageError
 
 
 class Check(Protocol):
-    """What a process makes sure of before it works."""
+    """Holds what a process makes sure of before it works."""
 
     def check(self) -> None:
         """Raise an error of ours where it may not."""
@@ -55,7 +55,7 @@ class _Fixed(list[str]):
 
 
 def job_settings() -> Any:
-    """How Ray's processes are to find modules: as this one does, and not in the working directory."""
+    """Return how Ray's processes are to find modules: as this one does, and not in the working directory."""
     import ray.job_config
 
     code_sha256()  # of the files that this process was started from, before they can change

@@ -1,4 +1,4 @@
-"""Who does which shard: actors that are up pull the next one, and what keeps killing them is found.
+"""Says who does which shard: actors that are up pull the next one, and what keeps killing them is found.
 
 An actor may die for its own sake (a spot node that is taken back, the kernel's choice of a victim), or
 because of an image (a decoder that crashes, a file that needs more memory than there is). The first costs a
@@ -111,7 +111,7 @@ class Dispatcher:
         return killers
 
     async def _kills(self, setup: bytes, path: str, rows: pa.Table, deaths: list[str]) -> bool:
-        """Whether rows kill an actor; an image alone is given a second chance."""
+        """Return whether rows kill an actor; an image alone is given a second chance."""
         tries = _TRIES_ALONE if rows.num_rows == 1 else 1
         while len(deaths) < tries:
             receipt = await self._ask(deaths, "probe", setup, path, to_bytes(rows))
@@ -218,7 +218,7 @@ class Dispatcher:
         await self._return_slot(slot)
 
     async def _died_alone(self, slot: ActorSlot) -> bool:
-        """Whether an actor that was lost in a call has died while its node lives on."""
+        """Return whether an actor that was lost in a call has died while its node lives on."""
         home, slot.home = slot.home, None
         node = home[0] if home else ""
         back = self._expect(slot)
@@ -231,7 +231,7 @@ class Dispatcher:
 
 
 def _losses() -> tuple[type[Exception], ...]:
-    """What a call ends with when its actor is gone."""
+    """Return what a call ends with when its actor is gone."""
     from ray import exceptions
 
     return (

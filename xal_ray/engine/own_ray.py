@@ -62,7 +62,7 @@ def _use_own_token() -> None:
 
 
 def forget_own_token() -> None:
-    """What this process starts or joins later finds the user's own token."""
+    """Let what this process starts or joins later find the user's own token."""
     global _own_token
     if _own_token is None or os.environ.get("RAY_AUTH_TOKEN_PATH") != _own_token:
         return

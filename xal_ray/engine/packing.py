@@ -40,7 +40,7 @@ ROW_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Binding:
-    """What shows an actor that the pool which grows is still the one that it works for.
+    """Holds what shows an actor that the pool which grows is still the one that it works for.
 
     Attributes:
         path: The plan that the growing pool is bound to.

@@ -1,4 +1,4 @@
-"""What a Ray of our own needs of this machine, looked at before anything is trained or written."""
+"""Says what a Ray of our own needs of this machine, looked at before anything is trained or written."""
 
 from __future__ import annotations
 

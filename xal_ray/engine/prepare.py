@@ -214,12 +214,12 @@ def _finish(plan: Plan, shards: Sequence[Shard], folder: Path, reporter: Reporte
 
 
 def _key_id(settings: config.Pool) -> str | None:
-    """Of the key that such a pool would be made with now, if it asks headers whose they are."""
+    """Return the id of the key that such a pool would be made with now, if it asks headers whose they are."""
     return load_pseudonyms().key_id if settings.group_by == "header" else None
 
 
 def _overlaps(settings: config.Pool, index: pa.Table, attributes: pa.Table) -> list[str]:
-    """What this pool shares with each of those that it shall be compared with."""
+    """Return what this pool shares with each of those that it shall be compared with."""
     found = []
     for path in settings.compare_with:
         other = open_pool(path)

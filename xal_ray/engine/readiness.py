@@ -30,7 +30,7 @@ def made_ready(settings: Config, reporter: Reporter) -> Config:
 def fitted(
     resources: config.Ray, reporter: Reporter, *, num_workers: int = 0, decodes: bool = False
 ) -> config.Ray:
-    """As `made_ready`, for the section `ray` alone; see `fit_to_cpus`."""
+    """Do as `made_ready` does, for the section `ray` alone; see `fit_to_cpus`."""
     for line in settle():
         reporter.line(line)
     if is_joined(resources):

@@ -151,7 +151,7 @@ def _card_of(model: Path) -> str:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a folder of shards holds: rows, and those of them that lack something, by `error_code`.
+    """Holds what a folder of shards holds: rows, and those of them that lack something, by `error_code`.
 
     Attributes:
         failed: Rows without probabilities.

@@ -95,12 +95,12 @@ def _start_or_join(resources: config.Ray, verbose: bool) -> None:
 
 
 def is_joined(resources: config.Ray) -> bool:
-    """Whether the Ray is a cluster that others own, whose nodes may come and go."""
+    """Return whether the Ray is a cluster that others own, whose nodes may come and go."""
     return resources.address != "local"
 
 
 def keeps_actors(resources: config.Ray) -> bool:
-    """Whether actors stay from stage to stage; `auto`: not where others may need what they hold."""
+    """Return whether actors stay from stage to stage; `auto`: not where others may need what they hold."""
     return not is_joined(resources) if resources.keep_actors == "auto" else resources.keep_actors
 
 
@@ -210,7 +210,7 @@ def _one_a_declared_cpu(cpus_each: float, custom: Mapping[str, float]) -> int:
 
 
 def _fitting(resource: str, custom: Mapping[str, float]) -> float:
-    """How much of a resource the nodes declare that have the custom resources of one actor."""
+    """Return how much of a resource the nodes declare that have the custom resources of one actor."""
     return sum(node.get(resource, 0.0) for node in _nodes(custom))
 
 

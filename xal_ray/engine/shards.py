@@ -63,7 +63,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a stage took; what it costs to begin apart from how fast it then is.
+    """Says how long a stage took; what it costs to begin apart from how fast it then is.
 
     Attributes:
         num_rows: Rows done now; those of finished shards are not counted.
@@ -298,7 +298,7 @@ def _to_block(shard: Shard) -> pa.Table:
 
 
 def _is_rays_own(error: BaseException | None) -> bool:
-    """Whether Ray failed for what happened to its processes and nodes, and not for what a task raised."""
+    """Tell whether Ray failed for what happened to its processes and nodes, not for what a task raised."""
     from ray import exceptions
 
     lost = (

@@ -94,7 +94,7 @@ def remove_marks(folder: Path) -> None:
 
 
 def marks() -> tuple[Mark, ...]:
-    """What a process looks for before it works."""
+    """Return what a process looks for before it works."""
     return tuple(_marks)
 
 

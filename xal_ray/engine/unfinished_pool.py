@@ -33,7 +33,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pool is made with, once its source is read.
+    """Holds what a pool is made with, once its source is read.
 
     Attributes:
         settings: Source, size, splits and limits.
@@ -51,7 +51,7 @@ class Plan:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """What a growing pool is bound to: its parts are of no use to another plan."""
+        """Return what a growing pool is bound to: its parts are of no use to another plan."""
         return {
             "settings": plan_of(self.settings),
             "manifest": fingerprint(self.manifest),
@@ -65,7 +65,7 @@ class Plan:
         return None if self.pseudonyms is None else self.pseudonyms.key_id
 
     def binding(self, out: Path) -> Binding:
-        """What an actor makes sure of before it writes a part."""
+        """Return what an actor makes sure of before it writes a part."""
         return Binding(growing(out) / PLAN, digest(self.record), uuid.uuid4().hex)
 
 
@@ -116,7 +116,7 @@ def clear_other_plan(plan: Plan, out: Path) -> None:
 
 
 def is_whole(out: Path) -> bool:
-    """Whether a pool lies here, with nothing left to do to it."""
+    """Return whether a pool lies here, with nothing left to do to it."""
     return (out / "card.json").exists() and not (is_remote(out) and (out / PLAN).exists())
 
 

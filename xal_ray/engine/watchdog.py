@@ -115,14 +115,14 @@ class Watchdog:
 
 
 def asked_for(shape: ActorShape) -> str:
-    """What a shape asks a cluster for, in words."""
+    """Return what a shape asks a cluster for, in words."""
     gpus = f", {shape.gpus_per_actor:g} GPU" if shape.gpus_per_actor else ""
     custom = "".join(f", {number:g} {name}" for name, number in shape.resources.items())
     return f"{shape.num_actors} actors, each with {shape.cpus_per_actor:g} CPU{gpus}{custom}"
 
 
 def declared_now(shape: ActorShape) -> str:
-    """What the cluster declares now of what a shape asks for."""
+    """Return what the cluster declares now of what a shape asks for."""
     import ray
 
     have = ray.cluster_resources()

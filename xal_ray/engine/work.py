@@ -1,4 +1,4 @@
-"""What an actor is, and what it is handed: work, set up once, and shards of it."""
+"""Defines what an actor is, and what it is handed: work, set up once, and shards of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Receipt = dict[str, Any]
 
 
 class Work(Protocol):
-    """What an actor does: set up once, then called for each shard, whose file it writes atomically.
+    """Holds what an actor does: set up once, then called for each shard, whose file it writes atomically.
 
     Work that can do without an image also has `probe(rows)`, which computes the same and writes nothing, and
     takes `refused` (image_id to error code): rows that it must not touch, and must account for. Without these
@@ -37,7 +37,7 @@ class Actor:
         self.work: Any = None
 
     def ready(self) -> tuple[str, int]:
-        """Where this process is: node and process id."""
+        """Return where this process is: node and process id."""
         import ray
 
         return ray.get_runtime_context().get_node_id(), os.getpid()
@@ -58,7 +58,7 @@ class Actor:
         return self._receipt(setup, path, payload, do)
 
     def _receipt(self, setup: bytes, path: str, payload: bytes, do: Callable[[pa.Table], None]) -> Receipt:
-        """What goes wrong for a reason of ours comes back in the receipt, as it is."""
+        """Return what goes wrong for a reason of ours comes back in the receipt, as it is."""
         rows = from_bytes(payload)
         receipt = {"shard": path, "rows": rows.num_rows, "busy_s": 0.0, "error": None, "note": None}
         try:
@@ -86,7 +86,7 @@ def to_bytes(rows: pa.Table) -> bytes:
 
 
 def from_bytes(payload: bytes) -> pa.Table:
-    """What `to_bytes` was given."""
+    """Return what `to_bytes` was given."""
     return pa.ipc.open_stream(payload).read_all()
 
 

@@ -116,7 +116,7 @@ def decode_mask(
     nifti: Nifti | None = None,
     kept: KeptVolumes | None = None,
 ) -> npt.NDArray[np.bool_]:
-    """Where a mask file is inside, (height, width); see `read_mask`."""
+    """Return where a mask file is inside, (height, width); see `read_mask`."""
     return read_mask(path, limits, frame=frame, nifti=nifti, kept=kept).inside
 
 

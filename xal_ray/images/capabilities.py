@@ -1,4 +1,4 @@
-"""What this machine decodes, found out by decoding a tiny file of each kind."""
+"""Finds out what this machine decodes by decoding a tiny file of each kind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ENCODED_HERE = (JPEG_BASELINE, RLE, JPEG_LS[0], J2K[0], *NATIVE)
 
 @dataclass(frozen=True)
 class Capability:
-    """Whether a kind of file is decoded.
+    """Says whether a kind of file is decoded.
 
     Attributes:
         kind: "DICOM RLE", say.

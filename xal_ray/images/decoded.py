@@ -1,4 +1,4 @@
-"""What decoding gives."""
+"""Defines what decoding gives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Header:
-    """What leaves the header of a DICOM file; nothing else does.
+    """Holds what leaves the header of a DICOM file; nothing else does.
 
     Attributes:
         patient_id: As written; for pseudonyms only. None where it is empty. The same of the next two.

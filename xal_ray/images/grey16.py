@@ -21,12 +21,12 @@ _STRIP_PIXELS = 1 << 18  # at a time: a few megabytes of integers, whatever the 
 
 
 def is_deep(picture: Image.Image) -> bool:
-    """Whether a picture is grey and of more than 8 bits, or of signed or real numbers."""
+    """Return whether a picture is grey and of more than 8 bits, or of signed or real numbers."""
     return picture.mode.startswith(("I", "F")) or (picture.mode == "L" and _format(picture) == _SIGNED)
 
 
 def is_deep_colour(picture: Image.Image) -> bool:
-    """Whether Pillow has left out the lower half of colours of 16 bits."""
+    """Return whether Pillow has left out the lower half of colours of 16 bits."""
     return picture.info.get(_DEEP_COLOUR) is True
 
 
@@ -69,7 +69,7 @@ def depth_of(picture: Image.Image) -> int:
 
 
 def is_inverted(picture: Image.Image) -> bool:
-    """Whether large values are dark."""
+    """Return whether large values are dark."""
     return bool(_tags(picture).get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
 
 
@@ -104,7 +104,7 @@ def _divide_by_depth(picture: Image.Image) -> Pixels:
 
 
 def _format(picture: Image.Image) -> int:
-    """What numbers the samples of a TIFF file are; those of other formats have no sign."""
+    """Return what numbers the samples of a TIFF file are; those of other formats have no sign."""
     return int(_tags(picture).get(_SAMPLE_FORMAT, (_UNSIGNED,))[0])
 
 

@@ -46,7 +46,7 @@ class Mask(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Where inside begins.
+    """Says where inside begins.
 
     Attributes:
         least: The least value inside; None: all but zero, negative labels among them.
@@ -57,7 +57,7 @@ class Cut(NamedTuple):
     is_soft: bool = False
 
     def inside(self, values: Values) -> npt.NDArray[np.bool_]:
-        """Where values are inside; what is no number is outside."""
+        """Return where values are inside; what is no number is outside."""
         if self.least is not None:
             return np.asarray(values >= self.least)
         if values.dtype.kind in "bu":
@@ -92,7 +92,7 @@ def cut_plane(values: Values, *, lossy: bool = False) -> Mask:
 
 
 def palette_values(indices: Values, colours: npt.NDArray[np.uint8]) -> Values:
-    """What a picture with a palette says as a mask: its colours where these mean light and dark.
+    """Return what a picture with a palette says as a mask: its colours where these mean light and dark.
 
     A palette may begin with white, so that an index is not a colour; and it may be there for its looks, so
     that a colour is not a label. Colours count where they are grey, or black is one of them; not where
@@ -124,7 +124,7 @@ def _is_whole(plane: Values) -> bool:
 
 
 def _lies_on_edges(planes: Iterable[Values], largest: float) -> bool:
-    """Whether what lies between zero and the maximum has no areas of its own."""
+    """Return whether what lies between zero and the maximum has no areas of its own."""
     counts = np.zeros((2, 2), dtype=np.int64)  # of values near black, and of those between: all, and solid
     num_pixels = 0
     for plane in planes:
@@ -143,7 +143,7 @@ def _lies_on_edges(planes: Iterable[Values], largest: float) -> bool:
 
 
 def _is_smooth(planes: Iterable[Values], largest: float) -> bool:
-    """Whether values go through all of the range by small steps: probabilities or heat, and no labels."""
+    """Tell whether values go through the whole range by small steps: probabilities or heat, no labels."""
     num_steps, num_small = 0, 0
     met = np.zeros(_LEVELS, dtype=bool)
     for plane in planes:
@@ -158,7 +158,7 @@ def _is_smooth(planes: Iterable[Values], largest: float) -> bool:
 
 
 def _solid(plane: Values) -> npt.NDArray[np.bool_]:
-    """Where a pixel's four neighbours have its value."""
+    """Return where a pixel's four neighbours have its value."""
     found = np.zeros(plane.shape, dtype=bool)
     middle = plane[1:-1, 1:-1]
     found[1:-1, 1:-1] = (

@@ -101,7 +101,7 @@ def _read_group(group: Any, num_bytes: int, limits: Limits) -> Cheng:
 
 
 def _linked(group: Any, name: str, kind: type) -> Any:
-    """What a name stands for, where it lies in this file and at this place."""
+    """Return what a name stands for, where it lies in this file and at this place."""
     import h5py
 
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):

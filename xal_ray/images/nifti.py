@@ -54,7 +54,7 @@ class Volume:
 
     @property
     def slices(self) -> int:
-        """How many slices lie along the plane's axis: from the right, the back or the bottom on."""
+        """Return how many slices lie along the plane's axis: from the right, the back or the bottom on."""
         return int(self.voxels.shape[_PLANE_AXES[self.settings.plane]])
 
     def plane_values(self, number: int) -> npt.NDArray[Any]:
@@ -90,7 +90,7 @@ class Volume:
 
     @cached_property
     def cut(self) -> Cut:
-        """Of a mask: what is inside, by the values of the whole volume."""
+        """Return what is inside a mask, by the values of the whole volume."""
         return find_cut(lambda: (self.plane_values(number) for number in range(self.slices)))
 
     def _stored(self, number: int) -> npt.NDArray[Any]:
@@ -150,7 +150,7 @@ class KeptVolumes:
 
 
 def is_nifti(head: bytes, stream: BinaryIO) -> bool:
-    """Whether a file's first bytes, inflated where they are compressed, are a NIfTI header.
+    """Return whether a file's first bytes, inflated where they are compressed, are a NIfTI header.
 
     Args:
         head: The first 352 bytes, or all.
@@ -260,7 +260,7 @@ def _checked_shape(header: Any, limits: Limits) -> tuple[int, int, int]:
 
 
 def _directions(header: Any) -> npt.NDArray[np.float64]:
-    """Of each stored axis: which of the body's axes it runs along, and 1, or -1 for against it."""
+    """Return, of each stored axis, which of the body's axes it runs along, and 1, or -1 for against it."""
     import nibabel
     from nibabel.spatialimages import HeaderDataError
 

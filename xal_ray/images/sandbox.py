@@ -47,7 +47,7 @@ _PLAIN = {
 
 
 def is_child() -> bool:
-    """Whether this process is a capped child already."""
+    """Return whether this process is a capped child already."""
     return _CHILD in os.environ
 
 

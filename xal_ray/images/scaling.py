@@ -67,7 +67,7 @@ def finite_range(values: npt.NDArray[Any]) -> tuple[float, float]:
 
 
 def lost_greys(stored: Callable[[], npt.NDArray[Any]], pixels: Pixels) -> tuple[str, ...]:
-    """What a scaling to 8 bits has left of a picture, where that is little.
+    """Return what a scaling to 8 bits has left of a picture, where that is little.
 
     Args:
         stored: Gives the values before; it is only asked where few greys are left.

@@ -1,4 +1,4 @@
-"""What tools for labelling make of ids and labels: files for ids, JSON for choices, 1.0 for 1."""
+"""Undoes what tools for labelling make of ids and labels: files for ids, JSON for choices, 1.0 for 1."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _EXPECTED = "image_id, label, and optionally mask or " + ", ".join(BOX)
 
 
 def find_columns(table: Written, ids: Ids, pool: PoolReader, label_column: str) -> dict[str, int]:
-    """Where the columns are, by our names for them.
+    """Return where the columns are, by our names for them.
 
     Args:
         table: The labels.

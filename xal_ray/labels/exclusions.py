@@ -1,4 +1,4 @@
-"""What a single pass leaves out of its choice: what a run has labelled or picked, and what a list names."""
+"""Leaves out of a pass's choice what a run has labelled or picked, and what a list names."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class LeftOut:
 
     @property
     def sha256(self) -> str:
-        """Of the ids."""
+        """Hash the ids."""
         return digest(self.image_ids.to_pylist())
 
     def in_words(self, num_pool: int) -> str:
-        """Who is left to choose from, of so many images of the split `pool`."""
+        """Return who is left to choose from, of so many images of the split `pool`."""
         parts = [f"{num_pool} images in the pool", *self.reasons]
         return f"{', '.join(parts)}: {num_pool - len(self.image_ids)} to choose from"
 

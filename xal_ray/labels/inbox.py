@@ -27,7 +27,7 @@ from xal_ray.storage import read_table, sha256_file, write_table
 
 @dataclass(frozen=True)
 class Received:
-    """What an import did.
+    """Holds what an import did.
 
     Attributes:
         round_title: The round that the labels are for.
@@ -115,7 +115,7 @@ def _import(
 
 
 def _num_recorded(ledger: Ledger, files: RoundLayout) -> int:
-    """How many labels of a round the ledger knows to have been imported."""
+    """Return how many labels of a round the ledger knows to have been imported."""
     imports = [record for record in ledger.records if record.event == "labels_imported"]
     return sum(record.data["num_new"] for record in imports if record.round == files.number)
 

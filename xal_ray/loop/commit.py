@@ -49,7 +49,7 @@ def _hashes(files: RoundLayout) -> dict[str, str]:
 
 
 def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
-    """What led to the picks, so that each can be traced."""
+    """Return what led to the picks, so that each can be traced."""
     if not files.selection.exists():
         return {}
     picks = read_table(files.selection).to_pylist()

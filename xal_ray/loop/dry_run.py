@@ -1,4 +1,4 @@
-"""What a run would be refused for, found without doing any of it: nothing is written, no cloud is asked."""
+"""Finds what a run would be refused for without doing any of it: nothing is written, no cloud is asked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ANY_TWO = ("a", "b")  # classes, where they are not known yet: the last layer i
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was found.
+    """Holds what was found.
 
     Attributes:
         pool: The pool, where it is prepared and lies on a disk.
@@ -90,7 +90,7 @@ def dry_run(
 
 
 def has_source(config: Config) -> bool:
-    """Whether there is a pool, or anything to make one from."""
+    """Return whether there is a pool, or anything to make one from."""
     source, path = config.pool.source, config.pool_path()
     return source.path is not None or source.kind is not None or is_remote(path) or path.exists()
 

@@ -97,7 +97,7 @@ def check_model(config: Config, pool: PoolReader, tell: Callable[[str], None] = 
 
 
 def describe_shortfalls(config: Config, pool: PoolReader) -> list[str]:
-    """Where fewer labels than were asked for are to be had: how many in all, and a line for each such round.
+    """Say where fewer labels than were asked for are to be had: how many in all, and a line for each round.
 
     The initial set is that of the run. What later rounds choose is not known before; where the cap takes all
     that a group may give, it does not matter, and otherwise a random draw stands for it.

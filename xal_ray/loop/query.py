@@ -31,7 +31,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked of the scores.
+    """Holds what is asked of the scores.
 
     Attributes:
         title: How a person calls it: a round, or the pass.
@@ -199,7 +199,7 @@ def note_shortfall(
 
 
 def shortfall(wanted: config.Select, num_picks: int, num_candidates: int) -> dict[str, Any]:
-    """How many were asked for and chosen, and the reason in words; empty where it is as many."""
+    """Return how many were asked for and chosen, and the reason in words; empty where it is as many."""
     if num_picks >= wanted.query_size:
         return {}
     if num_picks < num_candidates and wanted.max_per_group:
@@ -210,7 +210,7 @@ def shortfall(wanted: config.Select, num_picks: int, num_candidates: int) -> dic
 
 
 def _count(replay: Replay, *, enough: int) -> int:
-    """How many candidates have a score; a number of at least `enough` need not be exact."""
+    """Return how many candidates have a score; a number of at least `enough` need not be exact."""
     total = 0
     for chunk in replay():
         total += chunk.num_rows
@@ -220,7 +220,7 @@ def _count(replay: Replay, *, enough: int) -> int:
 
 
 def _note_effect(query: Query, files: RoundLayout, picks: Selection, reporter: Reporter) -> None:
-    """What scoring a part of the pool did to the picks, to `subsample.json` and to people."""
+    """Write what scoring a part of the pool did to the picks to `subsample.json`, and tell people."""
     known = set(query.runners_up.to_pylist())
     drawn = np.array([image_id not in known for image_id in picks.image_ids], dtype=bool)
     num_pool, num_scored = int(query.candidates.sum()), int(query.scored.sum())

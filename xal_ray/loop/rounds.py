@@ -35,7 +35,7 @@ OnRound = Callable[[RoundLayout], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `run` ended.
+    """Says how a call of `run` ended.
 
     Attributes:
         status: `finished`, `already_finished`, or `awaiting_labels`.
@@ -151,7 +151,7 @@ def _await(run: Run, files: RoundLayout) -> Outcome:
 
 
 def _elsewhere(config: Config, layout: RunLayout) -> str:
-    """Where other settings can be tried once a run has begun."""
+    """Return where other settings can be tried once a run has begun."""
     return (
         f"give another --out for a new run{keeping_labels(config, layout)}" if layout.ledger.exists() else ""
     )

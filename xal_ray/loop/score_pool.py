@@ -43,7 +43,7 @@ OF_THE_RUN = ("seed", "roi", "score", "select")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pass did.
+    """Holds what a pass did.
 
     Attributes:
         num_scored: Rows in `scores/`.
@@ -177,7 +177,7 @@ def describe_pass(
     exclude: tuple[Path, ...] = (),
     here: bool = True,
 ) -> list[str]:
-    """What a pass would do, in words; what lies in an object store is not asked.
+    """Return what a pass would do, in words; what lies in an object store is not asked.
 
     Raises:
         InputError: The pass would be refused.

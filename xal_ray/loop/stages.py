@@ -109,7 +109,7 @@ def evaluate_model(run: Run, files: RoundLayout) -> None:
 
 
 def _is_evaluated(run: Run, files: RoundLayout) -> bool:
-    """Whether `metrics.json` is there, of a round that chooses also with what it says of those scores."""
+    """Tell whether `metrics.json` is there; of a round that chooses, with what it says of those scores."""
     if not files.metrics.exists():
         return False
     return (

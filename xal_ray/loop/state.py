@@ -59,7 +59,7 @@ class Run:
 
     @cached_property
     def activations(self) -> ActivationReader | None:
-        """What the frozen backbone makes of the pool, where the configuration keeps it; made on first use."""
+        """Return what the frozen backbone makes of the pool, where that is kept; it is made on first use."""
         if not self.config.model.cache_activations:
             return None
         return keep_activations(
@@ -67,7 +67,7 @@ class Run:
         )
 
     def labels(self) -> dict[str, str]:
-        """What is labelled now: the manifest's labelled rows, and the fold over the ledger."""
+        """Return what is labelled now: the manifest's labelled rows, and the fold over the ledger."""
         given = rows_of_splits(self.index, "labeled")
         known = dict(zip(given["image_id"].to_pylist(), given["label"].to_pylist(), strict=True))
         return known | self.ledger.labels()
@@ -92,17 +92,17 @@ class Run:
         return [name for name in self.pool.classes if name not in present]
 
     def asks(self, files: RoundLayout) -> bool:
-        """Whether a round chooses; the one after the last query only trains and evaluates."""
+        """Return whether a round chooses; the one after the last query only trains and evaluates."""
         return files.number < self.config.num_rounds
 
     def found_none_left(self, files: RoundLayout) -> bool:
-        """Whether a committed round had nothing left to choose from: it is the last."""
+        """Return whether a committed round had nothing left to choose from: it is the last."""
         record = self.ledger.commit(files.number)
         chosen = self.ledger.has_chosen(files.number) and record is not None
         return chosen and not (record.data["selected"].get("images") if record else None)
 
     def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Return whether nothing is left to do."""
         if self.ledger.records[-1].event != "run_finished":
             return False
         last = max(record.round or 0 for record in self.ledger.records if record.event == "round_committed")
@@ -116,7 +116,7 @@ class Run:
         return rows.select(["image_id", "part", "row"]).append_column("label", pa.array(indices, pa.int64()))
 
     def is_committed(self, files: RoundLayout) -> bool:
-        """Whether a round is over. A crash between the ledger's line and the marker is mended here.
+        """Return whether a round is over. A crash between the ledger's line and the marker is mended here.
 
         A round that only trained is open again where `num_rounds` was raised since.
         """
@@ -302,7 +302,7 @@ def _other_config(config: Config, pool: PoolReader | None, layout: RunLayout, le
 
 
 def keeping_labels(config: Config, layout: RunLayout) -> str:
-    """How a new run keeps what people have labelled for this one, as the end of an advice; else empty."""
+    """Return how a new run keeps what people have labelled for this one, as the end of advice; else empty."""
     if config.labels.source != "export":
         return ""
     return f" (--set labels.from_run={layout.path} begins it with the labels of this one)"

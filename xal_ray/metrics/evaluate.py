@@ -1,4 +1,4 @@
-"""How good a round's model and its maps are, and how sure that is.
+"""Measures how good a round's model and its maps are, and how sure that is.
 
 Everything here answers in plain floats that JSON can hold; what is undefined is None, never NaN.
 """

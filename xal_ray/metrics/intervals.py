@@ -20,7 +20,7 @@ TAILS = (0.025, 0.975)
 
 
 def t_interval(values: npt.NDArray[Any]) -> Interval | None:
-    """Of a mean over independent values (seeds): `mean ± t(n - 1) s / sqrt(n)`.
+    """Return the interval of a mean over independent values (seeds): `mean ± t(n - 1) s / sqrt(n)`.
 
     Returns:
         (low, high); None for fewer than two values, which say nothing of how far they scatter.
@@ -37,7 +37,7 @@ def t_interval(values: npt.NDArray[Any]) -> Interval | None:
 
 
 def mean_interval(values: npt.NDArray[Any], groups: npt.NDArray[Any]) -> Interval | None:
-    """Of a mean over images whose groups, not the images, are independent.
+    """Return the interval of a mean over images whose groups, not the images, are independent.
 
     Args:
         values: (n,); NaN where undefined, and left out.
@@ -60,7 +60,7 @@ def mean_interval(values: npt.NDArray[Any], groups: npt.NDArray[Any]) -> Interva
 
 
 def share_interval(hits: npt.NDArray[Any], support: npt.NDArray[Any]) -> Interval | None:
-    """Of a mean over classes of shares: balanced accuracy or, with a single class, accuracy.
+    """Return the interval of a mean of shares over classes: balanced accuracy or, with one class, accuracy.
 
     The variance is that of the groups (the jackknife that leaves out one after the other), and the degrees of
     freedom are what it is worth. With them the share is as sure as one of so many independent images, and the

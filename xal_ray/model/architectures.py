@@ -1,4 +1,4 @@
-"""How each backbone is made, and where it is cut in two for saliency maps.
+"""Makes each backbone, and cuts it in two for saliency maps.
 
 A cut is a pair of functions: `features(model, images)` gives the target layer's activation, `head(model,
 activation)` the logits. The models are those of torchvision and efficientnet-lite, untouched.
@@ -24,7 +24,7 @@ VIT_PATCH = 16
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where a model is cut, and how its last linear layer is called.
+    """Says where a model is cut, and how its last linear layer is called.
 
     Attributes:
         target_layer: The layer whose output is the activation, for the model card.

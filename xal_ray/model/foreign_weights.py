@@ -109,7 +109,7 @@ def head_names(architecture: Architecture) -> list[str]:
 
 
 def misfits_of(own: Shapes, given: Shapes, *, besides: Sequence[str] = ()) -> str:
-    """What is missing, unexpected or of another shape, in words; nothing where all fits."""
+    """Return what is missing, unexpected or of another shape, in words; nothing where all fits."""
     missing = [
         name
         for name in own
@@ -213,7 +213,7 @@ def _of_another_model(
 
 
 def _is_of(backbone: Backbone, found: Sequence[tuple[str, dict[str, Tensor]]]) -> bool:
-    """Whether a file's weights are those of a backbone, whatever their last layer."""
+    """Return whether a file's weights are those of a backbone, whatever their last layer."""
     try:
         with torch.device("meta"):
             model = create_model(backbone, 2, _TESTED_SIZE)

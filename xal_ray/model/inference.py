@@ -32,7 +32,7 @@ _MASKED_WEIGHTS = 1 << 24  # floats of the last layer under several dropout mask
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a batch of n images gives; tensors are on the device.
+    """Holds what a batch of n images gives; tensors are on the device.
 
     Attributes:
         logits: (n, C) float32.
@@ -178,7 +178,7 @@ class Explainer:
 
 
 def resolve_precision(request: Precision, device: torch.device, keeps_ranks: bool) -> Literal["fp32", "bf16"]:
-    """What `auto` means: bf16 where it does not change ranks and the hardware multiplies it, else fp32."""
+    """Resolve `auto`: bf16 where it does not change ranks and the hardware multiplies it, else fp32."""
     if request != "auto":
         return request
     if not keeps_ranks:

@@ -28,7 +28,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a network is made for.
+    """Holds what a network is made for.
 
     Attributes:
         backbone: The architecture.

@@ -26,7 +26,7 @@ SCORECAM_BATCH = 16  # masked images in one forward pass
 
 @dataclass(frozen=True)
 class Kept:
-    """What a frozen backbone gave for n images.
+    """Holds what a frozen backbone gave for n images.
 
     Attributes:
         embeddings: (n, d) float32, the last linear layer's input.

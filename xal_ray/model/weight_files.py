@@ -18,7 +18,7 @@ from xal_ray.places import is_remote
 
 
 def read_checkpoint(path: Path) -> Mapping[Any, Any]:
-    """What a file of weights holds. Pickles are read without running any code in them (`weights_only`).
+    """Read a file of weights. Pickles are read without running any code in them (`weights_only`).
 
     Raises:
         ModelError: It can't be read, or holds no mapping.

@@ -1,4 +1,4 @@
-"""Where a network's weights come from and go to: chance, published files, a user's file, a saved model.
+"""Says where a network's weights come from and go to: chance, published files, a user's file, a saved model.
 
 A saved model is a folder with `model.safetensors` and `model.json`, which says what the weights are of. Of a
 frozen backbone that is kept elsewhere, it holds the last layer alone, and `backbone.json` says where the rest
@@ -31,7 +31,7 @@ PLACE_FILE = "backbone.json"
 
 
 def is_at_hand(backbone: Backbone, weights: str) -> bool:
-    """Whether weights can be read without asking another machine for them."""
+    """Return whether weights can be read without asking another machine for them."""
     if weights == "none":
         return True
     if weights != "imagenet":
@@ -118,7 +118,7 @@ def save_model(
 
 
 def backbone_sha256(network: Network) -> str:
-    """What `save_backbone` would say of a network."""
+    """Return what `save_backbone` would say of a network."""
     return sha256_bytes(_serialised(_backbone_state(network)))
 
 
@@ -227,7 +227,7 @@ def _read_backbone(folder: Path, sha256: str) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=1)
 def _read_shared(path: Path, sha256: str) -> dict[str, Tensor]:
-    """As `_read_saved`; the same weights are asked for again and again, and nobody trains them."""
+    """Read as `_read_saved` does; the same weights are asked for again and again, and nobody trains them."""
     return _read_saved(path, sha256)
 
 

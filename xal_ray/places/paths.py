@@ -74,7 +74,7 @@ def place(text: str | os.PathLike[str]) -> Path:
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a place lies in an object store."""
+    """Return whether a place lies in an object store."""
     return not isinstance(path, Path)
 
 
@@ -113,7 +113,7 @@ class RemotePath:
 
     @cached_property
     def address(self) -> str:
-        """As fsspec calls it: without the scheme."""
+        """Return the address as fsspec calls it: without the scheme."""
         return "/".join(self.parts)
 
     @property
@@ -128,7 +128,7 @@ class RemotePath:
 
     @property
     def suffix(self) -> str:
-        """Of the last part, with its dot."""
+        """Return the suffix of the last part, with its dot."""
         return PurePosixPath(self.name).suffix
 
     @property
@@ -151,7 +151,7 @@ class RemotePath:
         return PurePosixPath(*self.parts[len(other.parts) :])
 
     def is_relative_to(self, other: RemotePath) -> bool:
-        """Whether another place is a folder above, or this one."""
+        """Return whether another place is a folder above, or this one."""
         return self.scheme == other.scheme and self.parts[: len(other.parts)] == other.parts
 
     def resolve(self) -> RemotePath:
@@ -161,15 +161,15 @@ class RemotePath:
     absolute = resolve
 
     def exists(self) -> bool:
-        """Whether there is a file here, or anything below."""
+        """Return whether there is a file here, or anything below."""
         return self._kind() is not None
 
     def is_file(self) -> bool:
-        """Whether there is a file here."""
+        """Return whether there is a file here."""
         return self._kind() == "file"
 
     def is_dir(self) -> bool:
-        """Whether anything lies below."""
+        """Return whether anything lies below."""
         return self._kind() == "directory"
 
     def stat(self) -> SimpleNamespace:
@@ -198,14 +198,14 @@ class RemotePath:
         return self.read_bytes().decode(encoding, errors)
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """What lies directly below."""
+        """Return what lies directly below."""
         with remote_errors(str(self)):
             entries = self.fs.ls(self.address, detail=False)
         names = {entry.rstrip("/").rpartition("/")[2] for entry in entries if _is_below(entry, self.address)}
         return (self / name for name in sorted(names))
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """What lies directly below and has a name of that pattern; nothing where nothing is there."""
+        """Return what lies directly below and has a name of that pattern; nothing where nothing is there."""
         try:
             return (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What an object store refuses, told as the disk's refusals are."""
+"""Says what an object store refuses, told as the disk's refusals are."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ PARTS_AT_HAND = 4096  # mapped files: what is mapped costs addresses, not memory
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of what is kept for one image.
+    """Holds the shapes of what is kept for one image.
 
     Attributes:
         activation: (k, h, w), or (2 + h w, k) for tokens.
@@ -55,13 +55,13 @@ class Shapes:
 
     @property
     def bytes_per_image(self) -> int:
-        """What an image takes on the disk, nearly."""
+        """Return what an image takes on the disk, nearly."""
         return 4 * (int(np.prod(self.activation)) + self.width + int(np.prod(self.grid))) + int(
             np.prod(self.fine)
         )
 
     def schema(self) -> pa.Schema:
-        """Of a part."""
+        """Return the schema of a part."""
         value = pa.float32()
         return pa.schema(
             [
@@ -126,7 +126,7 @@ class ActivationReader:
         return embeddings
 
     def read_rows(self, references: pa.Table) -> ActivationRows:
-        """What is kept of some rows, in the order of `references`.
+        """Return what is kept of some rows, in the order of `references`.
 
         Args:
             references: A table with at least `image_id`, `part` and `row`.

@@ -131,7 +131,7 @@ def suppress(groups: Counts) -> list[list[str | None]]:
 
 
 def _is_open(line: list[tuple[int, str | None]]) -> bool:
-    """Whether the marked cells of a line follow from their sum."""
+    """Return whether the marked cells of a line follow from their sum."""
     few = [count for count, mark in line if mark == FEW]
     hidden = [count for count, mark in line if mark == HIDDEN]
     if len(few) + len(hidden) <= 1:

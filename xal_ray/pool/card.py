@@ -172,7 +172,7 @@ def build_card(
     pseudonym_key_id: str | None,
     warned: pa.Table,
 ) -> dict[str, Any]:
-    """What a pool says of itself.
+    """Return what a pool says of itself.
 
     Args:
         settings: What it was made with.
@@ -233,7 +233,7 @@ def build_card(
 
 
 def warnings_of(card: Mapping[str, Any]) -> list[str]:
-    """What the user of a pool should hear when it is made."""
+    """Return what the user of a pool should hear when it is made."""
     found = []
     if card["duplicates_across_splits"]:
         found.append(
@@ -264,7 +264,7 @@ def _check_key(pool: PoolReader, wanted: str) -> None:
 
 
 def _excluded(listed: Mapping[str, int], quarantined: Mapping[str, int]) -> list[dict[str, Any]]:
-    """What was left out, by the source and in reading, the most frequent reason first."""
+    """Return what was left out, by the source and in reading, the most frequent reason first."""
     counts = Counter(listed) + Counter(quarantined)
     return [
         {"reason": reason, "count": count, "words": REASONS.get(reason, reason.replace("_", " "))}
@@ -273,7 +273,7 @@ def _excluded(listed: Mapping[str, int], quarantined: Mapping[str, int]) -> list
 
 
 def _equal_across_splits(index: pa.Table) -> int:
-    """How many pictures, with their ROIs, stand in more than one split."""
+    """Return how many pictures, with their ROIs, stand in more than one split."""
     splits = index.group_by("content_sha256").aggregate([("split", "count_distinct")])
     return pc.sum(pc.greater(splits["split_count_distinct"], 1)).as_py() or 0
 
@@ -292,10 +292,10 @@ def _burned_in(attributes: pa.Table) -> dict[str, Any]:
 
 
 def _manifest_hash(source: config.Source) -> str | None:
-    """Of a table's file; a folder or a generator has none."""
+    """Hash a table's file; a folder or a generator has none."""
     return sha256_file(source.path) if source.path is not None and source.path.is_file() else None
 
 
 def count_values(column: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value stands in a column."""
+    """Return how often each value stands in a column."""
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}

@@ -1,4 +1,4 @@
-"""Whether a pool holds what its manifest names: each row read, or in quarantine with a reason."""
+"""Checks that a pool holds what its manifest names: each row read, or in quarantine with a reason."""
 
 from __future__ import annotations
 

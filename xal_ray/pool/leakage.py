@@ -49,7 +49,7 @@ class LookAlikes:
 
     @property
     def num_images(self) -> int:
-        """How many images have one."""
+        """Return how many images have one."""
         return len(self.pairs)
 
     @property
@@ -172,7 +172,7 @@ def describe_look_alikes(num_images: int, examples: Sequence[Sequence[str]]) -> 
 
 
 def overlap_notes(data_set: str | None) -> list[str]:
-    """What is known of images that a public set shares with others."""
+    """Return what is known of images that a public set shares with others."""
     return [
         f"{text}: a model that was trained on the one must not be judged on the other"
         for text in _OVERLAPS.get(data_set or "", ())

@@ -74,7 +74,7 @@ def side_of(split: str) -> str:
 
 
 def name_key(name: str) -> str:
-    """What a class name has in common with its other spellings: case, spaces, Unicode; 1.0 and True for 1."""
+    """Fold the spellings of a class name into one: case, spaces, Unicode; 1.0 and True for 1."""
     visible = "".join(mark for mark in name if unicodedata.category(mark) != "Cf")
     folded = " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
     try:

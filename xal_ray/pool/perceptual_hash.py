@@ -60,7 +60,7 @@ def _averaging_cosines(length: int) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def _lowest() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Where the 256 coefficients of lowest order stand, shuffled: each byte holds low and high ones alike."""
+    """Return where the 256 lowest coefficients stand, shuffled: each byte holds low and high ones alike."""
     grid = [(row + column, row, column) for row in range(_WAVES) for column in range(_WAVES)]
     places = np.array(sorted(grid)[1 : 8 * NUM_BYTES + 1])
     places = places[np.random.default_rng(0).permutation(len(places))]

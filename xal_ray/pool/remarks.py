@@ -1,4 +1,4 @@
-"""What reading noticed of images that it could read: counted for the card, and said once, not for each."""
+"""Counts what reading noticed of images that it could read, for the card: said once, not for each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REMARKS: Mapping[str, str] = {
 
 
 def count_remarks(attributes: pa.Table) -> dict[str, dict[str, Any]]:
-    """How many images each remark was made of, and the first of them.
+    """Return how many images each remark was made of, and the first of them.
 
     Args:
         attributes: `ATTRIBUTE_SCHEMA`, sorted by image_id.

@@ -111,7 +111,7 @@ class PixelRows:
 
     @property
     def inputs(self) -> npt.NDArray[np.uint8]:
-        """What a network is given."""
+        """Return what a network is given."""
         return self.pixels
 
     def regions(self, rows: npt.NDArray[np.intp], grid: tuple[int, int]) -> Regions:
@@ -243,7 +243,7 @@ class PoolReader:
             raise self._damaged(part, str(error).split("\n")[0]) from error
 
     def _footer(self, path: Path) -> Footer | None:
-        """Of a part in an object store: it is opened again for each few rows, and its footer kept between."""
+        """Read the footer of a part in an object store; it is kept, as parts are opened for a few rows."""
         return _kept_footer(path, self.identity) if is_remote(path) else None
 
     def _damaged(self, part: int, found: str) -> PoolError:
@@ -257,7 +257,7 @@ class PoolReader:
 
 @lru_cache(maxsize=FOOTERS_AT_HAND)
 def _kept_footer(path: Path, identity: str) -> Footer:
-    """Of a part of that pool: another may have lain here before, or the same images in other parts."""
+    """Keep the footer of a part of that pool; another may have lain here before, in other parts, too."""
     return read_footer(path)
 
 

@@ -22,7 +22,7 @@ _ZEROS_IN_FRONT = re.compile(r"(?<![\d.])0+(?=\d)")
 
 
 def class_warnings(classes: Sequence[str], counts: Mapping[str, int]) -> list[str]:
-    """What is odd about class names.
+    """Return what is odd about class names.
 
     Args:
         classes: The names.
@@ -50,17 +50,17 @@ def class_warnings(classes: Sequence[str], counts: Mapping[str, int]) -> list[st
 
 
 def reads_like_nothing(name: str) -> bool:
-    """Whether a name is what programs write for a missing one: `nan`, `NA`, `None`, `-`."""
+    """Return whether a name is what programs write for a missing one: `nan`, `NA`, `None`, `-`."""
     return name.strip().casefold() in _MISSING
 
 
 def is_left_out(cell: str) -> bool:
-    """Whether a cell is what programs write for an empty one: `nan`, `NA`, `None`."""
+    """Return whether a cell is what programs write for an empty one: `nan`, `NA`, `None`."""
     return cell.strip().casefold() in _OF_PROGRAMS
 
 
 def group_warnings(groups: pa.ChunkedArray, numbers: Sequence[int]) -> list[str]:
-    """What is odd about group ids. They may point at patients, so rows are named, and no id.
+    """Return what is odd about group ids. They may point at patients, so rows are named, and no id.
 
     Args:
         groups: Each image's group.
@@ -105,7 +105,7 @@ def group_warnings(groups: pa.ChunkedArray, numbers: Sequence[int]) -> list[str]
 
 
 def is_group_an_image(groups: pa.ChunkedArray) -> bool:
-    """Whether every image, of at least two, is a group of its own."""
+    """Return whether every image, of at least two, is a group of its own."""
     return 1 < len(groups) == len(pc.unique(groups))
 
 

@@ -1,4 +1,4 @@
-"""What a pool's warnings are about, image by image and file by file: `POOL/warnings.parquet`.
+"""Says what a pool's warnings are about, image by image and file by file: `POOL/warnings.parquet`.
 
 The card names counts and the first few; here all of them stand. A row is a file that was passed by, a mask
 without an image, a shape that was cut or dropped, two pictures that look alike, or an image of which reading
@@ -78,11 +78,11 @@ def warned_of_reading(attributes: pa.Table) -> list[Warned]:
 
 
 def count_kinds(table: pa.Table) -> dict[str, int]:
-    """How many rows there are of each kind, in the order of `WORDS`."""
+    """Return how many rows there are of each kind, in the order of `WORDS`."""
     counts = Counter(table["kind"].to_pylist())
     return {kind: counts[kind] for kind in WORDS if counts[kind]}
 
 
 def sentences(counts: Mapping[str, int]) -> list[str]:
-    """What people should hear of these counts (`count_kinds`)."""
+    """Return what people should hear of these counts (`count_kinds`)."""
     return [f"{WORDS[kind]}: {counts[kind]} (each in {FILE})" for kind in _SAID if kind in counts]

@@ -1,4 +1,4 @@
-"""Where things lie in a run folder.
+"""Says where things lie in a run folder.
 
 runs/<name>/
   config.yaml, ledger.jsonl, report.html
@@ -67,7 +67,7 @@ class RoundLayout:
 
     @property
     def title(self) -> str:
-        """How a person calls this round."""
+        """Return how a person calls this round."""
         return "initial set" if self.number == INITIAL else f"round {self.number}"
 
     @property
@@ -97,17 +97,17 @@ class RoundLayout:
 
     @property
     def runners_up(self) -> Path:
-        """Who came after the picks, best first (`RUNNERS_UP_SCHEMA`); with `score.runners_up`."""
+        """Return who came after the picks, best first (`RUNNERS_UP_SCHEMA`); with `score.runners_up`."""
         return self.folder / "runners_up.parquet"
 
     @property
     def subsample(self) -> Path:
-        """What scoring a part of the pool did to the picks; with `score.subsample` below 1."""
+        """Return what scoring a part of the pool did to the picks; with `score.subsample` below 1."""
         return self.folder / "subsample.json"
 
     @property
     def shortfall(self) -> Path:
-        """How many were asked for and chosen, and why not all; where fewer were chosen."""
+        """Return how many were asked for and chosen, and why not all; where fewer were chosen."""
         return self.folder / "shortfall.json"
 
     @property
@@ -122,7 +122,7 @@ class RoundLayout:
 
     @property
     def to_label(self) -> Path:
-        """What a reader gets: `selection.csv` and the images."""
+        """Return what a reader gets: `selection.csv` and the images."""
         return self.folder / "to_label"
 
     @property

@@ -92,7 +92,7 @@ class Ledger:
         return None
 
     def has_chosen(self, round_number: int) -> bool:
-        """Whether a round is committed with a selection, be it an empty one."""
+        """Return whether a round is committed with a selection, be it an empty one."""
         record = self.commit(round_number)
         if record is None:
             return False

@@ -1,4 +1,4 @@
-"""How numbers are written on pages."""
+"""Says how numbers are written on pages."""
 
 from __future__ import annotations
 

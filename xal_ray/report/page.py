@@ -135,7 +135,7 @@ def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
 
 
 def describe_request(config: Config) -> list[tuple[str, str]]:
-    """What the run was asked for, as (term, words)."""
+    """Return what the run was asked for, as (term, words)."""
     select, model = config.select, config.model
     weighed = f"{select.weight:g} × uncertainty + {1 - select.weight:g} × misalignment"  # noqa: RUF001
     words = {

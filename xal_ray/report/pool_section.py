@@ -1,4 +1,4 @@
-"""What the page says of the pool: who is in it, who was left out, and what its card warns of."""
+"""Says what the page says of the pool: who is in it, who was left out, and what its card warns of."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """What the permutation test says of a measure; see `permutation.alignment_test`."""
+    """Holds what the permutation test says of a measure; see `permutation.alignment_test`."""
 
     own: float
     donors: float
@@ -77,7 +77,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class SplitMetrics:
-    """What a round's model did on the validation or the test split. `ci95` is over groups."""
+    """Holds what a round's model did on the validation or the test split. `ci95` is over groups."""
 
     num_images: int
     num_groups: int
@@ -165,7 +165,7 @@ class Run:
 
     @property
     def state(self) -> State:
-        """Where the run stands. A committed round that selects nothing closes the run."""
+        """Return where the run stands. A committed round that selects nothing closes the run."""
         last = self.rounds[-1] if self.rounds else None
         if last is not None and last.committed and (last.picks is None or not last.picks.num_picks):
             return "finished"
@@ -322,7 +322,7 @@ def _read_picks(files: RoundLayout, config: Config, classes: Sequence[str], max_
 def _view(
     score: Mapping[str, Any] | None, config: Config, classes: Sequence[str], files: RoundLayout
 ) -> dict[str, Any]:
-    """What the model said of an image, as keywords of `Pick`; a failed row has nulls for what it lacks."""
+    """Return what the model said of an image, as keywords of `Pick`; a failed row has nulls."""
     if score is None:
         return {}
     predicted = score["predicted"]

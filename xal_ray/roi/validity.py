@@ -25,7 +25,7 @@ _Points = npt.NDArray[np.float64]
 
 @dataclass
 class Sound:
-    """What is left of some shapes.
+    """Holds what is left of some shapes.
 
     Attributes:
         shapes: Those that can be meant, as numbers.
@@ -39,12 +39,12 @@ class Sound:
 
     @property
     def is_lost(self) -> bool:
-        """Whether no shape is left, and one had something else wrong than that it has no area."""
+        """Return whether no shape is left, and one had something else wrong than that it has no area."""
         return not self.shapes and any(fault != NO_AREA for fault in self.dropped)
 
     @property
     def faults(self) -> str:
-        """What is wrong with those that were dropped, in words."""
+        """Return what is wrong with those that were dropped, in words."""
         return ", ".join(f"{count} with {fault}" for fault, count in sorted(self.dropped.items()))
 
 
@@ -110,7 +110,7 @@ def _points(numbers: Sequence[float]) -> _Points | None:
 
 
 def _are_on_a_line(points: _Points) -> bool:
-    """Whether points enclose nothing: there are fewer than three, or all lie on one line."""
+    """Return whether points enclose nothing: there are fewer than three, or all lie on one line."""
     if len(points) < 3:
         return True
     steps = points - points[0]

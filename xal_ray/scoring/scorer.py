@@ -63,7 +63,7 @@ def score_schema(num_classes: int) -> pa.Schema:
 
 @dataclass(frozen=True)
 class _Raw:
-    """What the network said of some images, in memory."""
+    """Holds what the network said of some images, in memory."""
 
     logits: npt.NDArray[np.float64]  # (n, C)
     maps: Floats  # (n, gh, gw)
@@ -215,7 +215,7 @@ class Scorer:
             self.explainer.compile_for = size
 
     def _lost(self) -> _Raw:
-        """What there is to say of an image for which there was no memory."""
+        """Return what there is to say of an image for which there was no memory."""
         none = np.full(1, np.nan)
         logits = np.full((1, len(self.spec.classes)), np.nan)
         return _Raw(logits, np.full((1, 1, 1), np.nan, np.float32), none, none, np.ones(1, bool))
@@ -284,7 +284,7 @@ def _joined(batches: list[_Raw]) -> _Raw:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory did not suffice; torch has a class for a GPU's, and a text for the rest."""
+    """Return whether memory did not suffice; torch has a class for a GPU's, and a text for the rest."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         text in str(error) for text in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     )

@@ -34,7 +34,7 @@ def ranked_chunks(
     image_size: int,
     kept: BoolArray | None = None,
 ) -> Replay:
-    """What `strategies.select` ranks: the scored rows of a folder, with all that the strategy reads.
+    """Return what `strategies.select` ranks: the scored rows of a folder, with all that the strategy reads.
 
     `shuffled_roi` reads `shuffled_misalignment`, which is made here, anew each time: the misalignment of each
     map with the ROI of an image of another group, out of the donors of the whole folder. It costs a pass that

@@ -264,7 +264,7 @@ def existing_files(paths: Iterable[Path]) -> set[Path]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether nothing lies in a folder, be it there or not; a file is not empty."""
+    """Return whether nothing lies in a folder, be it there or not; a file is not empty."""
     if not is_remote(folder) and folder.exists() and not folder.is_dir():
         return False
     if is_remote(folder) and folder.is_file():

@@ -121,7 +121,7 @@ class Lease:
                 self._put(released=False)
 
     def _is_mine(self) -> bool:
-        """Whether the highest number is this one, and its object this holder's.
+        """Return whether the highest number is this one, and its object this holder's.
 
         Who took over may have ended and left nothing, so that numbers begin anew: then none is there, or
         this very number is somebody else's.
@@ -155,7 +155,7 @@ class _Objects:
         return max(self.numbers(), default=0)
 
     def read(self, number: int) -> dict[str, Any] | None:
-        """Who holds a number; None where it is gone."""
+        """Return who holds a number; None where it is gone."""
         try:
             found: dict[str, Any] = json.loads(self.path(number).read_bytes())
         except FileNotFoundError:
@@ -167,7 +167,7 @@ class _Objects:
 
 @dataclass
 class _Watch:
-    """What a waiting process has seen of the holder."""
+    """Holds what a waiting process has seen of the holder."""
 
     seen: tuple[int, dict[str, Any]] | None = None
     since: float = field(default_factory=time.monotonic)
@@ -234,7 +234,7 @@ def _serialised(holder: dict[str, Any]) -> bytes:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that has ended."""
+    """Return whether the holder was a process of this machine that has ended."""
     if holder.get("host") != _host() or not isinstance(holder.get("pid"), int):
         return False
     try:

@@ -31,7 +31,7 @@ OnWait = Callable[[], None]
 
 
 def is_lock(name: str) -> bool:
-    """Whether a file of that name belongs to a lock: of the folder that it is in, or of a place there."""
+    """Tell whether a file of that name belongs to a lock: of its folder, or of a place there."""
     return name.startswith(".") and (name.endswith(LOCK_NAME) or f"{LOCK_NAME}-" in name)
 
 
@@ -155,7 +155,7 @@ def _opened(path: Path) -> IO[str]:
 
 
 def _stands_at(stream: IO[str], path: Path) -> bool:
-    """Whether an open file is the one that lies at a place now."""
+    """Return whether an open file is the one that lies at a place now."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:

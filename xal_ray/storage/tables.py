@@ -19,7 +19,7 @@ from xal_ray.storage.files import names_in, write_bytes
 
 @dataclass(frozen=True)
 class Footer:
-    """What reading from a Parquet file needs to know of it: on an object store it costs two requests.
+    """Holds what reading from a Parquet file needs to know of it: on an object store it costs two requests.
 
     Attributes:
         metadata: Where its row groups lie.

@@ -27,7 +27,7 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """How a person calls it: `select.weight=0.3, select.strategy=dual`."""
+        """Return how a person calls it: `select.weight=0.3, select.strategy=dual`."""
         return ", ".join(f"{key}={_shown(value)}" for key, value in self.params.items())
 
 

@@ -1,4 +1,4 @@
-"""How much a trial takes of Ray's resources, and how many fit side by side.
+"""Works out how much a trial takes of Ray's resources, and how many fit side by side.
 
 A trial is a task that may start actors and training workers beside itself. Ray would start trials until its
 resources are gone, and their actors would then wait for ever; so what a trial needs in all is counted here.
@@ -21,7 +21,7 @@ _FINEST = 10_000  # Ray counts in ten-thousandths
 
 @dataclass(frozen=True)
 class Share:
-    """What each trial gets.
+    """Holds what each trial gets.
 
     Attributes:
         cpus: That the trial itself declares.

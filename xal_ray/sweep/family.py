@@ -92,7 +92,7 @@ def gather(
 
 
 def ranking(settings: Config, num_classes: int | None) -> str:
-    """What an arm's results depend on, equal for strategies that rank every pool alike.
+    """Return what an arm's results depend on, equal for strategies that rank every pool alike.
 
     Args:
         settings: Of the arm.
@@ -125,7 +125,7 @@ def _plainest(select: Select, num_classes: int | None) -> Select:
 
 
 def _ranks_only(select: Select) -> bool:
-    """Whether no more than the order of uncertainties counts."""
+    """Return whether no more than the order of uncertainties counts."""
     return select.normalise == "rank" or select.strategy not in WEIGHTED_STRATEGIES
 
 

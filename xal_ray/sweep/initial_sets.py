@@ -69,7 +69,7 @@ def with_recorded(
 
 
 def about_left_out(left_out: Mapping[int, str]) -> list[str]:
-    """What people are told of it; nothing where no seed is left out."""
+    """Return what people are told of it; nothing where no seed is left out."""
     if not left_out:
         return []
     told = ", ".join(f"{seed} (no '{lacking}')" for seed, lacking in sorted(left_out.items()))

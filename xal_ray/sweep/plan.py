@@ -101,7 +101,7 @@ def with_places(settings: Config, root: Path) -> Config:
 
 
 def warnings_of(keys: Iterable[str], searches: Iterable[str], schedulers: Iterable[str]) -> list[str]:
-    """What to bear in mind when arms are compared, in sentences.
+    """Return what to bear in mind when arms are compared, in sentences.
 
     Args:
         keys: That differ between the arms.
@@ -149,7 +149,7 @@ def _value_at(settings: Config, key: str) -> Value:
 
 
 def is_cache_chosen(base: Config, params: Mapping[str, Value]) -> bool:
-    """Whether the sweep decides about `model.cache_activations`: where neither base nor arm says."""
+    """Return whether the sweep decides about `model.cache_activations`: where neither base nor arm says."""
     is_decided = "cache_activations" in base.model.model_fields_set or "model.cache_activations" in params
     return not is_decided and base.sweep.cache != "never"
 
@@ -181,7 +181,7 @@ def _effect_of(plan: ArmPlan) -> str:
 
 
 def effect(settings: Config) -> dict[str, Any]:
-    """What trials of an arm depend on beside their seed, the data, and what all arms share."""
+    """Return what trials of an arm depend on beside their seed, the data, and what all arms share."""
     identity = settings.identity() | {"num_rounds": settings.num_rounds}
     del identity["seed"]
     return {"config": identity, "packed": {"pool": _pool_settings(settings.pool)}}

@@ -1,4 +1,4 @@
-"""What people are told while a sweep runs: a line for each trial that ends."""
+"""Says what people are told while a sweep runs: a line for each trial that ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep will try: its search, its parameters, and the arms as far as they are known beforehand."""
+"""Proposes what a sweep will try: its search, its parameters, and the arms that are known beforehand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xal_ray.sweep.tracking import check_tracking
 
 
 def propose(settings: Config, *, ask: bool = True) -> tuple[dict[str, Space], Plan]:
-    """What is tried, and the arms as far as they are known before the first trial: all but Optuna's.
+    """Return what is tried, and the arms as far as they are known before the first trial: all but Optuna's.
 
     Args:
         settings: The base of all arms, with its section `sweep`.

@@ -35,7 +35,7 @@ class RecordedArm:
 
 @dataclass(frozen=True)
 class Record:
-    """What the calls so far have added to a folder."""
+    """Holds what the calls so far have added to a folder."""
 
     arms: tuple[RecordedArm, ...] = ()
     searches: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """What the calls so far have added; nothing in a folder that is new."""
+    """Return what the calls so far have added; nothing in a folder that is new."""
     path = folder / RECORD_NAME
     found = read_json(path) if path.exists() else {}
     return Record(

@@ -1,4 +1,4 @@
-"""What a call asks for before anything runs: arms, seeds, trials and resources, and all that in words."""
+"""Says in words, before anything runs, what a call asks for: arms, seeds, trials and resources."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_CHECK = {"weight": 0.5, "normalise": "rank"}  # keys on whose values no chec
 
 
 def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[str]:
-    """What a sweep would do, without doing any of it or asking a cloud or MLflow.
+    """Return what a sweep would do, without doing any of it or asking a cloud or MLflow.
 
     Raises:
         InputError: It can't be done.
@@ -116,7 +116,7 @@ def _rehearse(
 
 
 def _asks_cloud(settings: Config) -> bool:
-    """Whether its initial set is in an object store."""
+    """Return whether its initial set is in an object store."""
     return settings.labels.from_run is not None and is_remote(settings.labels.from_run)
 
 
@@ -126,13 +126,13 @@ def seeds_of(settings: Config) -> list[int]:
 
 
 def num_trials(settings: Config, plan: Plan, num_seeds: int | None = None) -> int:
-    """How many runs a call asks for, those that are there already among them."""
+    """Return how many runs a call asks for, those that are there already among them."""
     suggested = settings.sweep.num_samples if settings.sweep.search == "optuna" else 0
     return (len(plan.arms) + suggested) * (num_seeds or settings.sweep.seeds)
 
 
 def share_of(settings: Config, plan: Plan, spaces: Mapping[str, Space]) -> Share:
-    """What each trial gets of the machine."""
+    """Return what each trial gets of the machine."""
     return share_out(
         [each.config for each in known_arms(settings, plan, spaces)],
         settings.ray,
@@ -144,7 +144,7 @@ def share_of(settings: Config, plan: Plan, spaces: Mapping[str, Space]) -> Share
 
 
 def num_classes(settings: Config, pools: Mapping[Path, PoolReader]) -> int | None:
-    """Of an arm's pool, if that is there."""
+    """Count the classes of an arm's pool, if that is there."""
     path = settings.pool_path()
     if path in pools:
         return len(pools[path].classes)
@@ -152,7 +152,7 @@ def num_classes(settings: Config, pools: Mapping[Path, PoolReader]) -> int | Non
 
 
 def about_dropped(labels: Sequence[str]) -> list[str]:
-    """What people are told of combinations that are another arm; nothing without any."""
+    """Return what people are told of combinations that are another arm; nothing without any."""
     if not labels:
         return []
     shown = "; ".join(labels[:3]) + ("; ..." if len(labels) > 3 else "")

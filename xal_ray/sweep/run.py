@@ -43,7 +43,7 @@ _MAX_FAILURES = 5  # that are named on the command line
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """How a sweep ended.
+    """Says how a sweep ended.
 
     Attributes:
         trials: All of them.
@@ -129,7 +129,7 @@ class _CacheError(InputError):
 
 @contextmanager
 def _optional_cache(settings: Config, each: ArmPlan) -> Iterator[None]:
-    """What goes wrong with activations that the sweep chose by itself is no reason to stop.
+    """Return what goes wrong with activations that the sweep chose by itself is no reason to stop.
 
     Raises:
         _CacheError: In the place of the error.
@@ -202,7 +202,7 @@ def _gather(setting: Setting, plan: Plan, pools: Mapping[Path, PoolReader]) -> F
 
 
 def _outcomes(setting: Setting, family: Family, record: Record) -> list[Trial]:
-    """How all trials of the folder stand; arms of earlier calls whose folder is gone are no part of it."""
+    """Return how all trials of the folder stand, without arms of earlier calls whose folder is gone."""
     asked = {each.name for each in family.asked}
     there = asked | set(names_in(setting.folder / "trials"))
     return [

@@ -1,4 +1,4 @@
-"""What a sweep tries: texts like `select.weight=0:1:0.1` to values, and which keys may be swept."""
+"""Says what a sweep tries: texts like `select.weight=0:1:0.1` to values, and which keys may be swept."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Interval:
 
     @property
     def is_whole(self) -> bool:
-        """Whether integers are drawn."""
+        """Return whether integers are drawn."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 

@@ -38,7 +38,7 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trials of a sweep share; it is sent to the workers.
+    """Holds what all trials of a sweep share; it is sent to the workers.
 
     Attributes:
         base: The sweep's configuration, places as the user wrote them.
@@ -98,7 +98,7 @@ class TrialPlan:
 
     @property
     def title(self) -> str:
-        """How a person calls it."""
+        """Return how a person calls it."""
         return f"{self.plan.arm.label}, seed {self.seed}"
 
     @property
@@ -112,7 +112,7 @@ class TrialPlan:
         return self.folder.with_name(f"{self.folder.name}.stopped.json")
 
     def is_finished(self) -> bool:
-        """Whether its run's ledger says so.
+        """Return whether its run's ledger says so.
 
         The ledger is looked at, not opened: opening it mends its end, which is up to who holds the lock.
         """
@@ -123,7 +123,7 @@ class TrialPlan:
             return False
 
     def outcome(self, *, stops_count: bool) -> Trial:
-        """How it stands, from its files alone.
+        """Return how it stands, from its files alone.
 
         Args:
             stops_count: Whether what a scheduler stopped stays stopped.

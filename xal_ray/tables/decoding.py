@@ -30,7 +30,7 @@ class NotTextError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a text is laid out.
+    """Says how a text is laid out.
 
     Attributes:
         delimiter: Between cells.
@@ -69,7 +69,7 @@ def decoded(data: bytes) -> tuple[str, str | None]:
 
 
 def _utf16_without_mark(data: bytes) -> str | None:
-    """Of text in Latin letters, every other byte is zero."""
+    """Find UTF-16 without a mark: in Latin letters, every other byte is zero."""
     head = data[: 256 - len(data[:256]) % 2]
     if len(head) < 4:
         return None

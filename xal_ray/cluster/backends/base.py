@@ -42,7 +42,7 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended.
+    """Says how a job ended.
 
     Attributes:
         code: The exit code to leave with.
@@ -108,7 +108,7 @@ class JobsCluster(Cluster):
 
     @abstractmethod
     def client(self) -> Any:
-        """As `jobs_api.Reach.client`."""
+        """Connect as `jobs_api.Reach.client` does."""
 
     def find(self) -> None:
         """See that the cluster answers; nothing is brought up.

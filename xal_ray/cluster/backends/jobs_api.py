@@ -24,7 +24,7 @@ CONFIG_KEY, CODE_KEY = "xal_ray_config_sha256", "xal_ray_code_sha256"
 
 
 class Reach(Protocol):
-    """How a cluster's Jobs API is reached."""
+    """Says how a cluster's Jobs API is reached."""
 
     def client(self) -> Any:
         """A client that answers, over a new connection where the last one broke.
@@ -87,7 +87,7 @@ def connect(url: str, token: str | None) -> Any:
 
 
 def _is_another_server(error: Exception) -> bool:
-    """Whether an answer is one that no Jobs API gives; one that is just starting may answer 5xx."""
+    """Return whether an answer is one that no Jobs API gives; one that is just starting may answer 5xx."""
     import requests
 
     if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:
@@ -96,7 +96,7 @@ def _is_another_server(error: Exception) -> bool:
 
 
 def is_open_to_all(url: str) -> bool:
-    """Whether a Jobs API does what anybody asks: whoever reaches its port can run programs on the cluster."""
+    """Tell whether a Jobs API obeys anybody: whoever reaches its port can run programs on the cluster."""
     import requests
 
     try:

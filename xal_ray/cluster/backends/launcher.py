@@ -53,7 +53,7 @@ class Launcher:
 
     @property
     def is_local(self) -> bool:
-        """Whether the machines are named, not rented: Ray then remembers on this machine alone what is up."""
+        """Tell whether the machines are named, not rented: Ray then remembers here alone what is up."""
         return bool(self.tree["provider"]["type"] == "local")
 
     def head(self) -> str | None:
@@ -88,7 +88,7 @@ class Launcher:
         return str(found) if self.is_local and found else None
 
     def ray_state(self, head: str) -> RayState:
-        """Whether a Ray head runs on a machine, as its processes tell."""
+        """Return whether a Ray head runs on a machine, as its processes tell."""
         # Not pgrep, which small images lack: no answer must not be taken for a no.
         try:
             code = self._on_machine(head, "grep -qs '^gcs_server$' /proc/[0-9]*/comm").returncode

@@ -47,7 +47,7 @@ class Tunnel:
 
     @property
     def is_open(self) -> bool:
-        """Whether the forward stands, as far as is known here."""
+        """Return whether the forward stands, as far as is known here."""
         return self._process.poll() is None
 
     def close(self) -> None:

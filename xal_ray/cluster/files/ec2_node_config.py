@@ -1,4 +1,4 @@
-"""Whether EC2 would know every key of a machine's `node_config`.
+"""Checks that EC2 would know every key of a machine's `node_config`.
 
 Ray hands it to EC2 as it is, for workers only when the first is wanted: a typo would show as a cluster that
 never grows. The check is against the API's own description in the installed botocore; EC2 is not asked.

@@ -1,4 +1,4 @@
-"""How a wrong key of a cluster file is told."""
+"""Tells a wrong key of a cluster file."""
 
 from __future__ import annotations
 

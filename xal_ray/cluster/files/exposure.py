@@ -1,4 +1,4 @@
-"""What a cluster file would open to others, and the secrets that it must not hold.
+"""Refuses what a cluster file would open to others, and the secrets that it must not hold.
 
 Whoever reaches Ray's dashboard, Jobs API, GCS or client port runs code on every machine of the cluster
 (CVE-2023-48022 for the Jobs API). The token guards them, and the network must all the same: it does not

@@ -1,4 +1,4 @@
-"""What a file for Ray's cluster launcher must be, beyond what Ray itself notices.
+"""Checks what a file for Ray's cluster launcher must be, beyond what Ray itself notices.
 
 Ray's own schema is used as installed, without importing Ray. Ray accepts any key in `provider`, fills in
 machines that nobody asked for where keys are missing, and fails with a traceback on some values: those are
@@ -142,7 +142,7 @@ def _schema_path() -> Path:
 
 
 def is_local(tree: Mapping[str, Any]) -> bool:
-    """Whether the file names hosts that stand, instead of machines to rent."""
+    """Return whether the file names hosts that stand, instead of machines to rent."""
     return bool(tree["provider"]["type"] == "local")
 
 
@@ -228,7 +228,7 @@ def _normal(address: str) -> str:
 
 
 def _check_auth(tree: Mapping[str, Any], where: str) -> list[str]:
-    """How Ray gets in: `ssh_user` always; the head reaches the workers with the key that is named here."""
+    """Check how Ray gets in: `ssh_user` always; the head reaches the workers with the key that is named."""
     auth = tree.get("auth") or {}
     if not auth.get("ssh_user"):
         raise ConfigError("'auth.ssh_user' is missing", expected="a user of the machines", where=where)

@@ -1,4 +1,4 @@
-"""What a KubeRay file must have for a run to be put into it.
+"""Checks what a KubeRay file must have for a run to be put into it.
 
 Whether every field is one that KubeRay knows is for the cluster to say: `kubectl` validates strictly against
 the installed operator's own schema. Here stands what the run relies on.

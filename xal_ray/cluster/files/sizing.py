@@ -1,4 +1,4 @@
-"""What a cluster file says about its machines, as settings of the run's section `ray`.
+"""Turns what a cluster file says about its machines into settings of the run's section `ray`.
 
 A cluster that grows has no GPUs yet when a run starts: asked then, Ray would answer that there are none. The
 file knows how many there may be. Sums are over worker types, `most` is a type's `max_workers`; all types

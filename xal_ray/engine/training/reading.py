@@ -1,4 +1,4 @@
-"""What Ray Data does for a training.
+"""Does Ray Data's part of a training.
 
 Three of its processes load this, one after the other, before a worker gets its first image. None needs torch:
 beside what does, each would wait seconds for its import.

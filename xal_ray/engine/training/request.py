@@ -52,7 +52,7 @@ class TrainRequest:
 
     @property
     def spec(self) -> ModelSpec:
-        """What the network is for."""
+        """Return what the network is for."""
         pool = self.pool
         return ModelSpec(self.model.backbone, pool.classes, pool.image_size, pool.channels)
 

@@ -123,7 +123,7 @@ def _fit(
 
 
 def _scaling(workers: int, each: dict[str, float], resources: config.Ray) -> Any:
-    """As many workers as were asked for; with `ray.min_workers` as many as there is room for.
+    """Ask for as many workers as are set; with `ray.min_workers`, for as many as there is room for.
 
     A group that is healthy is enlarged only if it can go on from a checkpoint.
     """
@@ -140,7 +140,7 @@ def _scaling(workers: int, each: dict[str, float], resources: config.Ray) -> Any
 
 
 def _failures(resources: config.Ray) -> Any:
-    """How often a group that has lost a worker starts again, and how long it waits for room."""
+    """Return how often a group that has lost a worker starts again, and how long it waits for room."""
     from ray.train import FailureConfig
 
     patience_s = max(resources.stall_timeout_s, GROWTH_TIMEOUT_S if is_joined(resources) else 0.0)

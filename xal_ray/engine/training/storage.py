@@ -1,4 +1,4 @@
-"""Where Ray Train keeps a round's checkpoints until its model is there."""
+"""Says where Ray Train keeps a round's checkpoints until its model is there."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def train_storage(
 
 
 def request_hash(request: TrainRequest, weights: bytes) -> str:
-    """What a training's result depends on: equal for requests of which one can go on for the other."""
+    """Return what a training's result depends on: equal for requests of which one can go on for the other."""
     import ray
 
     def rows(table: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What each Ray Train worker does: read its part of the labels, train, report checkpoints and the model."""
+"""Does the work of a Ray Train worker: read its labels, train, report checkpoints and the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xal_ray.pool.schema import PoolReader
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What a worker is told.
+    """Holds what a worker is told.
 
     Attributes:
         request: What to train on.

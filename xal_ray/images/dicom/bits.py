@@ -61,7 +61,7 @@ def counted_bits(
 
 
 def is_twos_complement(values: npt.NDArray[Any], bits: int) -> bool:
-    """Whether values without a sign are negative ones in the guise of large ones, as their header says.
+    """Tell whether values without a sign are negative ones in the guise of large ones, as their header says.
 
     Read wrongly, a picture leaps by half of the range and more wherever it crosses zero, or its middle. So
     the reading with far fewer leaps between neighbours is the right one.
@@ -89,5 +89,5 @@ def is_twos_complement(values: npt.NDArray[Any], bits: int) -> bool:
 
 
 def _leaps(values: npt.NDArray[np.int64], half: int) -> int:
-    """How often neighbours differ by half of the range and more."""
+    """Return how often neighbours differ by half of the range and more."""
     return sum(int(np.count_nonzero(np.abs(np.diff(values, axis=axis)) >= half)) for axis in (0, 1))

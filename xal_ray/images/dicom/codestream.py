@@ -1,4 +1,4 @@
-"""What compressed pixels say of themselves: their size must be the header's before a decoder sees them.
+"""Says what compressed pixels say of themselves: their size must be the header's before a decoder sees them.
 
 A codestream of two kilobytes can promise 400 million pixels whatever the DICOM header says, and decoders set
 memory aside for what it promises.
@@ -31,7 +31,7 @@ _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 
 @dataclass(frozen=True)
 class Stated:
-    """What a codestream says of its pixels.
+    """Holds what a codestream says of its pixels.
 
     Attributes:
         process: JPEG's SOF number (0 baseline, 3 lossless, 55 JPEG-LS); -1 for JPEG 2000.
@@ -213,7 +213,7 @@ def _unwrap_jp2(data: bytes) -> bytes:
 
 
 class _Coding(NamedTuple):
-    """How a JPEG 2000 image is coded: the least that holds for all its parts.
+    """Says how a JPEG 2000 image is coded: the least that holds for all its parts.
 
     Attributes:
         levels: The fewest levels of waves.

@@ -78,7 +78,7 @@ def _counted(decoded: Frame, padding: tuple[int, int] | None = None) -> tuple[np
 def _on_the_frame(
     pixels: Pixels, frame: tuple[int, int], halvings: int
 ) -> tuple[Pixels, tuple[int, int], Box]:
-    """Where a frame lies in its coarse waves.
+    """Return where a frame lies in its coarse waves.
 
     The wave k of n halvings is centred on pixel 2^n k, whose middle is 2^n k + 1/2; so x of the frame is
     (x - 1/2) / 2^n + 1/2 of them, and the frame's end reaches beyond the last.

@@ -41,10 +41,10 @@ class Reader(Protocol):
     position: int
 
     def read(self, num_bytes: int) -> bytes:
-        """So many bytes; fewer only at the end."""
+        """Read as a `Reader` does."""
 
     def skip(self, num_bytes: int) -> None:
-        """Step over bytes that must be there."""
+        """Skip as a `Reader` does."""
 
 
 class FileReader:
@@ -60,13 +60,13 @@ class FileReader:
         self.position = 0
 
     def read(self, num_bytes: int) -> bytes:
-        """As a `Reader`."""
+        """Read as a `Reader` does."""
         data = self._stream.read(num_bytes)
         self.position += len(data)
         return data
 
     def skip(self, num_bytes: int) -> None:
-        """As a `Reader`."""
+        """Skip as a `Reader` does."""
         if num_bytes > self._num_bytes - self.position:
             raise ImageError("truncated", "the file ends before its pixels do")
         self.seek(self.position + num_bytes)
@@ -78,7 +78,7 @@ class FileReader:
 
 
 class InflatedReader:
-    """What a deflated file holds, inflated piece by piece.
+    """Holds what a deflated file holds, inflated piece by piece.
 
     Args:
         stream: The file, at the first deflated byte.
@@ -91,7 +91,7 @@ class InflatedReader:
         self.position = 0
 
     def read(self, num_bytes: int) -> bytes:
-        """As a `Reader`."""
+        """Read as a `Reader` does."""
         self._check(num_bytes)
         data = bytearray()
         while len(data) < num_bytes:
@@ -103,7 +103,7 @@ class InflatedReader:
         return bytes(data)
 
     def skip(self, num_bytes: int) -> None:
-        """As a `Reader`."""
+        """Skip as a `Reader` does."""
         self._check(num_bytes)
         while num_bytes:
             count = len(self._more(min(num_bytes, _PIECE)))
@@ -129,7 +129,7 @@ class InflatedReader:
 
 @dataclass(frozen=True)
 class PixelElement:
-    """Where the pixels are: the reader stands at their first byte.
+    """Says where the pixels are: the reader stands at their first byte.
 
     Attributes:
         tag: `PIXEL_DATA`, `FLOAT_PIXELS` or `DOUBLE_PIXELS`.
@@ -144,7 +144,7 @@ class PixelElement:
 
 @dataclass(frozen=True)
 class Elements:
-    """What a walk found.
+    """Holds what a walk found.
 
     Attributes:
         kept: Values of the elements asked for, as written; of a sequence the items asked for.

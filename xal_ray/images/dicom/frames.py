@@ -71,7 +71,7 @@ _END_OF_IMAGE = b"\xff\xd9"
 
 @dataclass(frozen=True)
 class FrameShape:
-    """What a header says of its pixels, within limits.
+    """Holds what a header says of its pixels, within limits.
 
     Attributes:
         frames: Of the file.
@@ -188,7 +188,7 @@ def _every_pixel(
 
 
 def bits_of(stated: Stated, shape: FrameShape) -> int:
-    """How many bits of a compressed sample count.
+    """Return how many bits of a compressed sample count.
 
     The codestream says how many it holds. Where these are all that a sample takes, it holds them because
     they are there, and the header says which of them count; else it knows better.
@@ -234,7 +234,7 @@ def _colours_of_j2k(stated: Stated, shape: FrameShape) -> str:
 
 
 def _most_halvings(stated: Stated, at_least: int) -> int:
-    """How often both sides can be halved and still be `at_least`."""
+    """Return how often both sides can be halved and still be `at_least`."""
     sides = (stated.height, stated.width)
     possible = [
         halvings
@@ -396,7 +396,7 @@ def missing_pydicom() -> SourceError:
 
 
 def how_to_decode(syntax: str) -> str:
-    """What is missing for a transfer syntax, in one sentence."""
+    """Return what is missing for a transfer syntax, in one sentence."""
     if syntax == JPEG_EXTENDED:
         return (
             "JPEG of more than 8 bits needs pylibjpeg-libjpeg (GPL), which xal-ray does not bring: "
@@ -463,7 +463,7 @@ def _fragments(reader: FileReader, limits: Limits) -> tuple[bytes, list[tuple[in
 
 
 def _starts(table: bytes, offsets: tuple[bytes, bytes] | None, num_frames: int) -> tuple[int, ...]:
-    """Where frames begin, counted from the first fragment; empty where the file does not say."""
+    """Return where frames begin, counted from the first fragment; empty where the file does not say."""
     if offsets is not None and len(offsets[0]) == 8 * num_frames:
         return struct.unpack(f"<{num_frames}Q", offsets[0])
     if len(table) == 4 * num_frames:

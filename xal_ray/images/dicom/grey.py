@@ -29,7 +29,7 @@ class Table:
     bits: int
 
     def look_up(self, values: npt.NDArray[Any]) -> Floats:
-        """What inputs become; fractions are rounded first."""
+        """Return what inputs become; fractions are rounded first."""
         last = len(self.entries) - 1
         # Cut off before they become integers: a float may be larger than any.
         places = np.clip(np.rint(np.nan_to_num(values.astype(np.float64)) - self.first), 0, last)
@@ -74,7 +74,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Grey:
-    """How stored values become grey.
+    """Says how stored values become grey.
 
     Attributes:
         slope: A modality value is slope * stored + intercept.

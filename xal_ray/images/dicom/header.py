@@ -1,4 +1,4 @@
-"""What the header of a DICOM file says of its pixels, and the little of a person that leaves it."""
+"""Says what the header of a DICOM file says of its pixels, and the little of a person that leaves it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def open_pixels(
 
 
 def _shape(elements: Elements, limits: Limits) -> FrameShape:
-    """What the header says of the pixels, if it is whole and within limits."""
+    """Return what the header says of the pixels, if it is whole and within limits."""
     values, little = elements.kept, elements.syntax != EXPLICIT_BIG
 
     def number(tag: int, default: int = 0) -> int:
@@ -134,7 +134,7 @@ def offset_table(values: Dataset) -> tuple[bytes, bytes] | None:
 
 
 def header_of(values: Dataset) -> Header:
-    """What leaves the header."""
+    """Return what leaves the header."""
     sex = text_of(values.get(_SEX)).upper()
     device = " ".join(filter(None, (_plain(values, _MAKER), _plain(values, _MODEL))))
     return Header(

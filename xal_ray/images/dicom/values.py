@@ -1,4 +1,4 @@
-"""What the header of a DICOM file says of its values: rescale, tables, windows, padding, palettes."""
+"""Says what the header of a DICOM file says of its values: rescale, tables, windows, padding, palettes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ANYTHING, _TABLES_RANGE = (0.0, math.inf), (0.0, 65535.0)  # inputs: of real nu
 
 
 def may_be_mixed(values: Dataset, dicom: Dicom) -> bool:
-    """Whether a mean of stored values means what they do, and becomes the grey that it is among all."""
+    """Tell whether a mean of stored values means what they do, and becomes the grey that it is among all."""
     places = _places(values)
     if PADDING in values or any(MODALITY_LUT in place for place in places):
         return False
@@ -46,7 +46,7 @@ def may_be_mixed(values: Dataset, dicom: Dicom) -> bool:
 
 
 def grey_of(values: Dataset, shape: FrameShape, little: bool, dicom: Dicom, *, is_float: bool) -> Grey:
-    """What the header, or the configuration, says of turning stored values into grey.
+    """Return what the header, or the configuration, says of turning stored values into grey.
 
     A slope of 0 stands for none: else every value would be the intercept. So GDCM reads it, too.
     """
@@ -82,7 +82,7 @@ def _range_of(shape: FrameShape) -> tuple[float, float]:
 
 
 def _places(values: Dataset) -> list[Dataset]:
-    """Where values may stand: of the frame, of all frames, of the file."""
+    """Return where values may stand: of the frame, of all frames, of the file."""
     places: list[Dataset] = []
     for groups in (PER_FRAME_GROUPS, SHARED_GROUPS):
         for item in _items(values, groups):

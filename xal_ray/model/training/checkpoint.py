@@ -70,7 +70,7 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a worker needs to go on.
+    """Holds what a worker needs to go on.
 
     Attributes:
         step: The last step that was done.

@@ -28,7 +28,7 @@ from xal_ray.seeds import derive_seed
 
 
 class Sync(Protocol):
-    """How the workers of one training stay together."""
+    """Says how the workers of one training stay together."""
 
     @property
     def rank(self) -> int:
@@ -46,14 +46,14 @@ class Sync(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Where a training's state is kept while it goes on."""
+    """Says where a training's state is kept while it goes on."""
 
     @property
     def every_steps(self) -> int:
         """Steps from one checkpoint to the next; 0: none."""
 
     def last(self) -> TrainingState | None:
-        """Where an interrupted training goes on; None: there is nothing to go on from."""
+        """Return where an interrupted training goes on; None: there is nothing to go on from."""
 
     def keep(self, state: TrainingState) -> None:
         """Take a state; all workers call it after the same steps. Its tensors change with the next one."""
@@ -219,7 +219,7 @@ def _check_finite(row: dict[str, Any]) -> None:
 def _embedded(
     network: Network, spec: ModelSpec, images: LabelledImages, settings: Train, device: torch.device
 ) -> LabelledImages:
-    """What the last layer sees, (n, d) float32, in the place of the pixels."""
+    """Return what the last layer sees, (n, d) float32, in the place of the pixels."""
     if images.pixels.dtype != np.uint8:
         return images
     embeddings = _predict(lambda inputs: network.embed(inputs)[1], spec, images.pixels, settings, device)
@@ -248,7 +248,7 @@ def _predict(
     settings: Train,
     device: torch.device,
 ) -> Tensor:
-    """What a function makes of images (uint8) or embeddings (float32), by minibatches, on the CPU."""
+    """Return what a function makes of images (uint8) or embeddings (float32), by minibatches, on the CPU."""
     parts = []
     for start in range(0, len(pixels), settings.minibatch_size):
         batch = pixels[start : start + settings.minibatch_size]

@@ -1,4 +1,4 @@
-"""What training sees: labelled images, checked, in minibatches for ever, augmented."""
+"""Gives training what it sees: labelled images, checked, in minibatches for ever, augmented."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Minibatches(Iterator[LabelledImages]):
 
 
 def part_of(count: int, rank: int, world_size: int) -> int:
-    """How many of `count` images are this worker's: the first workers have one more where it is uneven."""
+    """Count the images of `count` that are this worker's: the first have one more where it is uneven."""
     return count // world_size + (rank < count % world_size)
 
 

@@ -1,4 +1,4 @@
-"""What moves from one step of a training to the next, and how it is kept and taken up."""
+"""Says what moves from one step of a training to the next, and how it is kept and taken up."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TrainingProgress:
         return row
 
     def state(self, step: int) -> TrainingState:
-        """What a worker needs to go on after a step."""
+        """Return what a worker needs to go on after a step."""
         common = Part.joined(
             {
                 "network": Part(learned(self.network)),
@@ -82,7 +82,7 @@ class TrainingProgress:
 
 
 def learned(network: Network) -> dict[str, Tensor]:
-    """What training changes; of a frozen network the last layer alone."""
+    """Return what training changes; of a frozen network the last layer alone."""
     state: dict[str, Tensor] = network.state_dict()
     if not network.frozen:
         return state

@@ -28,7 +28,7 @@ def reproducible(seed: int, device: torch.device, threads: int) -> Iterator[None
 
 
 def torch_streams(device: torch.device) -> Part:
-    """Where torch's generators stand: uint8 tensors, of the processor and of the device."""
+    """Return where torch's generators stand: uint8 tensors, of the processor and of the device."""
     return Part({str(number): stream.get_state() for number, stream in enumerate(_generators(device))})
 
 

@@ -44,7 +44,7 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class _Values:
-    """What the numbers of a mask mean. A resection cavity (4 from 2024 on) is no tumour."""
+    """Holds what the numbers of a mask mean. A resection cavity (4 from 2024 on) is no tumour."""
 
     classes: dict[str, int]  # in the order that settles ties
     known: frozenset[int]
@@ -119,7 +119,7 @@ def _open(uri: str, pool: Pool) -> Volume:
 
 
 def _scale(volume: Volume) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.uint8]]:
-    """How a slice becomes grey: its least value black and its largest white, or the volume's."""
+    """Return how a slice becomes grey: its least value black and its largest white, or the volume's."""
     of_all = volume.value_range if volume.settings.scale == "volume" else None
     return lambda plane: scale_to_8_bit(plane, *(of_all or finite_range(plane)))
 

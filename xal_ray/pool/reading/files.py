@@ -76,7 +76,7 @@ def _channels(row: dict[str, Any], pool: Pool) -> Decoded:
 
 
 def _told(row: dict[str, Any], header: Header | None) -> dict[str, Any]:
-    """What the header of a DICOM file tells openly; a row that says it already is not overruled."""
+    """Return what the header of a DICOM file tells openly; a row that says it already is not overruled."""
     told = {} if header is None else {"sex": header.sex, "age_band": header.age_band, "device": header.device}
     if row["group_id"] is None and not (header and header.patient_id) and row["study_id"]:
         told["group_id"] = row["study_id"]
@@ -84,7 +84,7 @@ def _told(row: dict[str, Any], header: Header | None) -> dict[str, Any]:
 
 
 def _identified(row: dict[str, Any], header: Header | None) -> dict[str, tuple[str, str]]:
-    """What it tells under a pseudonym. The group is the coarsest id known: the patient, else the study."""
+    """Return what it tells under a pseudonym; the group is the coarsest id known: patient, else study."""
     patient, study, site = (
         (header.patient_id, header.study_uid, header.institution) if header else (None, None, None)
     )
@@ -130,7 +130,7 @@ def _mask(row: dict[str, Any], uri: str, frame: tuple[int, int], pool: Pool) -> 
 
 
 def _frame_of_roi(row: dict[str, Any], frame: tuple[int, int]) -> tuple[int, int]:
-    """Where the ROI was drawn: on the image, or on the original that it is a resized copy of."""
+    """Return where the ROI was drawn: on the image, or on the original that it is a resized copy of."""
     if row["roi_width"] is None:
         return frame
     height, width = row["roi_height"], row["roi_width"]

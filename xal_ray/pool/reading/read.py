@@ -1,4 +1,4 @@
-"""What reading a row gives."""
+"""Reads a row to its images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ROI of an image is, once it has been read."""
+"""Says what the ROI of an image is, once it has been read."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def read_source(pool: Pool) -> Listing:
 
 
 def _oddities(pool: Pool, kind: str, listing: Listing) -> list[str]:
-    """What may be meant otherwise, for people: names that are one but for their spelling, odd groups."""
+    """Say what may be meant otherwise: names that are one but for their spelling, odd groups."""
     rows = listing.manifest
     labels = pc.value_counts(pc.drop_null(rows["label"])).to_pylist()
     counts = {entry["values"]: entry["counts"] for entry in labels}

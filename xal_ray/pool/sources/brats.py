@@ -121,7 +121,7 @@ def read(pool: Pool) -> Listing:
 
 
 def is_hyphened(name: str) -> bool:
-    """Whether a modality's file is named as in 2023 and later, where a mask's numbers mean other things."""
+    """Tell whether a file is named as in 2023 and later, where a mask's numbers mean other things."""
     return _modality(name.rsplit("/", 1)[-1])[1]
 
 

@@ -84,7 +84,7 @@ _CONTINUES = 0x20  # of a character of COCO's counts: the number goes on
 
 @dataclass(frozen=True)
 class _Region:
-    """What was segmented of a finding: runs, or else polygons, in a frame of its own."""
+    """Holds what was segmented of a finding: runs, or else polygons, in a frame of its own."""
 
     height: int
     width: int
@@ -94,7 +94,7 @@ class _Region:
 
 @dataclass(frozen=True)
 class _Lost:
-    """What was segmented of a finding, and can't be meant."""
+    """Holds what was segmented of a finding, and can't be meant."""
 
     why: str
 
@@ -326,7 +326,7 @@ def _size(size: Collection[int]) -> tuple[int, int]:
 
 
 def _has_pixels(counts: str) -> bool:
-    """Whether a mask is not empty: its runs begin with one outside, and it has a second one.
+    """Return whether a mask is not empty: its runs begin with one outside, and it has a second one.
 
     Each number of the counts ends with the first character whose bit 0x20, less 48, is not set.
     """

@@ -43,7 +43,7 @@ _ACCEPTED = (
 
 @dataclass(frozen=True)
 class _Source:
-    """What all rows share."""
+    """Holds what all rows share."""
 
     root: SourceRoot
     files: frozenset[str]

@@ -44,7 +44,7 @@ _ACCEPTED = (
 
 @dataclass
 class _Truth:
-    """What the CSV files say of images, by image."""
+    """Holds what the CSV files say of images, by image."""
 
     found: dict[str, tuple[str, ...]] = field(default_factory=dict)  # classes
     split: dict[str, str | None] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class _Truth:
 
 @dataclass(frozen=True)
 class _Files:
-    """What lies below the root, by the image's id."""
+    """Holds what lies below the root, by the image's id."""
 
     images: Mapping[str, str]
     masks: Mapping[str, str]

@@ -164,7 +164,7 @@ def _files(root: SourceRoot) -> dict[str, str]:
 
 
 def _is_lost(row: Row, lost: Collection[tuple[str, str]], faults: Faults) -> bool:
-    """Whether an image has boxes of its label, and none that can be meant; then it is refused."""
+    """Return whether an image has boxes of its label, and none that can be meant; then it is refused."""
     if row["boxes"] or (row["image_id"], row["label"]) not in lost:
         return False
     faults.refuse(row["image_id"], row["uri"], "none of the boxes of its label can be meant")

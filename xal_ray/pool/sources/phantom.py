@@ -44,7 +44,7 @@ Plane = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Case:
-    """What one image shows.
+    """Holds what one image shows.
 
     Attributes:
         patient: Its patient's number.
@@ -70,7 +70,7 @@ class _Lung:
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """What the images of one patient share."""
+    """Holds what the images of one patient share."""
 
     lungs: tuple[_Lung, _Lung]
     rib_phase: float

@@ -38,7 +38,7 @@ Cells = dict[str, list[str | None]]
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where rows came from, for messages."""
+    """Says where rows came from, for messages."""
 
     path: Path
     numbers: Sequence[int]  # of each row, as a spreadsheet shows it

@@ -87,7 +87,7 @@ _ACCEPTED = (
 
 @dataclass
 class _Tally:
-    """What is told of all images together."""
+    """Holds what is told of all images together."""
 
     notes: list[str] = field(default_factory=list)
     excluded: Counter[str] = field(default_factory=Counter)
@@ -146,7 +146,7 @@ def read(pool: Pool) -> Listing:
 
 
 def _read_split(root: SourceRoot, name: str, tally: _Tally, *, is_kaggle: bool) -> _Split:
-    """What readers said of the images of a split, the originals' sizes where files tell, and the images."""
+    """Read what readers said of a split's images, the originals' sizes where files tell, and the images."""
     marks = Marks()
     labels, annotations = _IMAGE_LABELS.format(name), "train.csv" if is_kaggle else _ANNOTATIONS.format(name)
     sizes, found = read_sizes(root, [f"{name}_meta.csv"])

@@ -37,7 +37,7 @@ _LARGEST_LABELS = 16 << 20
 
 @dataclass(frozen=True)
 class _Source:
-    """What all rows share."""
+    """Holds what all rows share."""
 
     root: SourceRoot
     files: frozenset[str]

@@ -1,4 +1,4 @@
-"""What the figures of a sweep's page share: style, colours, names, and a legend that wraps."""
+"""Says what the figures of a sweep's page share: style, colours, names, and a legend that wraps."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def finish(figure: Figure, cells: Sequence[Any]) -> str:
 
 
 def legend_columns(names: Sequence[str]) -> int:
-    """How many names of such length stand side by side."""
+    """Return how many names of such length stand side by side."""
     longest = max((len(name) for name in names), default=0) * CHARACTER_IN + HANDLE_IN
     return max(1, min(len(names), int(WIDTH_IN / longest)))
 

@@ -149,7 +149,7 @@ def _draw_curves(comparison: Comparison, arms: Sequence[ArmSummary], split: str)
 
 
 def _look(comparison: Comparison, arm: ArmSummary, names: Sequence[str], number: int) -> dict[str, Any]:
-    """How a curve is drawn: the baseline dashed, the chosen arm thick, too many others as hairlines."""
+    """Style a curve: the baseline dashed, the chosen arm thick, too many others as hairlines."""
     name = names[number]
     look: dict[str, Any] = {"label": name, "linewidth": 1.3, "marker": "o", "markersize": 3.2, "zorder": 3}
     if arm.arm.is_baseline:

@@ -111,7 +111,7 @@ def _context(base: Config, verdict: Verdict, warnings: Sequence[str]) -> dict[st
 
 
 def _asked(base: Config, comparison: Comparison) -> list[tuple[str, str]]:
-    """What was tried by all calls together, as (term, words); how, by the last."""
+    """Return what was tried by all calls together, as (term, words); how, by the last."""
     sweep = base.sweep
     values: dict[str, list[Value]] = {}
     for arm in comparison.arms:

@@ -31,11 +31,11 @@ class Axis:
 
     @property
     def logarithmic(self) -> bool:
-        """Whether the values span so much that they are told apart on a log scale alone."""
+        """Return whether the values span so much that they are told apart on a log scale alone."""
         return self.numeric and 0.0 < float(self.values[0]) <= float(self.values[-1]) / LOG_FROM
 
     def place(self, value: Value | None) -> float:
-        """Where a value stands, 0 to 1; `UNSET_AT` for an arm that does not set it."""
+        """Return where a value stands, 0 to 1; `UNSET_AT` for an arm that does not set it."""
         if value is None:
             return UNSET_AT
         if not self.numeric:
@@ -45,7 +45,7 @@ class Axis:
         return 0.5 if high == low else (here - low) / (high - low)
 
     def text(self, value: Value) -> str:
-        """How a value is written."""
+        """Return how a value is written."""
         return fitted(last_part(str(value)) if self.key in PATH_KEYS else Arm({"": value}).label[1:])
 
 

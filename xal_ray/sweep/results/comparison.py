@@ -50,7 +50,7 @@ class Difference:
 
     @property
     def standing(self) -> Standing:
-        """What the difference says: where p-value and interval disagree, the more careful of them decides."""
+        """Say what the difference shows: where p-value and interval disagree, the more careful decides."""
         low, high = self.estimate.low, self.estimate.high
         if self.adjusted_p >= SIGNIFICANCE or low is None or high is None:
             return "not shown"
@@ -79,12 +79,12 @@ class ArmSummary:
 
     @property
     def label(self) -> str:
-        """How a person calls it."""
+        """Return how a person calls it."""
         return self.arm.label
 
     @property
     def standing(self) -> Standing:
-        """Where it stands beside the baseline."""
+        """Return where it stands beside the baseline."""
         if self.arm.is_baseline:
             return "baseline"
         return self.difference.standing if self.difference else "not compared"
@@ -106,11 +106,11 @@ class ArmSummary:
 
     @property
     def num_seeds(self) -> int:
-        """How many seeds it was planned with."""
+        """Return how many seeds it was planned with."""
         return len(self.readings)
 
     def count(self, status: str) -> int:
-        """How many trials have a status."""
+        """Return how many trials have a status."""
         return sum(reading.trial.status == status for reading in self.readings)
 
 
@@ -277,7 +277,7 @@ def _candidates(arms: Sequence[ArmSummary]) -> tuple[ArmSummary, ...]:
 
 
 def merit(arm: ArmSummary, baseline: ArmSummary | None) -> float:
-    """What arms are held against each other by: a difference within seeds, as they may have other seeds."""
+    """Return what arms are compared by: a difference within seeds, as they may have other seeds."""
     if baseline is None or not baseline.objectives:
         return arm.estimate.mean if arm.estimate else float("-inf")
     if arm.arm.is_baseline:

@@ -68,7 +68,7 @@ class TrialReading:
 
     @property
     def seconds(self) -> float | None:
-        """Of training and scoring, over all rounds; None where nothing is recorded."""
+        """Add up the seconds of training and scoring, over all rounds; None where nothing is recorded."""
         known = [seconds for a_round in self.rounds for seconds in a_round.seconds.values()]
         return sum(known) if known else None
 
@@ -98,7 +98,7 @@ def read_trials(folder: Path, trials: Sequence[Trial], metric: str) -> list[Tria
 
 
 def arm_key(arm: Arm) -> tuple[Any, ...]:
-    """What tells arms apart: their values with their types, since `True == 1`."""
+    """Return what tells arms apart: their values with their types, since `True == 1`."""
     return (arm.is_baseline, *((key, type(value).__name__, value) for key, value in arm.params.items()))
 
 
@@ -109,7 +109,7 @@ def swept_keys(arms: Sequence[Arm]) -> list[str]:
 
 
 def is_numeric(values: Sequence[Value]) -> bool:
-    """Whether all are numbers; truth values are none."""
+    """Return whether all are numbers; truth values are none."""
     return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 

@@ -30,7 +30,7 @@ _FOLDERS = re.compile(r"(?<![\w.~/])(?:[A-Za-z][A-Za-z0-9+.-]*:|~)?/+(?:[^\s/'\"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a sweep found.
+    """Holds what a sweep found.
 
     Attributes:
         headline: Whether anything is better than the baseline, in one or two sentences.
@@ -145,7 +145,7 @@ def _evidence(difference: Difference, num_compared: int) -> str:
 
 
 def _about_seeds(comparison: Comparison) -> str:
-    """Where even full agreement of all seeds could not reach significance."""
+    """Return where even full agreement of all seeds could not reach significance."""
     counts = [len(_difference(arm).by_seed) for arm in comparison.compared]
     if not counts:
         return ""
@@ -226,7 +226,7 @@ def _about_choice(comparison: Comparison) -> str:
 
 
 def _about_controls(comparison: Comparison) -> str:
-    """Where a control does at least as well as what was chosen."""
+    """Return where a control does at least as well as what was chosen."""
     best, baseline = comparison.best, comparison.baseline
     if best is None:
         return ""
@@ -252,7 +252,7 @@ def _beside_baseline(arm: ArmSummary) -> str:
 
 
 def _about_test(comparison: Comparison, shown_before: Sequence[str]) -> str:
-    """Where this choice was made after a look at the test split."""
+    """Return where this choice was made after a look at the test split."""
     now = [arm.label for arm in comparison.on_test]
     others = [label for label in shown_before if label not in now]
     if not others:

@@ -40,7 +40,7 @@ class Shapes:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nothing is left of shapes that were more than points and lines."""
+        """Return whether nothing is left of shapes that were more than points and lines."""
         return not self and self.dropped.is_lost
 
     def __bool__(self) -> bool:

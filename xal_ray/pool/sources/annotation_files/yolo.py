@@ -26,7 +26,7 @@ _TOLERANCE = 0.01  # of the image, by which shapes are rounded or drawn over its
 
 @dataclass(frozen=True)
 class Settings:
-    """What a data set says of itself.
+    """Holds what a data set says of itself.
 
     Attributes:
         where: The file, for messages.
@@ -157,7 +157,7 @@ def _number(word: str) -> float:
 
 
 def _keypoints(shape: Any, where: str) -> int | None:
-    """How many numbers describe the key points of an object: `kpt_shape: [points, numbers of each]`."""
+    """Count the numbers that describe the key points of an object: `kpt_shape: [points, numbers of each]`."""
     if shape is None:
         return None
     if isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side > 0 for side in shape):

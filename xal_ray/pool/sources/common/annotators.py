@@ -26,7 +26,7 @@ _FEWEST_IMAGES = 10  # smaller counts are not told
 
 @dataclass
 class Marks:
-    """What readers said of the images of a set.
+    """Holds what readers said of the images of a set.
 
     Attributes:
         named: For each image and each reader who saw it the findings that the reader named.
@@ -89,7 +89,7 @@ def intersection_over_union(one: Box, other: Box) -> float:
 
 
 def agreement(marks: Marks, findings: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """How far readers agree, over the images that at least two of them saw.
+    """Return how far readers agree, over the images that at least two of them saw.
 
     Args:
         marks: What they said.

@@ -1,4 +1,4 @@
-"""What is wrong with annotations of single images: one bad shape costs that shape, or at most its image."""
+"""Notes what is wrong with annotations of images: a bad shape costs that shape, or at most its image."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Question:
 
 
 def ask(source: Source, usual: Sequence[str], known: Sequence[str], absent: str) -> Question:
-    """What a source is asked for.
+    """Return what a source is asked for.
 
     Args:
         source: `findings` may differ from the set's own writing in capitals.

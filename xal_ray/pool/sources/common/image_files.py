@@ -38,7 +38,7 @@ class Path(NamedTuple):
 
 @dataclass(frozen=True)
 class Files:
-    """What lies in the folder.
+    """Holds what lies in the folder.
 
     Attributes:
         images: All files that are read; masks are among them.
@@ -93,7 +93,7 @@ def split_suffix(file: str) -> tuple[str, str]:
 
 
 def _is_marked(root: SourceRoot, name: str, stem: str, suffix: str) -> bool:
-    """Whether a file that its name does not call an image is a DICOM file."""
+    """Return whether a file that its name does not call an image is a DICOM file."""
     if not (suffix in _PERHAPS_DICOM or suffix[1:].isdecimal()) or stem.lower() in _NO_IMAGES:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Where a public set lies below a folder that a user names, and which of its files are there."""
+"""Finds where a public set lies below a folder that a user names, and which of its files are there."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def find_set(
 
 
 def has_file(root: SourceRoot, name: str) -> bool:
-    """Whether a set has a file of this path."""
+    """Return whether a set has a file of this path."""
     return (root.path / name).is_file()
 
 
@@ -112,7 +112,7 @@ def by_stem(root: SourceRoot, folder: str, names: Sequence[str]) -> dict[str, st
 
 
 def is_copy(name: str) -> bool:
-    """Whether an image is no DICOM file, but a copy in a format that knows no header."""
+    """Return whether an image is no DICOM file, but a copy in a format that knows no header."""
     return os.path.splitext(name)[1].lower() not in DICOM_SUFFIXES  # noqa: PTH122
 
 
@@ -167,6 +167,6 @@ def _subfolders(folder: Path, inside: Collection[str]) -> list[Path]:
 
 
 def _seen(folder: Path) -> str:
-    """What a folder holds, for a message: the names of folders only, as files may name people."""
+    """Return what a folder holds, for a message: the names of folders only, as files may name people."""
     names = [path.name for path in _subfolders(folder, ())]
     return "folders " + ", ".join(names[:8]) if names else "no folder"

@@ -1,4 +1,4 @@
-"""What a source yields."""
+"""Defines what a source yields."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class SourceRoot:
         self._resolved_folders: dict[str, str] = {}
 
     def locate(self, text: str, where: str) -> tuple[str, str]:
-        """Where a path of a manifest leads.
+        """Return where a path of a manifest leads.
 
         Args:
             text: A path relative to the folder, or an absolute one into it; in an object store a URI.
@@ -69,7 +69,7 @@ class SourceRoot:
         return path, path.removeprefix(self._prefix)
 
     def _locate_remote(self, text: str, where: str) -> tuple[str, str]:
-        """As `locate`. Keys are taken as they are written: no `..`, no percent signs that mean something."""
+        """Do as `locate` does, with keys as they are written: `..` and percent signs mean nothing."""
         is_uri = text.startswith(self._prefix)
         relative = text.removeprefix(self._prefix).removeprefix("" if is_uri else "./")
         if not is_uri and (_URI_SCHEME.match(text) or text.startswith("/")):

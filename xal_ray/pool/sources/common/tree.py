@@ -1,4 +1,4 @@
-"""What lies below a source's folder: listed once, and read within limits."""
+"""Lists what lies below a source's folder once, and reads it within limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OF_SYSTEMS = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$rec
 
 @dataclass(frozen=True)
 class Below:
-    """What lies below a folder, as sorted paths relative to it with forward slashes.
+    """Holds what lies below a folder, as sorted paths relative to it with forward slashes.
 
     Attributes:
         files: What a person would see there.

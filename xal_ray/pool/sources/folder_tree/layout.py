@@ -23,7 +23,7 @@ _VIEW = re.compile(
 
 @dataclass(frozen=True)
 class Layout:
-    """How folders are read.
+    """Says how folders are read.
 
     Attributes:
         depth: Folders at the start that hold all of it, and say nothing.
@@ -89,7 +89,7 @@ def _plain(folders: Folders, classes: Collection[str]) -> Folders:
 
 
 def _depth(paths: Collection[Folders], classes: Collection[str]) -> int:
-    """How many folders at the start hold all, where splits stand below them; else none is passed over."""
+    """Count the folders at the start that hold all, where splits stand below them; else there are none."""
     depth, left = 0, set(paths)
     while len({path[:1] for path in left}) == 1 and all(left):
         if next(iter(left))[0] in classes:
@@ -195,7 +195,7 @@ def _told(names: Collection[str]) -> dict[str, str]:
 
 
 def _are_splits(names: Collection[str]) -> bool:
-    """Whether names are those of splits: all tell one, and one is for training or two differ."""
+    """Return whether names are those of splits: all tell one, and one is for training or two differ."""
     told = {split_of_folder(name) for name in names}
     return None not in told and ("pool" in told or len(told) > 1)
 
@@ -216,12 +216,12 @@ def _parts(paths: Collection[Folders], tops: Collection[str], classes: Collectio
 
 
 def _may_be_classes(names: Collection[str]) -> bool:
-    """Whether names that stand below several folders may be classes: no patients, slices, planes, views."""
+    """Tell whether names below several folders may be classes: no patients, slices, planes, views."""
     are_numbers = any(any(map(str.isdigit, name)) for name in names)
     return not are_numbers and not all(map(_VIEW.fullmatch, names))
 
 
 def _repeats(name: str, split: str, classes: Collection[str]) -> bool:
-    """Whether a folder below a split says the same again: seg_train/seg_train."""
+    """Return whether a folder below a split says the same again: seg_train/seg_train."""
     told = split_of_folder(split)
     return told is not None and split_of_folder(name) == told and name not in classes

@@ -136,7 +136,7 @@ def _beside(files: Sequence[Path], fits: dict[str, list[_Fit]]) -> Masks:
 
 
 def _of_same_names(perhaps: Sequence[Path], by_key: _Index, found: Masks) -> list[Path]:
-    """Of folders called `labels`, `gt` and the like those that hold masks; the others hold images."""
+    """Return those of the folders called `labels`, `gt` and the like that hold masks; others hold images."""
     by_folder: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for path in perhaps:
         by_folder[path.folders].append(path)
@@ -201,7 +201,7 @@ class _Index:
         ]
 
     def has_images_beside(self, mask: Path) -> bool:
-        """Whether a folder beside that of a mask says by its name that it holds the pictures: `images`."""
+        """Tell whether a folder beside that of a mask holds the pictures by its name: `images`."""
         first = _first_of_masks(mask)
         return first is not None and mask.folders[:first] in self._above_images
 
@@ -217,7 +217,7 @@ class _Index:
 
 
 def _first_of_masks(mask: Path) -> int | None:
-    """Where the first folder stands that holds masks, or may."""
+    """Return where the first folder stands that holds masks, or may."""
     return next(
         (depth for depth, name in enumerate(mask.folders) if holds_masks(name) or may_hold_masks(name)), None
     )

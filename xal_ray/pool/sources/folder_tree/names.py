@@ -1,4 +1,4 @@
-"""What the names of folders and files say: masks, pictures, splits, images without a class.
+"""Reads the names of folders and files: masks, pictures, splits, images without a class.
 
 Sets are named by many hands: `x_mask.png`, `x_mask_1.png`, `x-Segmentation.png`, `mask/`, `lung masks/`;
 `images/`; `Training/`, `Test_set/`; `unlabelled/`. A name alone decides nothing that its neighbours could
@@ -65,7 +65,7 @@ def words_of(name: str) -> frozenset[str]:
 
 
 def holds_masks(folder: str) -> bool:
-    """Whether a folder's name says that masks lie in it."""
+    """Return whether a folder's name says that masks lie in it."""
     words = words_of(folder)
     if words & _NO_MASKS:
         return False
@@ -74,35 +74,35 @@ def holds_masks(folder: str) -> bool:
 
 
 def denies_masks(folder: str) -> bool:
-    """Whether it names what wears no mask: the folder `mask` beside `no_mask` is a class as well."""
+    """Return whether it names what wears no mask: the folder `mask` beside `no_mask` is a class as well."""
     words = words_of(folder)
     return bool(words & _UNMASKED or (words & _NO_MASKS and words & {"mask", "masks"}))
 
 
 def may_hold_masks(folder: str) -> bool:
-    """Whether it may be one, if its files have the names of images elsewhere: `labels`, `gt`."""
+    """Return whether it may be one, if its files have the names of images elsewhere: `labels`, `gt`."""
     words = words_of(folder)
     return bool(words & _PERHAPS_MASKS) and words <= _PERHAPS_MASKS | _BESIDE_PERHAPS
 
 
 def holds_images(folder: str) -> bool:
-    """Whether a folder's name says that pictures lie in it, and nothing else."""
+    """Return whether a folder's name says that pictures lie in it, and nothing else."""
     words = words_of(folder)
     return bool(words & _IMAGES) and words <= _IMAGES | _BESIDE_IMAGES
 
 
 def is_unlabelled(folder: str) -> bool:
-    """Whether a folder's name says that nobody has said what its images show."""
+    """Return whether a folder's name says that nobody has said what its images show."""
     return _UNLABELLED.fullmatch(re.sub(r"[^a-z]", "", folder.lower())) is not None
 
 
 def is_labelled(folder: str) -> bool:
-    """Whether a folder's name says that classes lie in it, and nothing else: `labelled`, `sorted`."""
+    """Return whether a folder's name says that classes lie in it, and nothing else: `labelled`, `sorted`."""
     return _LABELLED.fullmatch(re.sub(r"[^a-z]", "", folder.lower())) is not None
 
 
 def without_masks(folder: str) -> str:
-    """What the name of a folder of masks says beside that: `glioma` of `glioma_masks`; may be nothing."""
+    """Return what else the name of a folder of masks says: `glioma` of `glioma_masks`; it may be nothing."""
     return _MASK_WORDS.sub("", folder)
 
 
@@ -134,7 +134,7 @@ def images_of_mask(stem: str, *, in_folder: bool) -> Iterator[tuple[str, frozens
 
 
 def is_called_mask(stem: str) -> bool:
-    """Whether a file's name leaves little doubt: `x_mask`, `x_segmentation_2`."""
+    """Return whether a file's name leaves little doubt: `x_mask`, `x_segmentation_2`."""
     found = _SUFFIX.fullmatch(stem)
     return bool(found) and found["word"].lower().startswith(("mask", "segmentation"))  # type: ignore[index]
 
@@ -154,7 +154,7 @@ def source_of_made(stem: str) -> str | None:
 
 
 def kind_of_masks(folders: Collection[str]) -> frozenset[str]:
-    """What the folders of a mask say that it marks, sides left out: {lung}, {infection}."""
+    """Return what the folders of a mask say that it marks, sides left out: {lung}, {infection}."""
     words = frozenset().union(*(words_of(folder) for folder in folders if holds_masks(folder)))
     return words - _SIDES - _MASKS
 
