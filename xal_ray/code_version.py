@@ -46,7 +46,7 @@ def python_of_ours() -> tuple[list[str], dict[str, str]]:
 
 @cache
 def code_sha256() -> str:
-    """A hash of this package's modules, by their relative paths and bytes: equal wherever it lies."""
+    """Return a hash of this package's modules, by their relative paths and bytes: equal wherever it lies."""
     return sha256_of_files(PACKAGE, "*.py")
 
 

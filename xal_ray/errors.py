@@ -48,7 +48,7 @@ class XalRayError(Exception):
         super().__init__("\n".join(lines))
 
     def with_next_step(self, text: str) -> XalRayError:
-        """The same error with another advice."""
+        """Return the same error with another advice."""
         return _rebuild(type(self), self.what, {**self.details, "next": text})
 
     def __reduce__(self) -> tuple[Any, ...]:

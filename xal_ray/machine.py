@@ -125,7 +125,7 @@ def why_not(folder: Path) -> str | None:
 
 @cache
 def private_folder() -> Path:
-    """A folder of this process that nobody else may look into, removed when the process ends.
+    """Return a folder of this process that nobody else may look into, removed when the process ends.
 
     Ray's sockets lie in it, whose paths are short by nature: it is below RAY_TMPDIR or TMPDIR where these are
     short enough, else below /tmp.

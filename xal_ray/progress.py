@@ -97,7 +97,7 @@ class _Pace:
             self._before, self._start = count, time.monotonic()
 
     def words(self) -> str:
-        """The rate and the time left; nothing before there is a rate."""
+        """Return the rate and the time left; nothing before there is a rate."""
         done = self.done - (self._before or 0)
         seconds = time.monotonic() - self._start
         if done <= 0 or seconds <= 0:

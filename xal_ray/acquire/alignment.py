@@ -122,7 +122,7 @@ def pointing_game(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> FloatArray:
 
 
 def energy_in_roi(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> FloatArray:
-    """The share of the map's sum that lies inside the ROI: `E = sum(c m) / sum c`, in [0, 1].
+    """Return the share of the map's sum that lies inside the ROI: `E = sum(c m) / sum c`, in [0, 1].
 
     Raises:
         ValueError: The shapes differ or are not (n, gh, gw).
@@ -166,7 +166,7 @@ def _thresholded(maps: FloatArray, threshold: float) -> FloatArray:
 
 
 def _maps(values: npt.NDArray[Any]) -> FloatArray:
-    """A float64 copy, which the caller may write into."""
+    """Return a float64 copy, which the caller may write into."""
     if values.ndim != 3 or 0 in values.shape[1:]:
         raise ValueError(f"expected (n, gh, gw), found shape {values.shape}")
     return values.astype(np.float64)

@@ -28,7 +28,7 @@ class Unchanged:
         """Nothing to learn."""
 
     def scaled(self, values: FloatArray) -> FloatArray:
-        """The values."""
+        """Return the values."""
         return values
 
 
@@ -97,7 +97,7 @@ class Distribution:
         return scaled
 
     def quantiles(self, places: FloatArray) -> FloatArray:
-        """The values at places from 0 (smallest) to 1 (largest), linear in between.
+        """Return the values at places from 0 (smallest) to 1 (largest), linear in between.
 
         Args:
             places: (n,) in [0, 1].
@@ -201,7 +201,7 @@ class _Histogram:
 
     @cached_property
     def _start(self) -> FloatArray:
-        """The rank of a bin's smallest value; of all its values, where they are equal."""
+        """Return the rank of a bin's smallest value; of all its values, where they are equal."""
         start = self._before.copy()
         equal = self._low == self._high
         start[equal] += (self._counts[equal] - 1) / 2.0

@@ -50,7 +50,7 @@ class Regions:
         return total
 
     def take(self, rows: npt.NDArray[np.intp]) -> Regions:
-        """Some of the regions, in a given order."""
+        """Return some of the regions, in a given order."""
         return Regions(self.adjoint[rows], self.fine[rows], self.frame)
 
 
@@ -72,7 +72,7 @@ def reduce_rois(coverage: npt.NDArray[np.uint8], grid: tuple[int, int]) -> Regio
 
 
 def measure(cams: npt.NDArray[Any], regions: Regions) -> dict[str, FloatArray]:
-    """All measures of `MEASURES`, by name.
+    """Return all measures of `MEASURES`, by name.
 
     Args:
         cams: (n, gh, gw) saliency maps, each min-max normalised; undefined ones are NaN.
@@ -140,7 +140,7 @@ def misalignment(
 
 
 def fine_cells(cells: int) -> int:
-    """The least multiple of `cells` from `FINE` on: no fine cell lies across a border of the map's."""
+    """Return the least multiple of `cells` from `FINE` on: no fine cell lies across a border of the map's."""
     return -(-FINE // cells) * cells
 
 
@@ -221,7 +221,7 @@ def whole_adjoint(frame: tuple[int, int], grid: tuple[int, int]) -> FloatArray:
 
 
 def _extrema(maps: FloatArray, down: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The least and the largest pixel of each upsampled map.
+    """Return the least and the largest pixel of each upsampled map.
 
     Between four cell centres the surface is bilinear, so that it is extreme at the outermost pixels there.
     """
@@ -230,7 +230,7 @@ def _extrema(maps: FloatArray, down: FloatArray, right: FloatArray) -> tuple[Flo
 
 
 def _outermost(weights: FloatArray) -> npt.NDArray[np.intp]:
-    """The first and the last pixel between each pair of neighbouring cell centres."""
+    """Return the first and the last pixel between each pair of neighbouring cell centres."""
     cell = np.argmax(weights > 0.0, axis=1)  # the pixel's lower neighbour
     changes = np.flatnonzero(np.diff(cell))
     ends: npt.NDArray[np.intp] = np.unique(np.concatenate([[0, len(cell) - 1], changes, changes + 1]))

@@ -138,20 +138,20 @@ def select(
 
 
 def needed_columns(settings: Select) -> tuple[str, ...]:
-    """The score columns that the strategy reads."""
+    """Return the score columns that the strategy reads."""
     if settings.strategy in ROI_STRATEGIES:
         return settings.uncertainty, ROI_COLUMN_OF[settings.strategy]
     return () if settings.strategy == "random" else (settings.strategy,)
 
 
 def uncertainty_column(settings: Select) -> str | None:
-    """The uncertainty that the strategy ranks by, alone or beside an ROI; None for `random`."""
+    """Return the uncertainty that the strategy ranks by, alone or beside an ROI; None for `random`."""
     names = [name for name in needed_columns(settings) if name not in ROI_COLUMNS]
     return names[0] if names else None
 
 
 def _best(top: TopRows, replay: Replay, rank: Rank) -> tuple[Candidates, int]:
-    """The best rows in their order, and how many rows there are."""
+    """Return the best rows in their order, and how many rows there are."""
     for chunk in replay():
         ranking = rank(chunk)
         top.add(chunk, ranking.utilities, ranking.second)
@@ -393,5 +393,5 @@ class _Combined:
 
 
 def _short(value: float) -> str:
-    """Two decimals without the leading zero: .81."""
+    """Return two decimals without the leading zero: .81."""
     return f"{value:.2f}".removeprefix("0")

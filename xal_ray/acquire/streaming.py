@@ -48,24 +48,24 @@ class Candidates:
 
     @classmethod
     def of(cls, image_ids: Sequence[str], columns: Mapping[str, FloatArray]) -> Candidates:
-        """A chunk that is in memory; `lambda: iter([chunk])` is then the whole table."""
+        """Return a chunk that is in memory; `lambda: iter([chunk])` is then the whole table."""
         return cls(len(image_ids), columns, lambda: image_ids)
 
     @cached_property
     def image_ids(self) -> Sequence[str]:
-        """The n ids."""
+        """Return the n ids."""
         image_ids = self.load_ids()
         if len(image_ids) != self.num_rows:
             raise ValueError(f"{self.num_rows} rows, but {len(image_ids)} image_ids")
         return image_ids
 
     def take(self, rows: IntArray) -> Candidates:
-        """Some of the rows, in memory."""
+        """Return some of the rows, in memory."""
         ids = self.image_ids
         return Candidates.of([ids[row] for row in rows], {name: c[rows] for name, c in self.columns.items()})
 
     def column(self, name: str) -> FloatArray:
-        """A column that a strategy uses.
+        """Return a column that a strategy uses.
 
         Raises:
             ValueError: It is absent, or holds what can't be ranked.
@@ -119,7 +119,7 @@ class TopRows:
             self._compact()
 
     def best(self) -> Candidates:
-        """The kept rows in their order.
+        """Return the kept rows in their order.
 
         Raises:
             ValueError: Some ids are repeated.
@@ -128,7 +128,7 @@ class TopRows:
         return self._pieces[0].chunk if self._pieces else Candidates.of([], {})
 
     def _hopeful(self, chunk: Candidates, utilities: FloatArray, second: FloatArray) -> IntArray:
-        """Rows that may be among the best."""
+        """Return rows that may be among the best."""
         hopeful = np.ones(len(utilities), dtype=bool)
         if self._last is not None:
             utility, other, digest = self._last
@@ -176,7 +176,7 @@ class _Held:
 
 
 def within_cap(image_ids: Sequence[str], groups: GroupsOf, cap: int) -> IntArray:
-    """The positions of ids that are among the first `cap` of their group.
+    """Return the positions of ids that are among the first `cap` of their group.
 
     Raises:
         ValueError: There is not one group for each id.
@@ -202,7 +202,7 @@ def _may_be_first(utilities: FloatArray, second: FloatArray, count: int) -> npt.
 
 
 def _order(held: _Held, digest: Digest) -> IntArray:
-    """Rows in their order; only rows that are tied with another are hashed."""
+    """Return rows in their order; only rows that are tied with another are hashed."""
     utilities, second, ids = held.utilities, held.second, held.chunk.image_ids
     order = np.lexsort((-second, -utilities))
     same = (np.diff(utilities[order]) == 0.0) & (np.diff(second[order]) == 0.0)

@@ -65,7 +65,7 @@ def expected_overlap(drawn: BoolArray, *, num_pool: int, num_scored: int, num_ru
 
 
 def _chances_of_hits(first: int, size: int, num_drawn: int) -> npt.NDArray[np.float64]:
-    """The probabilities that at least 0, 1, ... of the first so many rows are drawn.
+    """Return the probabilities that at least 0, 1, ... of the first so many rows are drawn.
 
     Args:
         first: How many rows come first.

@@ -60,7 +60,7 @@ def write_record(folder: Path, record: JobRecord) -> Path:
 
 
 def find_record(run: str) -> tuple[Path, JobRecord]:
-    """The record of a job, and its local folder.
+    """Return the record of a job, and its local folder.
 
     Args:
         run: The folder, or the job's name.

@@ -50,11 +50,11 @@ class JobRequest:
 
     @property
     def name(self) -> str:
-        """The last part of the place where the results go: how a person calls it."""
+        """Return the last part of the place where the results go: how a person calls it."""
         return self.out.name or self.settings.name
 
     def command_line(self, config: str, model: str | None) -> list[str]:
-        """The job's command, with the names that configuration and model have there."""
+        """Return the job's command, with the names that configuration and model have there."""
         words = ["python", "-m", "xal_ray.cli", self.command]
         if self.command == "score":
             words += ["--config", config, "--model", str(model), "--pool", str(self.pool)]
@@ -65,7 +65,7 @@ class JobRequest:
         return [*words, "--out", str(self.out), *self.options]
 
     def with_settings(self, overrides: Iterable[str]) -> JobRequest:
-        """The same with some keys set.
+        """Return the same with some keys set.
 
         Raises:
             ConfigError: A key or a value does not fit.

@@ -27,7 +27,7 @@ _INTERRUPTED = 130
 
 
 def cluster_of(target: Target) -> Cluster:
-    """The cluster that is named.
+    """Return the cluster that is named.
 
     Raises:
         ConfigError: The file or the address does not hold.
@@ -40,7 +40,7 @@ def cluster_of(target: Target) -> Cluster:
 
 
 def prepared(request: JobRequest, cluster: Cluster) -> JobRequest:
-    """The request as the cluster needs it: places that it sees, resources that it has.
+    """Return the request as the cluster needs it: places that it sees, resources that it has.
 
     Raises:
         ConfigError: A place or a key does not fit.

@@ -41,7 +41,7 @@ _actor_pool: ActorPool | None = None
 
 
 def warm_actors(shape: ActorShape) -> ActorPool:
-    """The session's actors; those of another shape are ended, so that no resource is held twice."""
+    """Return the session's actors; those of another shape are ended, so that no resource is held twice."""
     global _actor_pool
     if _actor_pool is not None and _actor_pool.shape != shape:
         release()

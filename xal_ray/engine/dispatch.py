@@ -95,7 +95,7 @@ class Dispatcher:
             return {**found, "error": pickle.dumps(error)}
 
     async def _killers(self, setup: bytes, path: str, rows: pa.Table) -> list[str]:
-        """The ids of the rows that kill an actor by themselves, found by halving what kills one."""
+        """Return the ids of the rows that kill an actor by themselves, found by halving what kills one."""
         suspects, killers, total = _halves(rows), [], 0
         while suspects:
             piece = suspects.pop(0)
@@ -122,7 +122,7 @@ class Dispatcher:
         return True
 
     async def _do_without(self, setup: bytes, path: str, payload: bytes, refused: dict[str, str]) -> Receipt:
-        """The whole shard once more: without the killers, or, where there is none, as it is."""
+        """Return the whole shard once more: without the killers, or, where there is none, as it is."""
         deaths: list[str] = []
         while not deaths:
             receipt = await self._ask(deaths, "run", setup, path, payload, refused)
@@ -138,7 +138,7 @@ class Dispatcher:
         )
 
     async def _ask(self, deaths: list[str], method: str, *arguments: Any) -> Receipt | None:
-        """An actor's receipt, or None where it has died.
+        """Return an actor's receipt, or None where it has died.
 
         Args:
             deaths: Nodes of earlier deaths: others are asked first, since it may be the node that is sick. A

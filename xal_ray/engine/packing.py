@@ -145,7 +145,7 @@ class PackShard:
 
 
 def _pack(row: dict[str, Any], image: ReadImage, pseudonyms: Pseudonyms | None) -> dict[str, Any]:
-    """The columns of an image in all the pool's tables."""
+    """Return the columns of an image in all the pool's tables."""
     pixels = image.pixels.tobytes()
     roi = None if image.roi is None else pack_coverage(image.roi)
     height, width = image.frame

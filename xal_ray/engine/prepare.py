@@ -166,7 +166,7 @@ def _make(
 
 
 def _shards(plan: Plan, folder: Path) -> tuple[list[Shard], str]:
-    """The parts of the pool, and what a row of their manifests is."""
+    """Return the parts of the pool, and what a row of their manifests is."""
     rows_per_part, unit = plan.settings.rows_per_part, "images"
     if set(plan.manifest["reader"].unique().to_pylist()) <= CASE_READERS:
         rows_per_part, unit = max(1, rows_per_part // _IMAGES_OF_A_CASE), "files or cases"
@@ -256,7 +256,7 @@ def _clear_away(pool: Path) -> None:
 
 
 def _without_hidden_labels(index: pa.Table) -> pa.Table:
-    """The index as the loop may see it: without the labels of the unlabelled rows."""
+    """Return the index as the loop may see it: without the labels of the unlabelled rows."""
     visible = pc.if_else(pc.equal(index["split"], "pool"), pa.scalar(None, pa.string()), index["label"])
     return index.set_column(index.schema.get_field_index("label"), INDEX_SCHEMA.field("label"), visible)
 
@@ -274,7 +274,7 @@ def _check_errors(quarantine: pa.Table, total: int, limits: config.Limits) -> No
 
 
 def _check_parts(plan: Plan, shards: Sequence[Shard], folder: Path) -> tuple[pa.Table, pa.Table]:
-    """The rows and the quarantine of all parts, held against the manifest."""
+    """Return the rows and the quarantine of all parts, held against the manifest."""
     wanted = {shard.path.name for shard in shards}
     try:
         for kind in ("parts", ROWS, ATTRIBUTES, ORIGINS, REFUSED):

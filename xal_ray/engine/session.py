@@ -200,7 +200,7 @@ def decoding_shape(resources: config.Ray) -> actors.ActorShape:
 
 
 def _one_a_core(cpus_each: float) -> int:
-    """The cores that this process may use, as far as the logical CPUs go (one stays free)."""
+    """Return the cores that this process may use, as far as the logical CPUs go (one stays free)."""
     return max(1, min(usable_cpus(), int((_declared("CPU") - 1.0) / cpus_each)))
 
 

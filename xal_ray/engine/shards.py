@@ -77,7 +77,7 @@ class Pace:
 
     @property
     def rows_per_s(self) -> float:
-        """The steady rate."""
+        """Return the steady rate."""
         return self.num_rows / max(self.seconds - self.startup_s, 1e-9)
 
 

@@ -89,12 +89,12 @@ def make_plan(settings: config.Pool, say: Callable[[str], None]) -> Plan:
 
 
 def growing(out: Path) -> Path:
-    """The folder in which a pool grows."""
+    """Return the folder in which a pool grows."""
     return out if is_remote(out) else out.parent / f".{out.name}.partial"
 
 
 def open_growing(plan: Plan, out: Path) -> Path:
-    """The folder in which a pool grows, bound to its plan."""
+    """Return the folder in which a pool grows, bound to its plan."""
     folder = growing(out)
     if not (folder / PLAN).exists():
         write_json(folder / PLAN, plan.record)

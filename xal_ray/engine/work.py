@@ -78,7 +78,7 @@ class Actor:
 
 
 def to_bytes(rows: pa.Table) -> bytes:
-    """A table as it travels."""
+    """Return a table as it travels."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as stream:
         stream.write_table(rows)
@@ -91,7 +91,7 @@ def from_bytes(payload: bytes) -> pa.Table:
 
 
 def poison_shard_error(path: str, found: str) -> StageError:
-    """The error for a shard that can't be done, whoever does it."""
+    """Return the error for a shard that can't be done, whoever does it."""
     return StageError(
         "a shard kills every process that works on it",
         expected="one or a few images that kill a process by themselves, which would be left out",

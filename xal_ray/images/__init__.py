@@ -188,7 +188,7 @@ def _kind(stream: BinaryIO, path: Path) -> Literal["raster", "dicom", "nifti"]:
 
 
 def _only(frame: int | None, num_frames: int) -> int:
-    """The frame that is meant, where a file holds so many."""
+    """Return the frame that is meant, where a file holds so many."""
     if frame is None and num_frames > 1:
         raise ImageError("several_frames", "the file holds several pictures; the source must say which")
     if not 0 <= (frame or 0) < num_frames:

@@ -104,7 +104,7 @@ def _decoded(data: bytes) -> Any:
 
 
 def _dicom_file(syntax: str) -> bytes:
-    """A file of the ramp, written by pydicom."""
+    """Return a file of the ramp, written by pydicom."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
     from pydicom.uid import UID, ExplicitVRLittleEndian

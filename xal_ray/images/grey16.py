@@ -37,7 +37,7 @@ def note_depth(picture: Any) -> None:
 
 
 def values_of(picture: Image.Image) -> npt.NDArray[Any]:
-    """The values of a deep picture as its file holds them, (h, w)."""
+    """Return the values of a deep picture as its file holds them, (h, w)."""
     values = np.asarray(picture)
     if picture.mode == "L":
         return values.view(np.int8)
@@ -45,7 +45,7 @@ def values_of(picture: Image.Image) -> npt.NDArray[Any]:
 
 
 def in_8_bits(picture: Image.Image, settings: Raster) -> Pixels:
-    """A deep picture in [0, 255].
+    """Return a deep picture in [0, 255].
 
     Raises:
         ImageError: It is signed, real or of more than 16 bits, and its range is to be that of its type.

@@ -113,7 +113,7 @@ def _linked(group: Any, name: str, kind: type) -> Any:
 
 
 def _read(group: Any, name: str, num_bytes: int, most: int) -> npt.NDArray[Any]:
-    """A data set of numbers, if it is as small as it should be."""
+    """Return a data set of numbers, if it is as small as it should be."""
     import h5py
 
     found = _linked(group, name, h5py.Dataset)

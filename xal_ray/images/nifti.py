@@ -58,7 +58,7 @@ class Volume:
         return int(self.voxels.shape[_PLANE_AXES[self.settings.plane]])
 
     def plane_values(self, number: int) -> npt.NDArray[Any]:
-        """One slice as radiologists look at it, the patient's right on the left.
+        """Return one slice as radiologists look at it, the patient's right on the left.
 
         Returns:
             (h, w): axial with the front at the top; coronal and sagittal with the head at the top, a sagittal
@@ -77,14 +77,14 @@ class Volume:
             return values.astype(np.float32)
 
     def plane_in_8_bits(self, number: int) -> Pixels:
-        """One slice in [0, 255]: its least value black and its largest white, or the volume's."""
+        """Return one slice in [0, 255]: its least value black and its largest white, or the volume's."""
         values = self.plane_values(number)
         low, high = finite_range(values) if self.settings.scale == "slice" else self.value_range
         return scale_to_8_bit(values, low, high)
 
     @cached_property
     def value_range(self) -> tuple[float, float]:
-        """The least and the largest finite value of the volume."""
+        """Return the least and the largest finite value of the volume."""
         ranges = [finite_range(self.plane_values(number)) for number in range(self.slices)]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
 
@@ -134,7 +134,7 @@ class KeptVolumes:
         self._volumes: dict[tuple[str, Nifti], Volume] = {}
 
     def get(self, path: Path, nifti: Nifti) -> Volume | None:
-        """The volume of a file, if it is one of the last."""
+        """Return the volume of a file, if it is one of the last."""
         return self._volumes.get((str(path), nifti))
 
     def keep(self, path: Path, nifti: Nifti, volume: Volume) -> None:
@@ -191,7 +191,7 @@ def read_volume(stream: BinaryIO, num_bytes: int, limits: Limits, nifti: Nifti) 
 
 
 def _header_bytes(head: bytes) -> int | None:
-    """The length of the NIfTI header that these bytes begin, which is also its first number."""
+    """Return the length of the NIfTI header that these bytes begin, which is also its first number."""
     orders: tuple[Literal["little", "big"], ...] = ("little", "big")
     for byteorder in orders:
         size = int.from_bytes(head[:4], byteorder)

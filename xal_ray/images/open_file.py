@@ -50,7 +50,7 @@ class _Bounded(io.BufferedReader):
 
 
 def _fetch(path: Path, limits: Limits) -> tuple[BinaryIO, int]:
-    """An object's bytes, if they are not too many: one request says how many, another gets them."""
+    """Return an object's bytes, if they are not too many: one request says how many, another gets them."""
     try:
         data, num_bytes = read_at_most(path, limits.max_file_bytes)
     except FileNotFoundError:

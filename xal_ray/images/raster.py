@@ -92,7 +92,7 @@ def decode_inside(stream: BinaryIO, limits: Limits) -> Mask:
 
 
 def _values_of_mask(upright: Image.Image) -> npt.NDArray[Any]:
-    """One number a pixel, transparent ones black; of colours the brightest."""
+    """Return one number a pixel, transparent ones black; of colours the brightest."""
     if grey16.is_deep(upright):
         values = grey16.values_of(upright)
         # Pillow turns these over up to 8 bits only.

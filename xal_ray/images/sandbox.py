@@ -122,7 +122,7 @@ class Capped:
             child.wait()
 
     def memory_peak_mb(self) -> float:
-        """The most resident memory that the present child has had; 0 without one (Linux)."""
+        """Return the most resident memory that the present child has had; 0 without one (Linux)."""
         if self._child is None:
             return 0.0
         with contextlib.suppress(OSError), open(f"/proc/{self._child.pid}/status") as lines:  # noqa: PTH123

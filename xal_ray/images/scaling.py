@@ -55,7 +55,7 @@ def strips(shape: tuple[int, ...]) -> list[slice]:
 
 
 def finite_range(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """The least and the largest finite number; 0 and 0 where there is none."""
+    """Return the least and the largest finite number; 0 and 0 where there is none."""
     if values.dtype.kind in "biu":
         return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     low, high = np.inf, -np.inf
@@ -108,6 +108,6 @@ def to_training_size(image: Pixels, size: int, channels: int, box: Box | None = 
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """A picture in a mode of Pillow's: converted where it is in another."""
+    """Return a picture in a mode of Pillow's: converted where it is in another."""
     # Pillow copies even where there is nothing to convert.
     return image if image.mode == mode else image.convert(mode)

@@ -46,7 +46,7 @@ class Ids:
         return None
 
     def nearest(self, cell: str) -> str | None:
-        """The awaited id that a wrong one may have been."""
+        """Return the awaited id that a wrong one may have been."""
         same = [image_id for image_id in self.awaited if name_key(image_id) == name_key(cell)]
         return next(iter(same or difflib.get_close_matches(cell, self.awaited, n=1, cutoff=0.8)), None)
 
@@ -62,7 +62,7 @@ class Ids:
 
 
 def chosen(cell: str) -> list[str]:
-    """The classes that a cell names: itself, or the choices that it holds as JSON.
+    """Return the classes that a cell names: itself, or the choices that it holds as JSON.
 
     `{"choices": ["cat"]}`, `["cat"]`, `[{"choices": ["cat"]}]` and `"cat"` all name `cat`.
     """
@@ -101,7 +101,7 @@ def as_class(label: str, classes: Collection[str]) -> str | None:
 
 
 def nearest_class(label: str, classes: Collection[str]) -> str | None:
-    """The class that a wrong label may have been."""
+    """Return the class that a wrong label may have been."""
     same = [name for name in classes if name_key(name) == name_key(label)]
     return next(iter(same or difflib.get_close_matches(label, classes, n=1)), None)
 

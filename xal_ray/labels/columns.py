@@ -110,7 +110,7 @@ def check_filled(table: Written, cells: Cells, places: Mapping[str, int], pool: 
 
 
 def respelled(table: Written, places: Mapping[str, int]) -> list[str]:
-    """A note on columns that are called otherwise."""
+    """Return a note on columns that are called otherwise."""
     found = [
         f"'{table.header.names[at]}' as {name}"
         for name, at in places.items()

@@ -14,7 +14,7 @@ from xal_ray.storage import read_table
 
 
 def labels_of_run(run: Path, pool: PoolReader) -> pa.Table:
-    """All labels that a run has received, those of a round that still waits included.
+    """Return all labels that a run has received, those of a round that still waits included.
 
     Args:
         run: The run's folder; it may be of another pool with the same image_ids.
@@ -57,7 +57,7 @@ def labels_of_run(run: Path, pool: PoolReader) -> pa.Table:
 
 
 def run_with_labels(run: Path) -> RunLayout:
-    """The run whose labels are to be taken over.
+    """Return the run whose labels are to be taken over.
 
     Raises:
         RunError: There is none.

@@ -43,7 +43,7 @@ class LeftOut:
 
 
 def left_out(pool: PoolReader, run: Path | None, lists: tuple[Path, ...] = ()) -> LeftOut:
-    """The images of a pool that a run has labelled or picked, and those that lists name.
+    """Return the images of a pool that a run has labelled or picked, and those that lists name.
 
     Raises:
         RunError: There is no run.
@@ -81,7 +81,7 @@ def left_out(pool: PoolReader, run: Path | None, lists: tuple[Path, ...] = ()) -
 
 
 def run_of_model(model: Path) -> Path | None:
-    """The run that a model belongs to, where it lies in one: `RUN/rounds/NNN` or its weights file.
+    """Return the run that a model belongs to, where it lies in one: `RUN/rounds/NNN` or its weights file.
 
     A path may lead there by a link, or from within (`.`).
     """
@@ -94,7 +94,7 @@ def run_of_model(model: Path) -> Path | None:
 
 
 def labelled_or_picked(run: Path) -> pa.Array:
-    """The ids of all images that a run has a label of, or waits for one, round by round.
+    """Return the ids of all images that a run has a label of, or waits for one, round by round.
 
     Raises:
         RunError: There is no run, or its ledger is damaged.
@@ -107,7 +107,7 @@ def labelled_or_picked(run: Path) -> pa.Array:
 
 
 def files_of_run(run: Path) -> list[Path]:
-    """The files that say which images a run has labelled or picked: the ledger, then each selection.
+    """Return the files that say which images a run has labelled or picked: the ledger, then each selection.
 
     Raises:
         RunError: There is no run.
@@ -129,7 +129,7 @@ def _pool_hash(run: Path) -> str:
 
 
 def read_ids(path: Path, ids: Ids | None = None) -> pa.Array:
-    """The ids that a list names: any table with a column `image_id`, or a plain id a line.
+    """Return the ids that a list names: any table with a column `image_id`, or a plain id a line.
 
     Args:
         path: The list.

@@ -76,7 +76,7 @@ def _export_image(
 
 
 def _original(origin: dict[str, Any], pool: PoolReader) -> Pixels | None:
-    """The original's pixels at full size, where it is one image in a file that can still be read."""
+    """Return the original's pixels at full size, where it is one image in a file that can still be read."""
     if origin["is_part"]:
         return None
     made = pool.card["settings"]

@@ -146,7 +146,7 @@ def _close(received: Received, files: RoundLayout, ledger: Ledger, check_lock: C
 
 
 def _waiting_round(layout: RunLayout, ledger: Ledger, file: Path) -> RoundLayout:
-    """The round that is exported and not committed; else the one that this very file went into."""
+    """Return the round that is exported and not committed; else the one that this very file went into."""
     exported = [
         files for files in [layout.initial, *layout.rounds()] if (files.to_label / "selection.csv").exists()
     ]

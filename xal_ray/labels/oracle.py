@@ -14,7 +14,7 @@ from xal_ray.storage import read_table
 
 
 def known_images(pool: PoolReader) -> pa.Array:
-    """The ids of the images whose label is known; what the labels are is not read."""
+    """Return the ids of the images whose label is known; what the labels are is not read."""
     return read_table(pool.path / "hidden_labels.parquet", ["image_id"])["image_id"].combine_chunks()
 
 

@@ -250,7 +250,7 @@ def _tell_of_regions(
 
 
 def _beside(path: Path, name: str) -> Path:
-    """A mask's path, which must lie in the folder of the CSV file or below."""
+    """Return a mask's path, which must lie in the folder of the CSV file or below."""
     outside = LabelError(
         "a mask lies outside the folder of its CSV file",
         found=repr(name),

@@ -201,7 +201,7 @@ def _check_regions(config: Config, manifest: pa.Table) -> None:
 
 
 def describe(config: Config, out: Path, *, here: bool = True) -> list[str]:
-    """The resolved plan in words: what a run would do, without doing any of it or asking a cloud.
+    """Return the resolved plan in words: what a run would do, without doing any of it or asking a cloud.
 
     Raises:
         InputError: The run would be refused.

@@ -15,7 +15,7 @@ from xal_ray.seeds import derive_seed
 
 
 def lacking_classes(config: Config, pool: PoolReader) -> list[str]:
-    """The classes of which a run would begin without an example, in the pool's order.
+    """Return the classes of which a run would begin without an example, in the pool's order.
 
     Args:
         config: Of the run; its labels come from the oracle.

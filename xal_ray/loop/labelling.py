@@ -79,12 +79,12 @@ def label_images(run: Run, files: RoundLayout) -> bool:
 
 
 def reveal_classes(pool: PoolReader, image_ids: Sequence[str]) -> set[str]:
-    """The classes among images that an initial set holds; which of them is which is not told."""
+    """Return the classes among images that an initial set holds; which of them is which is not told."""
     return set(reveal(pool, image_ids)["label"].to_pylist())
 
 
 def missing_labels(files: RoundLayout) -> list[str]:
-    """The picks of a round that still wait for a label, in rank order."""
+    """Return the picks of a round that still wait for a label, in rank order."""
     picked: list[str] = read_table(files.selection)["image_id"].to_pylist()
     settled: set[str] = set()
     for path in (files.labels, files.passed_over):

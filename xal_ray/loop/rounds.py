@@ -129,7 +129,7 @@ def start_round(run: Run, files: RoundLayout) -> bool:
 
 
 def run_round(run: Run, files: RoundLayout) -> bool:
-    """One round; False while it waits for labels.
+    """Return one round; False while it waits for labels.
 
     The round after the last query trains and evaluates only: the labels that were paid for count.
     """

@@ -278,7 +278,7 @@ def _record(
     query_size: int,
     known: LeftOut,
 ) -> dict[str, Any]:
-    """All that scores and choice depend on, by the same notion of identity as a run's."""
+    """Return all that scores and choice depend on, by the same notion of identity as a run's."""
     identity = settings.identity()
     of_draw = ("query_size", "initial_labels")  # the first is the call's own, the second is nothing here
     draw = {

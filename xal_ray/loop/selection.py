@@ -71,7 +71,7 @@ def draw_initial_set(run: Run, files: RoundLayout) -> None:
 
 
 def _take_over(run: Run, files: RoundLayout, origin: Path) -> pa.Table:
-    """Another run's labels to `labels.parquet`; returns their images as a selection."""
+    """Return another run's labels to `labels.parquet`; returns their images as a selection."""
     labels = labels_of_run(origin, run.pool)
     write_table(files.labels, labels)
     run.reporter.line(f"{files.title}: {labels.num_rows} labels taken over from {origin}")
@@ -84,7 +84,7 @@ def _take_over(run: Run, files: RoundLayout, origin: Path) -> pa.Table:
 
 
 def random_query(select: Select, size: int) -> Select:
-    """A random draw of so many, with the cap per group: the initial set, for every strategy alike."""
+    """Return a random draw of so many, with the cap per group: the initial set, for every strategy alike."""
     return Select(strategy="random", query_size=size, max_per_group=select.max_per_group)
 
 
@@ -116,7 +116,7 @@ def _seed(run: Run, files: RoundLayout) -> int:
 
 
 def _runners_up(run: Run, files: RoundLayout) -> pa.Array:
-    """The ids that came next in the last round's selection."""
+    """Return the ids that came next in the last round's selection."""
     path = run.layout.round(files.number - 1).runners_up if files.number > 0 else None
     if path is None or not path.exists():
         return pa.array([], pa.string())

@@ -49,12 +49,12 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """The identity that the ledger was begun with."""
+        """Return the identity that the ledger was begun with."""
         return str(self.ledger.records[0].data["run_id"])
 
     @cached_property
     def index(self) -> pa.Table:
-        """The pool's index."""
+        """Return the pool's index."""
         return self.pool.index()
 
     @cached_property
@@ -87,7 +87,7 @@ class Run:
         return self.index.filter(pa.array(self.candidates()))
 
     def absent_classes(self) -> list[str]:
-        """The classes that no label names yet."""
+        """Return the classes that no label names yet."""
         present = set(self.labels().values())
         return [name for name in self.pool.classes if name not in present]
 
@@ -225,7 +225,7 @@ def _not_below_what_was_asked(config: Config, layout: RunLayout, ledger: Ledger)
 
 
 def identify(config: Config, pool: PoolReader) -> str:
-    """A run's identity: what its results depend on, and nothing else (no paths, no resources)."""
+    """Return a run's identity: what its results depend on, and nothing else (no paths, no resources)."""
     identity = config.identity()
     weights = config.model.weights
     if weights not in ("none", "imagenet"):
@@ -242,7 +242,7 @@ def identify(config: Config, pool: PoolReader) -> str:
 
 
 def _as_yaml(config: Config) -> bytes:
-    """The resolved configuration; the pool's path is absolute, so that it is found from anywhere."""
+    """Return the resolved configuration; the pool's path is absolute, so that it is found from anywhere."""
     tree = config.model_dump(mode="json")
     tree["pool"]["path"] = str(config.pool_path().resolve())
     return yaml.safe_dump(tree, sort_keys=False).encode()
@@ -272,7 +272,7 @@ def _refuse_strangers(layout: RunLayout, resolved: bytes) -> None:
 
 
 def _differing_keys(config: Config, layout: RunLayout) -> list[tuple[str, Any, Any]]:
-    """The keys in which a configuration differs from that of a run's folder: key, before, now."""
+    """Return the keys in which a configuration differs from that of a run's folder: key, before, now."""
     before = flatten(build_config(read_yaml(layout.config), where=str(layout.config)).identity())
     now = flatten(config.identity())
     return [

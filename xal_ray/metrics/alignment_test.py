@@ -96,7 +96,7 @@ def alignment_test(
 
 
 def smallest_p(sizes: Sequence[int]) -> float:
-    """The smallest p-value that permutations within strata of so many groups can give."""
+    """Return the smallest p-value that permutations within strata of so many groups can give."""
     return 1.0 / min(prod(factorial(size) for size in sizes), NUM_PERMUTATIONS)
 
 
@@ -209,7 +209,7 @@ def _p_value(
     shares: FloatArray,
     drawn: Sequence[IntArray],
 ) -> float:
-    """The share of permutations, the observed one counted, that agree at least as well.
+    """Return the share of permutations, the observed one counted, that agree at least as well.
 
     What is taken off belongs to an ROI and goes with it, times what belongs to an image and stays: it leaves
     permutations as exact as they are.

@@ -208,7 +208,7 @@ def _ratios(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Float
 
 
 def _mean(values: FloatArray) -> float | None:
-    """The mean of the values that are defined; None without any."""
+    """Return the mean of the values that are defined; None without any."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None
 

@@ -18,7 +18,7 @@ NUM_SIGN_FLIPS = 10_000  # up to 13 pairs have fewer, and are then tested exactl
 def mean_with_interval(
     values: Sequence[float], within: tuple[float, float]
 ) -> tuple[float, float | None, float | None]:
-    """A mean over seeds with its 95 % interval: of an arm's values, or of differences between arms.
+    """Return a mean over seeds with its 95 % interval: of an arm's values, or of differences between arms.
 
     Args:
         values: One for each seed of a run; differences are an arm's value less the other arm's, same seed.
@@ -73,7 +73,7 @@ def sign_flip_test(differences: Sequence[float], seed: int) -> float:
 
 
 def smallest_sign_flip_p(num_differences: int) -> float:
-    """The smallest p-value that `sign_flip_test` can give for n differences: `2 / 2^n`, 1 for none."""
+    """Return the smallest p-value that `sign_flip_test` can give for n differences: `2 / 2^n`, 1 for none."""
     exact = 2.0 ** (1 - num_differences)
     return min(1.0, exact if 2**num_differences <= NUM_SIGN_FLIPS else 2.0 / (NUM_SIGN_FLIPS + 1))
 

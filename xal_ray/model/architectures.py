@@ -63,7 +63,7 @@ def check_image_size(backbone: Backbone, image_size: int) -> None:
 
 
 def create_model(backbone: Backbone, num_classes: int, image_size: int) -> nn.Module:
-    """A backbone with random weights, drawn from torch's global random state.
+    """Return a backbone with random weights, drawn from torch's global random state.
 
     Args:
         backbone: Which.
@@ -89,7 +89,7 @@ def create_model(backbone: Backbone, num_classes: int, image_size: int) -> nn.Mo
 
 
 def import_lite(package: str) -> Any:
-    """One of the optional packages of efficientnet_lite0: its code or its weights.
+    """Return one of the optional packages of efficientnet_lite0: its code or its weights.
 
     Raises:
         ModelError: It is not installed.
@@ -154,7 +154,7 @@ def _vit_features(model: Any, images: Tensor) -> Tensor:
 
 
 def _vit_head(model: Any, activation: Tensor) -> Tensor:
-    """The rest of the last block, for the class token alone: no other token is read."""
+    """Return the rest of the last block, for the class token alone: no other token is read."""
     block, residual, normed = model.encoder.layers[-1], activation[:, :1], activation[:, 1:]
     attended, _ = block.self_attention(normed[:, :1], normed, normed, need_weights=False)
     token = residual + block.dropout(attended)

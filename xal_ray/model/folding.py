@@ -45,7 +45,7 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> int:
 
 
 def _pairs(model: nn.Module, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
-    """Each BatchNorm with the convolution whose output it reads."""
+    """Return each BatchNorm with the convolution whose output it reads."""
     # The outputs are kept, so that no other tensor takes their identity.
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}

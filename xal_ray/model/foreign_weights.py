@@ -104,7 +104,7 @@ def load_checkpoint(
 
 
 def head_names(architecture: Architecture) -> list[str]:
-    """The names of the last linear layer's weights: its bias, then its weight."""
+    """Return the names of the last linear layer's weights: its bias, then its weight."""
     return [f"{architecture.classifier}.{part}" for part in ("bias", "weight")]
 
 
@@ -182,7 +182,7 @@ def _without_other_heads(
 
 
 def _with_positions(state: Mapping[str, Tensor], image_size: int, path: Path) -> dict[str, Tensor]:
-    """The positions of a vision transformer, interpolated to another image size."""
+    """Return the positions of a vision transformer, interpolated to another image size."""
     from torchvision.models.vision_transformer import interpolate_embeddings
 
     try:

@@ -48,7 +48,7 @@ class Outputs:
 
     @classmethod
     def joined(cls, first: Outputs, second: Outputs) -> Outputs:
-        """The outputs of two batches as those of one."""
+        """Return the outputs of two batches as those of one."""
         samples = None
         if first.samples is not None and second.samples is not None:
             samples = torch.cat([first.samples, second.samples])
@@ -125,7 +125,7 @@ class Explainer:
 
     @cached_property
     def _folded(self) -> Network:
-        """The network made fast, on first use: activations do without it."""
+        """Return the network made fast, on first use: activations do without it."""
         size = self.spec.image_size
         fold_batch_norms(self.network, torch.zeros(1, 3, size, size, device=self.device))
         return self.network.to(memory_format=torch.channels_last)

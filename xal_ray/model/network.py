@@ -43,12 +43,12 @@ class ModelSpec:
     channels: int
 
     def to_json(self) -> dict[str, Any]:
-        """The specification as plain values."""
+        """Return the specification as plain values."""
         return {**asdict(self), "classes": list(self.classes)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelSpec:
-        """The inverse of `to_json`.
+        """Return the inverse of `to_json`.
 
         Raises:
             KeyError: A field is missing.
@@ -86,11 +86,11 @@ class Network(nn.Module):
         return activation
 
     def head(self, activation: Tensor) -> Tensor:
-        """The logits, (n, C). In eval mode an image's logits depend on its own activation only."""
+        """Return the logits, (n, C). In eval mode an image's logits depend on its own activation only."""
         return self.architecture.head(self.model, activation)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits, (n, C), of (n, 3, s, s) images."""
+        """Return the logits, (n, C), of (n, 3, s, s) images."""
         return self.head(self.features(images))
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,14 +114,14 @@ class Network(nn.Module):
 
     @property
     def classifier(self) -> nn.Linear:
-        """The last linear layer."""
+        """Return the last linear layer."""
         layer = self.model.get_submodule(self.architecture.classifier)
         assert isinstance(layer, nn.Linear)  # noqa: S101  by construction, for the type checker
         return layer
 
     @property
     def linear_weight(self) -> Tensor | None:
-        """The (C, k) weight, where the head is a global average pool and a linear layer; else None."""
+        """Return the (C, k) weight, where the head is a global average pool and a linear layer; else None."""
         return self.classifier.weight if self.architecture.pooled_linear else None
 
     def train(self, mode: bool = True) -> Network:

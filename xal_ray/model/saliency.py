@@ -37,11 +37,11 @@ class Kept:
     activations: Sequence[npt.NDArray[np.float32]]
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.activations)
 
     def __getitem__(self, some: slice) -> Kept:
-        """Some of the images."""
+        """Return some of the images."""
         return Kept(self.embeddings[some], self.activations[some])
 
 

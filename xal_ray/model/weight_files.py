@@ -102,7 +102,7 @@ def _rewrite(expression: str) -> str:
 
 
 def no_state_dict(path: Path, found: str) -> ModelError:
-    """The error about a file that can be read, and holds no weights."""
+    """Return the error about a file that can be read, and holds no weights."""
     return ModelError(
         "a weights file holds something other than a state dict",
         expected="a mapping from parameter names to tensors, or one that holds such a mapping",
@@ -115,7 +115,7 @@ def no_state_dict(path: Path, found: str) -> ModelError:
 def state_dicts(
     content: Mapping[Any, Any], key: str = "", depth: int = 4
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every mapping from names to tensors in what a file holds, and its key."""
+    """Yield every mapping from names to tensors in what a file holds, and its key."""
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     state = {name: value for name, value in tensors.items() if isinstance(name, str)}
     if state:

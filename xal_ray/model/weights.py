@@ -207,7 +207,7 @@ def load_model(path: Path) -> tuple[Network, ModelSpec, dict[str, Any]]:
 
 
 def _read_backbone(folder: Path, sha256: str) -> dict[str, Tensor]:
-    """The weights that a saved last layer belongs to."""
+    """Return the weights that a saved last layer belongs to."""
     pointer = folder / PLACE_FILE
     try:
         weights = place(read_json(pointer)["path"]) / WEIGHTS_FILE
@@ -254,7 +254,7 @@ def _locate(path: Path) -> tuple[Path, Path]:
 
 
 def _read_saved(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The weights of a saved model, if they are those that its card describes."""
+    """Return the weights of a saved model, if they are those that its card describes."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -45,7 +45,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def place(text: str | os.PathLike[str]) -> Path:
-    """A path or a URI as an object with the methods of `pathlib.Path`.
+    """Return a path or a URI as an object with the methods of `pathlib.Path`.
 
     Credentials, regions and endpoints come from the environment or the instance's role alone.
 
@@ -108,7 +108,7 @@ class RemotePath:
 
     @property
     def fs(self) -> Any:
-        """The fsspec file system, one for all threads of a process."""
+        """Return the fsspec file system, one for all threads of a process."""
         return file_system(self.scheme)
 
     @cached_property
@@ -118,12 +118,12 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """Return the last part."""
         return self.parts[-1]
 
     @property
     def stem(self) -> str:
-        """The last part without its suffix."""
+        """Return the last part without its suffix."""
         return PurePosixPath(self.name).stem
 
     @property
@@ -133,15 +133,15 @@ class RemotePath:
 
     @property
     def parent(self) -> RemotePath:
-        """The folder; a bucket is its own."""
+        """Return the folder; a bucket is its own."""
         return RemotePath(self.scheme, self.parts[:-1] or self.parts)
 
     def with_name(self, name: str) -> RemotePath:
-        """The neighbour of that name."""
+        """Return the neighbour of that name."""
         return self.parent / name
 
     def relative_to(self, other: RemotePath) -> PurePosixPath:
-        """The way from a folder above to here.
+        """Return the way from a folder above to here.
 
         Raises:
             ValueError: The other is not above.
@@ -189,12 +189,12 @@ class RemotePath:
         return stream if mode == "rb" else io.TextIOWrapper(stream, encoding or "utf-8", newline=newline)
 
     def read_bytes(self) -> bytes:
-        """All of a file."""
+        """Return all of a file."""
         with remote_errors(str(self)):
             return bytes(self.fs.cat_file(self.address))
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """All of a file, as text."""
+        """Return all of a file, as text."""
         return self.read_bytes().decode(encoding, errors)
 
     def iterdir(self) -> Iterator[RemotePath]:
@@ -265,11 +265,11 @@ class RangeReader(io.RawIOBase):
         return self.position
 
     def tell(self) -> int:
-        """The position."""
+        """Return the position."""
         return self.position
 
     def read(self, size: int | None = -1) -> bytes:
-        """One range, in one request."""
+        """Return one range, in one request."""
         stop = self.num_bytes if size is None or size < 0 else min(self.position + size, self.num_bytes)
         if stop <= self.position:
             return b""
@@ -281,7 +281,7 @@ class RangeReader(io.RawIOBase):
     readall = read
 
     def readinto(self, buffer: Any) -> int:
-        """One range into a buffer."""
+        """Return one range into a buffer."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -304,7 +304,7 @@ def _file_system(scheme: str, process: int) -> Any:
 
 
 def _segments(text: str) -> tuple[str, ...]:
-    """The parts of a URI behind its scheme, or of a relative path.
+    """Return the parts of a URI behind its scheme, or of a relative path.
 
     Raises:
         ConfigError: There is none, or `..` is among them.

@@ -50,7 +50,7 @@ class Shapes:
 
     @property
     def fine(self) -> tuple[int, int]:
-        """Rows and columns of an ROI's finer grid."""
+        """Return rows and columns of an ROI's finer grid."""
         return fine_cells(self.grid[0]), fine_cells(self.grid[1])
 
     @property
@@ -92,7 +92,7 @@ class ActivationRows:
     rois: Regions
 
     def regions(self, rows: npt.NDArray[np.intp], grid: tuple[int, int]) -> Regions:
-        """The reduced ROIs of some rows, for maps of the grid that they were made for."""
+        """Return the reduced ROIs of some rows, for maps of the grid that they were made for."""
         assert grid == self.rois.adjoint.shape[1:]  # noqa: S101  the same network drew both
         return self.rois.take(rows)
 
@@ -111,11 +111,11 @@ class ActivationReader:
 
     @property
     def backbone(self) -> Path:
-        """The folder of the weights that made them."""
+        """Return the folder of the weights that made them."""
         return self.path / "backbone"
 
     def read_embeddings(self, references: pa.Table) -> Floats:
-        """The last layer's input of some rows, (n, d), in the order of `references`.
+        """Return the last layer's input of some rows, (n, d), in the order of `references`.
 
         Raises:
             PoolError: A part is damaged.
@@ -196,7 +196,7 @@ def refuse_remote(pool: Path) -> None:
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """The file that belongs to a part of the pool."""
+    """Return the file that belongs to a part of the pool."""
     return folder / "parts" / f"{number:05d}.arrow"
 
 
@@ -234,7 +234,7 @@ def write_part(
 
 
 def _open_part(path: Path) -> pa.RecordBatch:
-    """A part, mapped."""
+    """Return a part, mapped."""
     try:
         about = path.stat()
         return _mapped(path, (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns))
@@ -244,12 +244,12 @@ def _open_part(path: Path) -> pa.RecordBatch:
 
 @lru_cache(maxsize=PARTS_AT_HAND)
 def _mapped(path: Path, file: tuple[int, int, int, int]) -> pa.RecordBatch:
-    """A part, kept by the file that it is: another pool may have lain at its path before."""
+    """Return a part, kept by the file that it is: another pool may have lain at its path before."""
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
 def _matrix(part: pa.RecordBatch, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """A column of lists as (rows, *shape), not copied."""
+    """Return a column of lists as (rows, *shape), not copied."""
     values = part[name].flatten().to_numpy(zero_copy_only=True)
     matrix: npt.NDArray[Any] = values.reshape(part.num_rows, *shape)
     return matrix

@@ -50,7 +50,7 @@ def break_down(index: pa.Table, attributes: pa.Table) -> dict[str, Any]:
 
 
 def aligned(attributes: pa.Table, index: pa.Table) -> pa.Table:
-    """The attributes of the rows of an index, in its order."""
+    """Return the attributes of the rows of an index, in its order."""
     if attributes["image_id"].equals(index["image_id"]):
         return attributes
     return attributes.take(pc.index_in(index["image_id"], value_set=attributes["image_id"].combine_chunks()))
@@ -90,7 +90,7 @@ def _table(values: pa.ChunkedArray, columns: pa.ChunkedArray, groups: pa.Array) 
 
 
 def _merge_rare(values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
-    """The values with all but the most frequent made one, and how many these were."""
+    """Return the values with all but the most frequent made one, and how many these were."""
     counts = pc.value_counts(pc.drop_null(values)).to_pylist()
     if len(counts) <= _MAX_VALUES:
         return values, 0

@@ -129,7 +129,7 @@ def open_prepared(settings: config.Pool, path: Path, *, pseudonym_key_id: str | 
 
 
 def plan_of(settings: config.Pool) -> dict[str, Any]:
-    """The settings that a packed pool depends on, wherever its source lies."""
+    """Return the settings that a packed pool depends on, wherever its source lies."""
     kind = settings.source.kind or (settings.source.path and settings.source.resolved_kind())
     plan = settings.model_dump(mode="json", exclude={"path", "limits", "source", "compare_with"})
     if settings.raster == config.Raster():
@@ -139,13 +139,13 @@ def plan_of(settings: config.Pool) -> dict[str, Any]:
 
 
 def refused_of(listing: Listing) -> pa.Table:
-    """The images that a source refused, as rows of the quarantine."""
+    """Return the images that a source refused, as rows of the quarantine."""
     rows = [{**asdict(each), "stage": "source"} for each in listing.refused]
     return pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
 
 
 def find_warned(listing: Listing, index: pa.Table, attributes: pa.Table) -> pa.Table:
-    """All that a pool's warnings are about: the content of its `warnings.parquet`.
+    """Return all that a pool's warnings are about: the content of its `warnings.parquet`.
 
     Args:
         listing: What the source knew.

@@ -51,7 +51,7 @@ def check_complete(manifest: pa.Table, rows: pa.Table, quarantine: pa.Table, *, 
 
 
 def incomplete(*, expected: str, found: str, where: str) -> StageError:
-    """The error of a pool that lacks something; it is not published."""
+    """Return the error of a pool that lacks something; it is not published."""
     return StageError(
         "the pool does not hold what its manifest names, so it is not made",
         expected=expected,

@@ -54,11 +54,11 @@ class LookAlikes:
 
     @property
     def examples(self) -> tuple[tuple[str, str], ...]:
-        """The first few, each with the id that it is like."""
+        """Return the first few, each with the id that it is like."""
         return tuple((one, other) for one, other, _ in self.pairs[:_NUM_EXAMPLES])
 
     def warned(self, kind: str) -> list[Warned]:
-        """All pairs for the pool's `warnings.parquet`."""
+        """Return all pairs for the pool's `warnings.parquet`."""
         return [
             Warned(kind, f"{bits} of 256 signs differ", image_id=one, other_id=other)
             for one, other, bits in self.pairs
@@ -136,7 +136,7 @@ def _equal_of_two_classes(rows: pa.Table) -> list[tuple[str, str]]:
 
 
 def two_classes_warning(num_images: int, examples: Sequence[Sequence[str]]) -> str | None:
-    """The warning of pictures under two classes; None without any."""
+    """Return the warning of pictures under two classes; None without any."""
     if not num_images:
         return None
     return (
@@ -161,7 +161,7 @@ def few_groups_warnings(counts: Mapping[str, int], num_groups: Mapping[str, int]
 
 
 def describe_look_alikes(num_images: int, examples: Sequence[Sequence[str]]) -> str | None:
-    """The warning of near duplicates across splits."""
+    """Return the warning of near duplicates across splits."""
     if not num_images:
         return None
     return (

@@ -59,7 +59,7 @@ def manifest_of(rows: Sequence[Row]) -> pa.Table:
 
 
 def fingerprint(table: pa.Table) -> str:
-    """The SHA-256 of a manifest's rows, in their order; where the files lie does not count."""
+    """Return the SHA-256 of a manifest's rows, in their order; where the files lie does not count."""
     rows = table.drop_columns(["uri", "mask_uri", "more_mask_uris", "channel_uris"])
     sha = hashlib.sha256()
     for start in range(0, rows.num_rows, _ROWS_AT_ONCE):
@@ -87,7 +87,7 @@ def name_key(name: str) -> str:
 
 
 def classes_of(table: pa.Table, given: Sequence[str] | None) -> tuple[str, ...]:
-    """The classes in the order of the probabilities.
+    """Return the classes in the order of the probabilities.
 
     Args:
         table: A manifest.

@@ -86,7 +86,7 @@ def near_rows(
     asking_groups: Numbers | None = None,
     known_groups: Numbers | None = None,
 ) -> Near:
-    """The nearest of the known pictures for each that asks, where one is near enough.
+    """Return the nearest of the known pictures for each that asks, where one is near enough.
 
     Codes that differ in few bits agree in their first ones under many orders of the bytes. So the known ones
     are sorted under 32 orders; in each list, those that ask are compared with 3 neighbours on either side of

@@ -68,7 +68,7 @@ def _lowest() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
 
 
 def codes_of(hashes: pa.ChunkedArray) -> Codes:
-    """A column of hashes as (n, 32) bytes."""
+    """Return a column of hashes as (n, 32) bytes."""
     if len(hashes) == 0:
         return np.zeros((0, NUM_BYTES), dtype=np.uint8)
     chunks = [np.frombuffer(chunk.buffers()[1], np.uint8) for chunk in hashes.chunks if len(chunk)]

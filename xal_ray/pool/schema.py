@@ -115,11 +115,11 @@ class PixelRows:
         return self.pixels
 
     def regions(self, rows: npt.NDArray[np.intp], grid: tuple[int, int]) -> Regions:
-        """The ROIs of some rows, reduced for saliency maps of a grid."""
+        """Return the ROIs of some rows, reduced for saliency maps of a grid."""
         return reduce_rois(self.rois[rows], grid)
 
     def cut(self, rows_at_once: int) -> Iterator[PixelRows]:
-        """The same rows in pieces, none copied."""
+        """Yield the same rows in pieces, none copied."""
         for start in range(0, len(self.image_ids), rows_at_once):
             piece = slice(start, start + rows_at_once)
             yield PixelRows(self.image_ids[piece], self.pixels[piece], self.rois[piece], self.has_roi[piece])
@@ -139,7 +139,7 @@ class PoolReader:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names; a class's position is its index in probabilities."""
+        """Return the class names; a class's position is its index in probabilities."""
         return tuple(self.card["classes"])
 
     @property
@@ -154,16 +154,16 @@ class PoolReader:
 
     @property
     def content_hash(self) -> str:
-        """A hash of all ids, groups, splits, labels, pixels and ROIs, independent of their order."""
+        """Return a hash of all ids, groups, splits, labels, pixels and ROIs, independent of their order."""
         return str(self.card["content_hash"])
 
     @property
     def identity(self) -> str:
-        """A hash of all that the card says: of the content, and of how it lies in parts and rows."""
+        """Return a hash of all that the card says: of the content, and of how it lies in parts and rows."""
         return digest(self.card)
 
     def index(self) -> pa.Table:
-        """All rows without pixels, sorted by image_id (`INDEX_SCHEMA`)."""
+        """Return all rows without pixels, sorted by image_id (`INDEX_SCHEMA`)."""
         return read_table(self.path / "index.parquet")
 
     def read_rows(self, references: pa.Table) -> PixelRows:
@@ -306,5 +306,5 @@ def open_pool(path: Path) -> PoolReader:
 
 
 def rows_of_splits(index: pa.Table, *splits: str) -> pa.Table:
-    """The rows of an index that stand in one of the named splits, in the index's order."""
+    """Return the rows of an index that stand in one of the named splits, in the index's order."""
     return index.filter(pc.is_in(index["split"], value_set=pa.array(splits)))

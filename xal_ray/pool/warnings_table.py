@@ -67,12 +67,12 @@ class Warned:
 
 
 def warned_table(warned: Iterable[Warned]) -> pa.Table:
-    """The rows as `WARNED_SCHEMA`."""
+    """Return the rows as `WARNED_SCHEMA`."""
     return pa.Table.from_pylist([asdict(each) for each in warned], schema=WARNED_SCHEMA)
 
 
 def warned_of_reading(attributes: pa.Table) -> list[Warned]:
-    """The images of which reading noticed something (`ATTRIBUTE_SCHEMA`)."""
+    """Return the images of which reading noticed something (`ATTRIBUTE_SCHEMA`)."""
     rows = attributes.select(["image_id", "remarks"]).to_pylist()
     return [Warned(remark, image_id=row["image_id"]) for row in rows for remark in row["remarks"]]
 

@@ -92,7 +92,7 @@ class RoundLayout:
 
     @property
     def selection(self) -> Path:
-        """The ranked picks (`SELECTION_SCHEMA`)."""
+        """Return the ranked picks (`SELECTION_SCHEMA`)."""
         return self.folder / "selection.parquet"
 
     @property
@@ -112,12 +112,12 @@ class RoundLayout:
 
     @property
     def labels(self) -> Path:
-        """The labels received so far (`RECEIVED_SCHEMA`)."""
+        """Return the labels received so far (`RECEIVED_SCHEMA`)."""
         return self.folder / "labels.parquet"
 
     @property
     def passed_over(self) -> Path:
-        """The picks that were given up, since nobody can label them (`RUNNERS_UP_SCHEMA`); if any."""
+        """Return the picks that were given up, since nobody can label them (`RUNNERS_UP_SCHEMA`); if any."""
         return self.folder / "passed_over.parquet"
 
     @property
@@ -127,7 +127,7 @@ class RoundLayout:
 
     @property
     def committed(self) -> Path:
-        """The marker that is written last."""
+        """Return the marker that is written last."""
         return self.folder / "COMMITTED"
 
 
@@ -139,22 +139,22 @@ class RunLayout:
 
     @property
     def config(self) -> Path:
-        """The resolved configuration."""
+        """Return the resolved configuration."""
         return self.path / "config.yaml"
 
     @property
     def ledger(self) -> Path:
-        """The append-only record."""
+        """Return the append-only record."""
         return self.path / "ledger.jsonl"
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """Return the page."""
         return self.path / "report.html"
 
     @property
     def initial(self) -> RoundLayout:
-        """The initial labelled set."""
+        """Return the initial labelled set."""
         return RoundLayout(self.path / "initial", INITIAL)
 
     def round(self, number: int) -> RoundLayout:
@@ -162,6 +162,6 @@ class RunLayout:
         return RoundLayout(self.path / "rounds" / f"{number:03d}", number)
 
     def rounds(self) -> list[RoundLayout]:
-        """The rounds that have begun, in their order, without the initial set."""
+        """Return the rounds that have begun, in their order, without the initial set."""
         names = [name for name in names_in(self.path / "rounds") if name.isdecimal()]
         return [self.round(int(name)) for name in names]

@@ -85,7 +85,7 @@ class Ledger:
         return record
 
     def commit(self, round_number: int) -> Record | None:
-        """The last commit of a round: one that only trained is committed again once it has chosen."""
+        """Return the last commit of a round: one that only trained is committed again once it has chosen."""
         for record in reversed(self.records):
             if record.event == "round_committed" and record.round == round_number:
                 return record
@@ -99,7 +99,7 @@ class Ledger:
         return bool(record.data["labels"]) or "selection.parquet" in record.data["files"]
 
     def chosen(self) -> set[str]:
-        """The images that committed rounds have chosen, with a label or passed over."""
+        """Return the images that committed rounds have chosen, with a label or passed over."""
         found: set[str] = set()
         for record in self.records:
             if record.event == "round_committed":
@@ -108,7 +108,7 @@ class Ledger:
         return found
 
     def labels(self) -> dict[str, str]:
-        """The label state: image_id to label, folded over the committed rounds."""
+        """Return the label state: image_id to label, folded over the committed rounds."""
         known: dict[str, str] = {}
         for record in self.records:
             if record.event == "round_committed":

@@ -26,7 +26,7 @@ class MeasureRow:
 
 
 def tested_rows(test: AlignmentTest | None) -> list[MeasureRow]:
-    """The measures that the test has, in the order of `MEASURES`."""
+    """Return the measures that the test has, in the order of `MEASURES`."""
     if test is None:
         return []
     return [
@@ -37,7 +37,7 @@ def tested_rows(test: AlignmentTest | None) -> list[MeasureRow]:
 
 
 def describe_alignment(test: AlignmentTest | None) -> str:
-    """The reading of the test in one to three sentences; empty without any."""
+    """Return the reading of the test in one to three sentences; empty without any."""
     if test is None:
         return ""
     found, name = test.measures[PRIMARY], MEASURES[PRIMARY]

@@ -26,7 +26,7 @@ def area(rounds: Sequence[Round], split: str) -> float | None:
 def area_interval(
     rounds: Sequence[Round], split: str, index: pa.Table, classes: Sequence[str]
 ) -> Interval | None:
-    """Its 95 % interval over groups.
+    """Return its 95 % interval over groups.
 
     The area under balanced accuracy is the balanced mean of the areas under each image's own curve, which is
     1 where a round's model is right. So an image counts as right by its area, as `share_interval` allows.

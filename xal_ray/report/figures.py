@@ -150,7 +150,7 @@ def training_history(rounds: Sequence[Round]) -> str | None:
 
 
 def colour_bar() -> str:
-    """The one scale of all saliency overlays: 0 to 1 in the colours of `COLOUR_MAP`."""
+    """Return the one scale of all saliency overlays: 0 to 1 in the colours of `COLOUR_MAP`."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.2, 0.36))
         axes = figure.add_axes((0.04, 0.52, 0.92, 0.42))
@@ -249,7 +249,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
 
 
 def legend_entries(cells: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """Each name once, in the order of first use."""
+    """Return each name once, in the order of first use."""
     entries: dict[str, Any] = {}
     for axes in cells:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -287,7 +287,7 @@ def _alignment_lines(rounds: Sequence[Round], split: str, key: str) -> list[Line
 
 
 def _shown(rounds: Sequence[Round], split: str) -> list[tuple[int, SplitMetrics]]:
-    """Number of labels and metrics of the rounds in which a split was evaluated."""
+    """Return number of labels and metrics of the rounds in which a split was evaluated."""
     return [
         (a_round.num_labels, metrics)
         for a_round in rounds
@@ -296,7 +296,7 @@ def _shown(rounds: Sequence[Round], split: str) -> list[tuple[int, SplitMetrics]
 
 
 def to_data_uri(figure: Figure) -> str:
-    """A figure as SVG in a data URI; to be called with `STYLE` in force."""
+    """Return a figure as SVG in a data URI; to be called with `STYLE` in force."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

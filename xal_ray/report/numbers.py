@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """A number with a fixed count of decimals and a true minus sign; a dash where there is none."""
+    """Return a number with a fixed count of decimals and a true minus sign; a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")  # noqa: RUF001
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference, with its sign."""
+    """Return a difference, with its sign."""
     return ("+" if value >= 0.0 else "") + format_number(value, digits)
 
 

@@ -78,7 +78,7 @@ def overlay_saliency(rgb: Rgb, saliency: Plane) -> Rgb:
 
 
 def contour_alpha(roi: Plane) -> Plane:
-    """The opacity of a thin, smooth line around an ROI.
+    """Return the opacity of a thin, smooth line around an ROI.
 
     The distance to the line is `|f - max f / 2| / |grad f|` of the slightly blurred coverage `f`: half of the
     maximum, not one half, so that a lesion smaller than a pixel still gets its line.
@@ -115,7 +115,7 @@ def jpeg_data_uri(rgb: Rgb) -> str:
 
 
 def _blur(plane: Plane) -> Plane:
-    """A 3 x 3 binomial blur, edges repeated."""
+    """Return a 3 x 3 binomial blur, edges repeated."""
     for axis in (0, 1):
         padded = np.pad(plane, [(1, 1) if axis == a else (0, 0) for a in (0, 1)], mode="edge")
         size = plane.shape[axis]

@@ -174,7 +174,7 @@ def public_config(config: Config) -> dict[str, Any]:
 
 
 def _last_part(path: str) -> str:
-    """The last part of a path or URI, without a query: that can hold a signature."""
+    """Return the last part of a path or URI, without a query: that can hold a signature."""
     return PurePath(path.partition("?")[0]).name
 
 
@@ -202,7 +202,7 @@ def _state_words(run: Run) -> str:
 
 
 def _galleries(run: Run, pool: PoolReader, index: pa.Table) -> list[Gallery]:
-    """The initial set and every round's picks; the newest stands open."""
+    """Return the initial set and every round's picks; the newest stands open."""
     chosen: list[tuple[str, str, Picks]] = []
     if run.initial is not None:
         chosen.append(("Initial set", "" if run.rounds else run.state, run.initial))

@@ -9,7 +9,7 @@ _TITLES = {"class": "class", "site": "site", "device": "device", "sex": "sex", "
 
 
 def describe_pool(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the page's section on the pool; small cells are marked in the card already.
+    """Return the values of the page's section on the pool; small cells are marked in the card already.
 
     Args:
         card: The content of the pool's `card.json`.

@@ -160,7 +160,7 @@ class Run:
 
     @property
     def committed(self) -> tuple[Round, ...]:
-        """The finished rounds, in order."""
+        """Return the finished rounds, in order."""
         return tuple(a_round for a_round in self.rounds if a_round.committed)
 
     @property
@@ -367,7 +367,7 @@ def _read_versions(ledger: Path) -> dict[str, str]:
 
 
 def _float(value: float | None) -> float | None:
-    """The value, with null and NaN both as None."""
+    """Return the value, with null and NaN both as None."""
     return None if value is None or math.isnan(value) else float(value)
 
 

@@ -16,7 +16,7 @@ NORMALISED_SIDE = 65536  # of the square frame of shapes that are given as fract
 
 
 def boxes_to_grid(boxes: npt.ArrayLike, frame: tuple[int, int], grid: tuple[int, int]) -> FloatArray:
-    """The area fraction of every grid cell that the union of some boxes covers.
+    """Return the area fraction of every grid cell that the union of some boxes covers.
 
     The boxes' own edges cut the frame into rectangles that are wholly inside or wholly outside the union
     (coordinate compression), so the result is exact and overlaps count once.

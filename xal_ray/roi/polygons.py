@@ -22,7 +22,7 @@ _Integers = npt.NDArray[np.int64]
 def polygons_to_grid(
     polygons: Sequence[Sequence[float]], frame: tuple[int, int], grid: tuple[int, int]
 ) -> FloatArray:
-    """The area fraction of every grid cell that the union of some polygons covers.
+    """Return the area fraction of every grid cell that the union of some polygons covers.
 
     The frame is cut into strips, `LINES_PER_CELL` a cell and more where a vertex lies, and in each strip the
     width that the polygons cover along its middle line is measured exactly. So shapes with upright and level
@@ -138,7 +138,7 @@ def _inside(line: _Integers, polygon: _Integers, x: _Floats) -> tuple[_Integers,
 
 
 def _union(line: _Integers, left: _Floats, right: _Floats) -> tuple[_Integers, _Floats, _Floats]:
-    """The same without overlaps."""
+    """Return the same without overlaps."""
     lines, x = np.concatenate([line, line]), np.concatenate([left, right])
     step = np.repeat([1, -1], len(line))
     order = np.lexsort((-step, x, lines))

@@ -59,7 +59,7 @@ def rle_to_mask(
 
 
 def mask_to_counts(mask: npt.NDArray[Any]) -> list[int]:
-    """The run lengths of a mask, down each column: outside first, so that the first may be 0.
+    """Return the run lengths of a mask, down each column: outside first, so that the first may be 0.
 
     Args:
         mask: (h, w); nonzero is inside.

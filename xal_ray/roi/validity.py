@@ -53,7 +53,7 @@ def sound_boxes(
     frame: tuple[float, float] | None,
     tolerance: float = FRAME_TOLERANCE_PX,
 ) -> Sound:
-    """The boxes that can be meant.
+    """Return the boxes that can be meant.
 
     Args:
         boxes: Each x0, y0, x1, y1: corners.
@@ -79,7 +79,7 @@ def sound_polygons(
     frame: tuple[float, float] | None,
     tolerance: float = FRAME_TOLERANCE_PX,
 ) -> Sound:
-    """The polygons that can be meant.
+    """Return the polygons that can be meant.
 
     Args:
         polygons: Each x0, y0, x1, y1, ...: corners.

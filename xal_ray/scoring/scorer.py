@@ -31,7 +31,7 @@ Inputs = npt.NDArray[np.uint8] | Kept
 
 
 def score_schema(num_classes: int) -> pa.Schema:
-    """The columns of a score table.
+    """Return the columns of a score table.
 
     Every requested id has one row. A row's values are finite, or null with the reason in `error_code`:
     `non_finite_output` (no probabilities), `undefined_map` (probabilities, but no map to align),
@@ -131,7 +131,7 @@ class Scorer:
         ).combine_chunks()
 
     def without_scores(self, image_ids: list[str], error_code: str) -> pa.Table:
-        """Rows for images that are not to be touched: all null, with the reason."""
+        """Return rows for images that are not to be touched: all null, with the reason."""
         schema = score_schema(len(self.spec.classes))
         given = {"image_id": image_ids, "model_id": self.model_id, "error_code": error_code}
         rows = [{**dict.fromkeys(schema.names), **given, "image_id": image_id} for image_id in image_ids]
@@ -198,7 +198,7 @@ class Scorer:
             yield self._to_raw(running)
 
     def _try_batch(self, batch: Inputs, exact: bool) -> Outputs | None:
-        """A batch's outputs, or None where memory does not suffice."""
+        """Return a batch's outputs, or None where memory does not suffice."""
         try:
             return self.explainer(batch, exact=exact)
         except (MemoryError, RuntimeError) as error:

@@ -68,7 +68,7 @@ def ranked_chunks(
 
 
 def score_chunks(folder: Path, columns: Sequence[str], kept: BoolArray | None = None) -> Replay:
-    """The scored rows of a folder of shards, a row group at a time; rows without a score are left out.
+    """Return the scored rows of a folder of shards, a row group at a time; rows without a score are left out.
 
     Args:
         folder: Shards with `image_id`, `entropy` and the columns.
@@ -107,7 +107,7 @@ def rows_of(folder: Path, image_ids: Sequence[str], columns: Sequence[str]) -> d
 
 
 def groups_of(index: pa.Table) -> Callable[[list[str]], list[str]]:
-    """A function that looks up the groups of image_ids in a pool's index, which is sorted by them."""
+    """Return a function that looks up the groups of image_ids in a pool's index, which is sorted by them."""
     names, all_groups = index["image_id"].combine_chunks(), index["group_id"]
 
     def at(row: int) -> str:
@@ -165,7 +165,7 @@ def _lend(folder: Path, groups: GroupsOf, seed: int, image_size: int) -> _Lent:
 def _scored_rows(
     folder: Path, names: Sequence[str], kept: BoolArray | None
 ) -> Iterator[tuple[pa.Table, Callable[[], list[str]]]]:
-    """The row groups of all shards without the rows that have no score, and what reads their ids."""
+    """Yield the row groups of all shards without the rows that have no score, and what reads their ids."""
     start = 0
     for table, load_ids in iter_row_groups(folder, list(dict.fromkeys(names))):
         stop = start + table.num_rows
@@ -184,7 +184,7 @@ def _chosen(
 
 
 def _columns(table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
-    """The columns of numbers; lists are left out."""
+    """Return the columns of numbers; lists are left out."""
     columns = {
         name: table[name].to_numpy().astype(np.float64)
         for name in table.column_names

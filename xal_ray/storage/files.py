@@ -197,7 +197,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_at_most(path: Path, limit: int) -> tuple[bytes | None, int]:
-    """A file's bytes and their number; where there are more than `limit`, none is read.
+    """Return a file's bytes and their number; where there are more than `limit`, none is read.
 
     Raises:
         FileNotFoundError: There is no file.
@@ -219,7 +219,7 @@ def read_at_most(path: Path, limit: int) -> tuple[bytes | None, int]:
 
 
 def names_in(folder: Path, suffix: str = "") -> list[str]:
-    """The names of what lies directly in a folder, sorted; none where the folder is not there.
+    """Return the names of what lies directly in a folder, sorted; none where the folder is not there.
 
     On an object store this is one listing (a request per 1,000 names), where asking for each would be one
     request per name.
@@ -339,18 +339,18 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """The SHA-256 of bytes, in hexadecimal."""
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:
-    """The SHA-256 of a plain value's canonical JSON: the same for equal values on every machine."""
+    """Return the SHA-256 of a plain value's canonical JSON: the same for equal values on every machine."""
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 

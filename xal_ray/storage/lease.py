@@ -151,7 +151,7 @@ class _Objects:
         return sorted(int(text) for text in texts if text.isdecimal())
 
     def highest(self) -> int:
-        """The number that holds; 0 where there is none."""
+        """Return the number that holds; 0 where there is none."""
         return max(self.numbers(), default=0)
 
     def read(self, number: int) -> dict[str, Any] | None:
@@ -221,7 +221,7 @@ def _claim(objects: _Objects, number: int, me: dict[str, Any]) -> bool:
 
 
 def in_use(folder: Path, what: str) -> RunError:
-    """The error of a folder that another process works on."""
+    """Return the error of a folder that another process works on."""
     return RunError(
         f"another process is working on this {what}",
         where=str(folder),

@@ -124,7 +124,7 @@ def _leave(path: Path, place: Path) -> None:
 
 
 def _taken(path: Path) -> IO[str] | None:
-    """The lock file, held by this process; None where another holds it."""
+    """Return the lock file, held by this process; None where another holds it."""
     while True:
         with disk_errors(path):
             stream = _opened(path)
@@ -142,7 +142,7 @@ def _taken(path: Path) -> IO[str] | None:
 
 
 def _opened(path: Path) -> IO[str]:
-    """The lock file, made where it is not there, however often its folder goes in between."""
+    """Return the lock file, made where it is not there, however often its folder goes in between."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ def iter_row_groups(
 
 
 def read_footer(path: Path) -> Footer:
-    """The footer of a Parquet file, for `open_parquet`.
+    """Return the footer of a Parquet file, for `open_parquet`.
 
     Raises:
         StorageError: The file is missing or damaged.

@@ -14,7 +14,7 @@ from xal_ray.sweep.plan import ArmPlan
 def lacking_seeds(
     arms: Sequence[ArmPlan], pools: Mapping[Path, PoolReader], seeds: Sequence[int]
 ) -> dict[int, str]:
-    """The seeds with which some arm would begin without an example of a class.
+    """Return the seeds with which some arm would begin without an example of a class.
 
     Such a curve tells of the draw more than of the arm. The initial set depends on the seed and not on the
     strategy, so that leaving the seed out of every arm favours none. Where all seeds lack a class, the
@@ -46,7 +46,7 @@ def lacking_seeds(
 def with_recorded(
     lacking: Mapping[int, str], recorded: Mapping[int, str], seeds: Sequence[int]
 ) -> dict[int, str]:
-    """The seeds that a call leaves out: those that lack a class, and those that are out already.
+    """Return the seeds that a call leaves out: those that lack a class, and those that are out already.
 
     Args:
         lacking: As `lacking_seeds` gives it.

@@ -62,13 +62,13 @@ def write_results(folder: Path, base: Config, trials: Sequence[Trial], warnings:
 
 
 def _shown_before(folder: Path) -> list[str]:
-    """The arms whose test metrics earlier calls have shown."""
+    """Return the arms whose test metrics earlier calls have shown."""
     path = folder / VERDICT_NAME
     return list(read_json(path).get("shown_on_test", ())) if path.exists() else []
 
 
 def verdict_tree(verdict: Verdict, warnings: Sequence[str]) -> dict[str, Any]:
-    """The verdict as plain values."""
+    """Return the verdict as plain values."""
     comparison = verdict.comparison
     return {
         "headline": verdict.headline,

@@ -121,7 +121,7 @@ def _asks_cloud(settings: Config) -> bool:
 
 
 def seeds_of(settings: Config) -> list[int]:
-    """The paired seeds."""
+    """Return the paired seeds."""
     return [settings.seed + number for number in range(settings.sweep.seeds)]
 
 

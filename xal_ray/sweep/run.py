@@ -58,7 +58,7 @@ class SweepOutcome:
     best: Path | None
 
     def in_words(self) -> list[str]:
-        """The verdict, the first failures with their causes, and where the rest is."""
+        """Return the verdict, the first failures with their causes, and where the rest is."""
         failed = [trial for trial in self.trials if trial.status == "failed"]
         lines = [self.verdict.headline, *self.verdict.remarks]
         lines += [
@@ -73,7 +73,7 @@ class SweepOutcome:
 def settings_of(
     base: Config, params: Sequence[str], baseline: Sequence[str], options: Mapping[str, Any]
 ) -> Config:
-    """A configuration with a sweep's options of the command line in its section `sweep`.
+    """Return a configuration with a sweep's options of the command line in its section `sweep`.
 
     Args:
         base: As the file and --set give it.

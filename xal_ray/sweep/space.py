@@ -131,7 +131,7 @@ def parse_pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
 
 
 def grid(spaces: Mapping[str, Space]) -> Iterator[dict[str, Value]]:
-    """All combinations; the last key changes fastest.
+    """Yield all combinations; the last key changes fastest.
 
     Raises:
         ConfigError: A parameter has no end of values.
@@ -152,7 +152,7 @@ def grid(spaces: Mapping[str, Space]) -> Iterator[dict[str, Value]]:
 
 
 def tidy(value: float, space: Space) -> int | float:
-    """A drawn number with six significant digits, as it is shown; it stays within the space."""
+    """Return a drawn number with six significant digits, as it is shown; it stays within the space."""
     rounded = float(f"{value:.6g}")
     if isinstance(space, Interval):
         rounded = min(max(rounded, space.low), space.high)

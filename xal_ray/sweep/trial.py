@@ -64,17 +64,17 @@ class Setting:
     seeds: tuple[int, ...] = ()
 
     def drawn_trial(self, drawn: Mapping[str, Any]) -> TrialPlan:
-        """The trial that Tune means with one of its configurations: of a grid, or of a search."""
+        """Return the trial that Tune means with one of its configurations: of a grid, or of a search."""
         if SEED in drawn:
             return self.trial(drawn[ARM], drawn[SEED])
         return self.trial(read_drawn(self.spaces, drawn[ARM]), self.seeds[drawn[SEED_INDEX]])
 
     def trial(self, params: Mapping[str, Value], seed: int) -> TrialPlan:
-        """The trial of an arm with a seed."""
+        """Return the trial of an arm with a seed."""
         return self.trial_of(plan_arm(self.base, params), seed)
 
     def trial_of(self, plan: ArmPlan, seed: int) -> TrialPlan:
-        """The trial of a planned arm with a seed."""
+        """Return the trial of a planned arm with a seed."""
         settings = with_places(plan.config, self.root)
         settings = settings.model_copy(update={"seed": seed, "ray": self.resources, "sweep": config.Sweep()})
         return TrialPlan(plan, seed, settings, self.folder / "trials" / plan.name / f"seed-{seed:04d}")
@@ -103,12 +103,12 @@ class TrialPlan:
 
     @property
     def failure(self) -> Path:
-        """The record of a failure."""
+        """Return the record of a failure."""
         return self.folder.with_name(f"{self.folder.name}.failed.json")
 
     @property
     def stop(self) -> Path:
-        """The record of a scheduler's decision."""
+        """Return the record of a scheduler's decision."""
         return self.folder.with_name(f"{self.folder.name}.stopped.json")
 
     def is_finished(self) -> bool:
@@ -185,7 +185,7 @@ def record_failure(trial: TrialPlan, cause: str, details: str = "") -> None:
 
 
 def cause_of(error: Exception) -> str:
-    """An error in one line."""
+    """Return an error in one line."""
     if isinstance(error, XalRayError):
         found = error.details["found"]
         text = f"{error.what}, found {found}" if found else error.what
@@ -195,7 +195,7 @@ def cause_of(error: Exception) -> str:
 
 
 def _read_round(files: RoundLayout, before: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """A round's results as Tune and TensorBoard get them.
+    """Return a round's results as Tune and TensorBoard get them.
 
     The objective is the area under the validation curve so far, divided by its width; of the first round the
     value itself. The test split is none of theirs: Tune's logs, TensorBoard and MLflow are read before the

@@ -153,7 +153,7 @@ class Tuning:
         return any(outcome.status in ("unfinished", "failed") for outcome in outcomes)
 
     def _path(self, kind: str, *tried: Any) -> Path:
-        """An experiment's folder, named by what it tries and on what."""
+        """Return an experiment's folder, named by what it tries and on what."""
         share = [self.share.cpus, self.share.gpus, self.share.trials_at_once]
         seen = [self.setting.base.seed, self.setting.base.sweep.mlflow]
         return self.folder / f"{kind}-{digest([*tried, share, seen])[:12]}"
@@ -272,7 +272,7 @@ def _tunes_storage(path: Path) -> dict[str, Any]:
 
 
 def _name_of(trial: Any) -> str:
-    """A trial's name in Tune and TensorBoard."""
+    """Return a trial's name in Tune and TensorBoard."""
     params = Arm(trial.config[ARM]).label.replace(", ", ",")
     seed = trial.config[SEED] if SEED in trial.config else trial.config[SEED_INDEX]
     return re.sub(r"[^A-Za-z0-9._=,+-]+", "_", f"{params[:80]},seed={seed}_{trial.trial_id}")

@@ -48,7 +48,7 @@ class Layout:
 
 
 def decoded(data: bytes) -> tuple[str, str | None]:
-    """The text, and a note where its encoding was guessed.
+    """Return the text, and a note where its encoding was guessed.
 
     Raises:
         NotTextError: There are characters that no table holds.
@@ -113,7 +113,7 @@ def laid_out(text: str, known: Collection[str], usual: str = ",") -> Layout:
 
 
 def _header(head: str, delimiter: str, keys: Collection[str]) -> tuple[tuple[str, ...], int]:
-    """The first record that is neither blank nor a comment, and its number, from 1; none: ((), 0)."""
+    """Return the first record that is neither blank nor a comment, and its number, from 1; none: ((), 0)."""
     try:
         for number, cells in enumerate(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter), 1):
             names = [cell.strip().strip("\ufeff\u200b").strip() for cell in cells]

@@ -63,7 +63,7 @@ class Header:
         return alike[0] if alike else None
 
     def nearest(self, name: str, taken: Collection[int], synonyms: Sequence[str] = ()) -> str | None:
-        """The column that may have been meant where there is none of this name.
+        """Return the column that may have been meant where there is none of this name.
 
         Args:
             name: The name.
@@ -89,13 +89,13 @@ class Header:
         return next((tuple(free[key] for key in keys) for keys in kinds if set(keys) <= set(free)), ())
 
     def unread(self, read: Collection[int]) -> str | None:
-        """A note on the columns that nothing reads; None where there are none."""
+        """Return a note on the columns that nothing reads; None where there are none."""
         names = [name for at, name in enumerate(self.names) if name and at not in read]
         names = [name for name in names if not name.startswith("__index_level_")]  # pandas' own
         return f"columns that nothing reads: {quoted(names)}" if names else None
 
     def shown(self) -> str:
-        """The names, for messages."""
+        """Return the names, for messages."""
         return ", ".join(name for name in self.names if name)[:500] or "no header"
 
 

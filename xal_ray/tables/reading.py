@@ -86,7 +86,7 @@ class Written:
         *,
         share: float = 1.0,
     ) -> list[str]:
-        """The columns that hold some of these words, and little else.
+        """Return the columns that hold some of these words, and little else.
 
         Args:
             words: The words.

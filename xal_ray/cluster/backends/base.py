@@ -88,7 +88,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def at_work(self) -> list[str]:
-        """The jobs that have not ended; none where nothing answers."""
+        """Return the jobs that have not ended; none where nothing answers."""
 
     @abstractmethod
     def copy(self, source: str, target: Path) -> bool:
@@ -161,7 +161,7 @@ class JobsCluster(Cluster):
         self._client_now().stop_job(submission_id)
 
     def at_work(self) -> list[str]:
-        """The jobs that have not ended; none where nothing answers.
+        """Return the jobs that have not ended; none where nothing answers.
 
         Raises:
             ConfigError: It answers, and refuses the token.

@@ -27,7 +27,7 @@ class Reach(Protocol):
     """Says how a cluster's Jobs API is reached."""
 
     def client(self) -> Any:
-        """A client that answers, over a new connection where the last one broke.
+        """Return a client that answers, over a new connection where the last one broke.
 
         Raises:
             ConnectionError: The cluster does not answer now.
@@ -45,7 +45,7 @@ class LostContactError(StageError):
 
 
 def connect(url: str, token: str | None) -> Any:
-    """A client of the Jobs API, whose requests all have a time limit.
+    """Return a client of the Jobs API, whose requests all have a time limit.
 
     Raises:
         ConnectionError: Nothing answers there.
@@ -106,7 +106,7 @@ def is_open_to_all(url: str) -> bool:
 
 
 def running_job_of(client: Any, out: str, package: JobPackage) -> str | None:
-    """The job that already works on a run's folder; None where none does.
+    """Return the job that already works on a run's folder; None where none does.
 
     Raises:
         RunError: It does, with another configuration.
@@ -127,7 +127,7 @@ def running_job_of(client: Any, out: str, package: JobPackage) -> str | None:
 
 
 def at_work(client: Any) -> list[str]:
-    """The jobs of a cluster that have not ended."""
+    """Return the jobs of a cluster that have not ended."""
     return [
         str(job.submission_id or job.job_id) for job in client.list_jobs() if not job.status.is_terminal()
     ]
@@ -161,7 +161,7 @@ def submit(reach: Reach, package: JobPackage, submission_id: str, metadata: dict
 
 
 def in_short(error: BaseException) -> str:
-    """The beginning of an error's text."""
+    """Return the beginning of an error's text."""
     lines = str(error).strip().splitlines()
     return (lines[0][:120] if lines else "") or type(error).__name__
 

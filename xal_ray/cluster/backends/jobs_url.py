@@ -73,7 +73,7 @@ class AddressedCluster(JobsCluster):
             waited += _POLL_S
 
     def client(self) -> Any:
-        """A client; a new one each time, since a connection may have been cut without a word."""
+        """Return a client; a new one each time, since a connection may have been cut without a word."""
         return jobs_api.connect(self._url, _token_if_any())
 
     def copy(self, source: str, target: Path) -> bool:
@@ -93,7 +93,7 @@ class AddressedCluster(JobsCluster):
 
 
 def _token_if_any() -> str | None:
-    """The token of this machine, in the places and the order in which Ray looks; None is made."""
+    """Return the token of this machine, in the places and the order in which Ray looks; None is made."""
     named = os.environ.get("RAY_AUTH_TOKEN")
     if named:
         return named.strip()

@@ -57,7 +57,7 @@ class Launcher:
         return bool(self.tree["provider"]["type"] == "local")
 
     def head(self) -> str | None:
-        """The name under which SSH finds the head that Ray knows of; None where it knows of none.
+        """Return the name under which SSH finds the head that Ray knows of; None where it knows of none.
 
         An address, or with `ssh_proxy_use_node_id` what the provider calls the machine.
 
@@ -82,7 +82,7 @@ class Launcher:
             raise self._provider_error(error) from error
 
     def named_head(self) -> str | None:
-        """The head's address as the file names it, where it does."""
+        """Return the head's address as the file names it, where it does."""
         provider = self.tree["provider"]
         found = provider.get("external_head_ip") or provider.get("head_ip")
         return str(found) if self.is_local and found else None
@@ -178,7 +178,7 @@ class Launcher:
         )
 
     def ssh(self, head: str) -> list[str]:
-        """The command that logs in to the head, without what it is to do there."""
+        """Return the command that logs in to the head, without what it is to do there."""
         auth = self._auth()
         options = {
             "BatchMode": "yes",  # never ask: nobody may sit there

@@ -73,7 +73,7 @@ class LaunchedCluster(JobsCluster):
         self.warn_if_open(self._tunnel.url, say)
 
     def client(self) -> Any:
-        """A client through the tunnel, which is opened anew where it broke."""
+        """Return a client through the tunnel, which is opened anew where it broke."""
         if self._tunnel is not None:
             if self._tunnel.is_open:
                 try:

@@ -58,7 +58,7 @@ def submit(definition: Definition, files: Mapping[str, bytes], entrypoint: str, 
 def rendered(
     definition: Definition, files: Mapping[str, bytes], entrypoint: str, name: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The ConfigMap and the RayJob of a run, as Kubernetes is handed them.
+    """Return the ConfigMap and the RayJob of a run, as Kubernetes is handed them.
 
     Raises:
         ConfigError: The files are too large for a ConfigMap.

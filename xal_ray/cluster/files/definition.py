@@ -90,7 +90,7 @@ def require_filled(definition: Definition) -> None:
 
 
 def hardened(tree: dict[str, Any]) -> dict[str, Any]:
-    """A launcher configuration with token authentication on every node; what is there already is kept.
+    """Return a launcher configuration with token authentication on every node; what is there already is kept.
 
     The token's file travels by `file_mounts`: to the head with `ray up`, from there to each worker that the
     autoscaler starts. Applying it twice changes nothing.

@@ -11,7 +11,7 @@ _MOST_SHOWN = 20  # EC2 knows fifty keys of a machine
 
 
 def unknown_key(key: str, known: Iterable[str], where: str) -> ConfigError:
-    """The error for a key that nothing reads, with the nearest one that is read."""
+    """Return the error for a key that nothing reads, with the nearest one that is read."""
     *parents, leaf = key.split(".")
     known = sorted(known)
     near = difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)

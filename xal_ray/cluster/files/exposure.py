@@ -271,7 +271,7 @@ def _refusal(what: str, expected: str, found: str | None, where: str) -> ConfigE
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value that is no mapping or list, with its key: `a.b[0].c`."""
+    """Yield each value that is no mapping or list, with its key: `a.b[0].c`."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             yield from _leaves(value, f"{key}.{name}" if key else str(name))

@@ -42,7 +42,7 @@ class Workers:
 
 
 def settings_for(definition: Definition, config: Config) -> list[str]:
-    """The `key=value` texts that fit a run to a cluster (module docstring); explicit values win."""
+    """Return the `key=value` texts that fit a run to a cluster (module docstring); explicit values win."""
     wished = config.ray
     kinds = list(_workers(definition))
     settings = ["ray.address=auto"]
@@ -91,7 +91,7 @@ def _workers(definition: Definition) -> Iterator[Workers]:
 
 
 def _worker_group(group: dict[str, Any]) -> Workers:
-    """A KubeRay group: what `rayStartParams` declares, else the limits of its first container."""
+    """Return a KubeRay group: what `rayStartParams` declares, else the limits of its first container."""
     params = group.get("rayStartParams") or {}
     declared = group.get("resources") or {}  # KubeRay lets these win
     container = group["template"]["spec"]["containers"][0].get("resources") or {}
@@ -106,7 +106,7 @@ def _worker_group(group: dict[str, Any]) -> Workers:
 
 
 def _quantity(text: Any) -> float:
-    """A count of Kubernetes: `4`, `"4"` or `"500m"`."""
+    """Return a count of Kubernetes: `4`, `"4"` or `"500m"`."""
     match = re.fullmatch(r"([0-9.]+)(m?)", str(text))
     return float(match.group(1)) * _UNITS[match.group(2)] if match else 0.0
 

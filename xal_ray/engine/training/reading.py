@@ -12,6 +12,6 @@ from xal_ray.pool.schema import PoolReader
 
 
 def read_pixels(rows: pa.Table, pool: PoolReader) -> pa.Table:
-    """The columns `image_id, label, pixels` of labelled rows; a task of Ray Data."""
+    """Return the columns `image_id, label, pixels` of labelled rows; a task of Ray Data."""
     pixels = [image.tobytes() for image in pool.read_rows(rows).pixels]
     return rows.select(["image_id", "label"]).append_column("pixels", pa.array(pixels, pa.binary()))

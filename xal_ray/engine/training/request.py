@@ -109,7 +109,7 @@ def fit_and_save(
 
 
 def build(request: TrainRequest) -> Network:
-    """The network that a training begins with; its weights may be a file of this machine alone.
+    """Return the network that a training begins with; its weights may be a file of this machine alone.
 
     Raises:
         ModelError: The weights can't be had, or do not fit.
@@ -123,14 +123,14 @@ def build(request: TrainRequest) -> Network:
 
 
 def packed(network: Network) -> bytes:
-    """A network's weights, to be sent to other machines."""
+    """Return a network's weights, to be sent to other machines."""
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     data: bytes = safetensors.torch.save(state)
     return data
 
 
 def unpacked(request: TrainRequest, weights: bytes) -> Network:
-    """The network of `build`, from its packed weights: no file is read."""
+    """Return the network of `build`, from its packed weights: no file is read."""
     network = build_network(request.spec, "none", _init_seed(request))
     network.load_state_dict(safetensors.torch.load(weights))
     return _frozen_as_asked(request, network)

@@ -209,7 +209,7 @@ def _adopt(source: Path, out: Path) -> None:
 
 
 def _unwrap(error: Exception, storage: TrainStorage) -> XalRayError:
-    """Our own error out of Ray Train's wrapping, or a StageError that names Ray's."""
+    """Return our own error out of Ray Train's wrapping, or a StageError that names Ray's."""
     seen: list[BaseException] = [error]
     for candidate in seen:
         if isinstance(candidate, XalRayError):

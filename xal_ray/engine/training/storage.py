@@ -43,7 +43,7 @@ class TrainStorage:
 def train_storage(
     request: TrainRequest, weights: bytes, out: Path, resources: config.Ray
 ) -> Iterator[TrainStorage]:
-    """A storage that is removed once the model is there.
+    """Give a storage that is removed once the model is there.
 
     On a Ray of our own it is a fresh folder of this machine. On a cluster that was joined it is a folder
     beside the model, which all nodes reach, and stays when a training fails or its driver dies: the next

@@ -117,13 +117,13 @@ class Distributed:
         self.world_size = world_size
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The module whose gradients are averaged over the workers."""
+        """Return the module whose gradients are averaged over the workers."""
         if self.world_size == 1:
             return module
         return torch.nn.parallel.DistributedDataParallel(module)
 
     def broadcast(self, value: float) -> float:
-        """The value of rank 0."""
+        """Return the value of rank 0."""
         if self.world_size == 1:
             return value
         import torch.distributed

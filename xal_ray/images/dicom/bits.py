@@ -20,7 +20,7 @@ def counted_bits(
     exact: bool,
     padding: tuple[int, int] | None = None,
 ) -> tuple[npt.NDArray[Any], bool]:
-    """Values of so many bits: those above are cleared, or of a negative number set.
+    """Return values of so many bits: those above are cleared, or of a negative number set.
 
     Overlays were kept there (as `PS3.5, 8.1.1` allowed), and some writers leave what was in memory.
 

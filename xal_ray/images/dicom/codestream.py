@@ -193,7 +193,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _unwrap_jp2(data: bytes) -> bytes:
-    """The codestream of a JP2 file; other boxes could change what it means."""
+    """Return the codestream of a JP2 file; other boxes could change what it means."""
     if not data.startswith(_JP2_SIGNATURE):
         return data
     position = 0

@@ -64,7 +64,7 @@ def decode(
 def _decoded(
     elements: Elements, shape: FrameShape, frame: int, limits: Limits, at_least: int | None = None
 ) -> tuple[Frame, FrameShape]:
-    """A frame, and the shape with the bits and the sign that its codestream settled."""
+    """Return a frame, and the shape with the bits and the sign that its codestream settled."""
     decoded = read_frame(elements, shape, frame, offset_table(elements.kept), limits, at_least)
     return decoded, replace(shape, stored=decoded.bits, signed=decoded.signed)
 

@@ -190,12 +190,12 @@ def read_elements(
 
 
 def text_of(value: Value | None) -> str:
-    """A text value without its padding; empty where there is none."""
+    """Return a text value without its padding; empty where there is none."""
     return value.decode("latin-1").strip("\0 ") if isinstance(value, bytes) else ""
 
 
 def numbers_of(value: Value | None, *, little: bool, signed: bool = False) -> tuple[int, ...]:
-    """A value of 16-bit integers; empty where there is none."""
+    """Return a value of 16-bit integers; empty where there is none."""
     if not isinstance(value, bytes):
         return ()
     count = len(value) // 2
@@ -203,7 +203,7 @@ def numbers_of(value: Value | None, *, little: bool, signed: bool = False) -> tu
 
 
 def _told_by_bytes(reader: FileReader) -> str:
-    """The syntax of the element that comes next; writers err, and some files name none."""
+    """Return the syntax of the element that comes next; writers err, and some files name none."""
     start = reader.position
     head = reader.read(6)
     reader.seek(start)
@@ -229,7 +229,7 @@ class _Walk:
         self.pixels: PixelElement | None = None
 
     def file_meta(self, reader: FileReader) -> Dataset:
-        """The elements of group 2, which is always explicit; the reader is left behind them."""
+        """Return the elements of group 2, which is always explicit; the reader is left behind them."""
         values: Dataset = {}
         while True:
             start = reader.position
@@ -276,7 +276,7 @@ class _Walk:
             values[tag] = value
 
     def _items(self, length: int, wanted: int, depth: int) -> list[Dataset]:
-        """The item of a sequence that is wanted, if it has so many."""
+        """Return the item of a sequence that is wanted, if it has so many."""
         if depth >= _MAX_DEPTH:
             raise ImageError("unreadable", "sequences lie in sequences without end")
         found: list[Dataset] = []

@@ -220,7 +220,7 @@ def _j2k(data: bytes, syntax: str, shape: FrameShape, at_least: int | None) -> F
 
 
 def _colours_of_j2k(stated: Stated, shape: FrameShape) -> str:
-    """The photometric interpretation of what a JPEG 2000 decoder gives."""
+    """Return the photometric interpretation of what a JPEG 2000 decoder gives."""
     if shape.samples == 1:
         return shape.photometric
     if stated.colours == "rgb":
@@ -266,7 +266,7 @@ def _check_stated(stated: Stated, shape: FrameShape) -> None:
 def _native(
     elements: Elements, pixels: PixelElement, shape: FrameShape, frame: int
 ) -> tuple[npt.NDArray[Any], str]:
-    """A frame of uncompressed pixels: exactly its bytes are read."""
+    """Return a frame of uncompressed pixels: exactly its bytes are read."""
     if pixels.length is None:
         raise ImageError("unreadable", "the pixels are not compressed as the file says")
     halved = shape.photometric == "YBR_FULL_422"  # one colour for two pixels
@@ -387,7 +387,7 @@ def plugin_of(syntax: str) -> str:
 
 
 def missing_pydicom() -> SourceError:
-    """The error of a machine without pydicom."""
+    """Return the error of a machine without pydicom."""
     return SourceError(
         "DICOM files need packages that are not installed",
         expected="pydicom and decoders of compressed pixels",
@@ -408,7 +408,7 @@ def how_to_decode(syntax: str) -> str:
 def _encapsulated(
     reader: FileReader, shape: FrameShape, frame: int, offsets: tuple[bytes, bytes] | None, limits: Limits
 ) -> bytes:
-    """The compressed bytes of a frame, out of its fragments."""
+    """Return the compressed bytes of a frame, out of its fragments."""
     table, fragments = _fragments(reader, limits)
     starts = _starts(table, offsets, shape.frames)
     if shape.frames == 1:
@@ -435,7 +435,7 @@ def _encapsulated(
 
 
 def _fragments(reader: FileReader, limits: Limits) -> tuple[bytes, list[tuple[int, int]]]:
-    """The basic offset table, and place and length of each fragment."""
+    """Return the basic offset table, and place and length of each fragment."""
     table: bytes | None = None
     fragments: list[tuple[int, int]] = []
     while True:
@@ -472,7 +472,7 @@ def _starts(table: bytes, offsets: tuple[bytes, bytes] | None, num_frames: int) 
 
 
 def _up_to_marks(reader: FileReader, fragments: list[tuple[int, int]], frame: int) -> list[tuple[int, int]]:
-    """The fragments of a frame, where only the mark at the end of each image tells them apart."""
+    """Return the fragments of a frame, where only the mark at the end of each image tells them apart."""
     number, own = 0, []
     for position, length in fragments:
         own.append((position, length))

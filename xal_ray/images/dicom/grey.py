@@ -51,7 +51,7 @@ class Window:
     function: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"] = "LINEAR"
 
     def share(self, values: Floats) -> Floats:
-        """The share of white that values have in a window.
+        """Return the share of white that values have in a window.
 
         With center c and width w:
 
@@ -93,7 +93,7 @@ class Grey:
     padding: tuple[float, float] | None = None
 
     def in_8_bits(self, stored: npt.NDArray[Any]) -> Pixels:
-        """Values to grey, strip by strip in float64.
+        """Return values to grey, strip by strip in float64.
 
         Args:
             stored: (h, w), integers or floats.

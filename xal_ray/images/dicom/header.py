@@ -52,7 +52,7 @@ _MAX_ID = 64
 def open_pixels(
     stream: BinaryIO, num_bytes: int, limits: Limits, frame: int | None
 ) -> tuple[Elements, FrameShape, int]:
-    """The header's elements and what they say of the pixels, and the frame that is meant."""
+    """Return the header's elements and what they say of the pixels, and the frame that is meant."""
     elements = read_elements(stream, num_bytes, _KEPT, frame or 0, limits.max_file_bytes)
     if elements.pixels is None:
         raise ImageError("no_pixels", "the file holds no image: a report, a plan, a curve or a directory")
@@ -128,7 +128,7 @@ def _check_kind(shape: FrameShape, tag: int) -> None:
 
 
 def offset_table(values: Dataset) -> tuple[bytes, bytes] | None:
-    """The extended offset table and its lengths, if the file has one."""
+    """Return the extended offset table and its lengths, if the file has one."""
     starts, lengths = values.get(_OFFSETS), values.get(_OFFSET_LENGTHS)
     return (starts, lengths) if isinstance(starts, bytes) and isinstance(lengths, bytes) else None
 

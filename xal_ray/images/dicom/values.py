@@ -67,7 +67,7 @@ def grey_of(values: Dataset, shape: FrameShape, little: bool, dicom: Dicom, *, i
 
 
 def padding_of(values: Dataset, shape: FrameShape, little: bool) -> tuple[int, int] | None:
-    """The least and the largest stored value that is no part of the image."""
+    """Return the least and the largest stored value that is no part of the image."""
     low = numbers_of(values.get(PADDING), little=little, signed=shape.signed)
     if not low:
         return None
@@ -76,7 +76,7 @@ def padding_of(values: Dataset, shape: FrameShape, little: bool) -> tuple[int, i
 
 
 def _range_of(shape: FrameShape) -> tuple[float, float]:
-    """The least and the largest value that can be stored."""
+    """Return the least and the largest value that can be stored."""
     bits = shape.stored
     return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if shape.signed else (0.0, 2.0**bits - 1)
 
@@ -96,7 +96,7 @@ def _items(values: Dataset, tag: int) -> list[Dataset]:
 
 
 def _decimal(places: list[Dataset], tag: int) -> float | None:
-    """The first of the numbers of an element; None where it is missing, or none."""
+    """Return the first of the numbers of an element; None where it is missing, or none."""
     for values in places:
         text = text_of(values.get(tag)).split("\\")[0].strip()
         if text:
@@ -111,7 +111,7 @@ def _decimal(places: list[Dataset], tag: int) -> float | None:
 
 
 def _window(places: list[Dataset]) -> Window | None:
-    """The first window of the header, if it makes one."""
+    """Return the first window of the header, if it makes one."""
     center, width = _decimal(places, CENTER), _decimal(places, WIDTH)
     if center is None or width is None:
         return None
@@ -128,7 +128,7 @@ def _window(places: list[Dataset]) -> Window | None:
 
 
 def _table(places: list[Dataset], tag: int, little: bool, inputs: tuple[float, float]) -> Table | None:
-    """The first look-up table of a sequence, for inputs of a range."""
+    """Return the first look-up table of a sequence, for inputs of a range."""
     for values in places:
         for item in _items(values, tag):
             descriptor = numbers_of(item.get(LUT_DESCRIPTOR), little=little)
@@ -139,7 +139,7 @@ def _table(places: list[Dataset], tag: int, little: bool, inputs: tuple[float, f
 
 
 def _table_of(descriptor: tuple[int, ...], data: bytes, little: bool, inputs: tuple[float, float]) -> Table:
-    """A table of the entries that are there: what its descriptor says of them is often wrong.
+    """Return a table of the entries that are there: what its descriptor says of them is often wrong.
 
     Args:
         descriptor: How many entries (0: 65,536), which input is the first one's, and how many bits they have.
@@ -171,7 +171,7 @@ def _first_input(word: int, count: int, inputs: tuple[float, float]) -> int:
 
 
 def _depth(stated: int, largest: int) -> int:
-    """The bits of a table's entries.
+    """Return the bits of a table's entries.
 
     Many writers give the width in which entries are stored (16, or 8 for entries of 16) in place of the bits
     that they use. So where the number is 16, or the entries need more, these tell; never less than 8.

@@ -34,7 +34,7 @@ class Part:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """The part as a safetensors file."""
+        """Return the part as a safetensors file."""
         header = {"values": json.dumps(dict(self.values), sort_keys=True, allow_nan=False)}
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         data: bytes = safetensors.torch.save(tensors, header)
@@ -42,7 +42,7 @@ class Part:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Part:
-        """The inverse of `to_bytes`, on the CPU.
+        """Return the inverse of `to_bytes`, on the CPU.
 
         Raises:
             ValueError: The bytes are not of such a file.
@@ -53,14 +53,14 @@ class Part:
 
     @classmethod
     def joined(cls, parts: Mapping[str, Part], **values: Any) -> Part:
-        """Several parts as one, and values beside them."""
+        """Return several parts as one, and values beside them."""
         tensors = {
             f"{name}/{key}": value for name, part in parts.items() for key, value in part.tensors.items()
         }
         return cls(tensors, {**{name: dict(part.values) for name, part in parts.items()}, **values})
 
     def part(self, name: str) -> Part:
-        """One of those that were joined."""
+        """Return one of those that were joined."""
         start = f"{name}/"
         tensors = {
             key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)

@@ -36,13 +36,13 @@ class Sync(Protocol):
 
     @property
     def world_size(self) -> int:
-        """The number of workers."""
+        """Return the number of workers."""
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, made to average gradients over workers (DistributedDataParallel)."""
+        """Return the module, made to average gradients over workers (DistributedDataParallel)."""
 
     def broadcast(self, value: float) -> float:
-        """The value that worker 0 gave; all workers call it at the same points."""
+        """Return the value that worker 0 gave; all workers call it at the same points."""
 
 
 class Checkpoints(Protocol):
@@ -67,11 +67,11 @@ class Alone:
     world_size: int = 1
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module itself."""
+        """Return the module itself."""
         return module
 
     def broadcast(self, value: float) -> float:
-        """The value itself."""
+        """Return the value itself."""
         return value
 
 

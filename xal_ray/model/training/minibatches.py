@@ -32,7 +32,7 @@ class LabelledImages:
     labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
 
@@ -92,7 +92,7 @@ class Minibatches(Iterator[LabelledImages]):
         self._waiting: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     def __next__(self) -> LabelledImages:
-        """The next minibatch."""
+        """Return the next minibatch."""
         if len(self._waiting) < self.size:
             order = self._generator.permutation(len(self._images))
             self._waiting = np.concatenate([self._waiting, order])

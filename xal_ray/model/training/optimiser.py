@@ -102,7 +102,7 @@ def class_weights(counts: npt.NDArray[np.int64], settings: Train) -> Tensor:
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
-    """The mean over images of `weight[label] * cross_entropy`.
+    """Return the mean over images of `weight[label] * cross_entropy`.
 
     Not divided by the minibatch's sum of weights: so the mean over minibatches, and over workers, is the mean
     over images.

@@ -33,7 +33,7 @@ class TrainingProgress:
     fewest_workers: int | None = None  # likewise, before this interruption
 
     def row(self, step: int, declared_workers: int) -> dict[str, Any]:
-        """A row of the history, without the validation's part; the next one starts here."""
+        """Return a row of the history, without the validation's part; the next one starts here."""
         row: dict[str, Any] = {"step": step, "train_loss": float(torch.stack(self.losses).mean())}
         fewest = self._fewest()
         if fewest != max(declared_workers, 1):
@@ -117,7 +117,7 @@ class EarlyStopping:
             network.load_state_dict(self._weights, strict=False)
 
     def state(self) -> Part:
-        """The best weights, their loss, and how long none was lower."""
+        """Return the best weights, their loss, and how long none was lower."""
         lowest = self._lowest if self._weights is not None else None
         return Part(self._weights or {}, {"lowest": lowest, "waited": self._waited})
 

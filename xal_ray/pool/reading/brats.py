@@ -166,7 +166,7 @@ def _ask(
 
 
 def _labels(mask: Volume, number: int, values: _Values) -> Labels:
-    """The labels of a slice, checked."""
+    """Return the labels of a slice, checked."""
     plane = mask.plane_values(number)
     if plane.dtype.kind == "f":  # some tools write labels so, and resampling leaves crumbs
         near = np.rint(plane)

@@ -103,7 +103,7 @@ def _identified(row: dict[str, Any], header: Header | None) -> dict[str, tuple[s
 
 
 def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> Region:
-    """The ROI. One that does not fit its image costs that image, and not the set."""
+    """Return the ROI. One that does not fit its image costs that image, and not the set."""
     try:
         return _roi(row, frame, pool)
     except SourceError as error:

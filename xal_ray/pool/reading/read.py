@@ -36,7 +36,7 @@ class ReadImage:
     remarks: tuple[str, ...] = ()
 
     def columns(self, pseudonyms: Pseudonyms | None) -> dict[str, Any]:
-        """All columns that reading tells; without a key for pseudonyms those that need none."""
+        """Return all columns that reading tells; without a key for pseudonyms those that need none."""
         if pseudonyms is None:
             return dict(self.settled)
         named = {column: pseudonyms.of(kind, value) for column, (kind, value) in self.identified.items()}

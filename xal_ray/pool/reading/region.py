@@ -27,7 +27,7 @@ class Region:
 
 
 def region_of_mask(inside: npt.NDArray[Any], grid: tuple[int, int], *, is_soft: bool = False) -> Region:
-    """The ROI that a mask draws; one without an inside says that there is confirmed to be none.
+    """Return the ROI that a mask draws; one without an inside says that there is confirmed to be none.
 
     Args:
         inside: (h, w) bool.

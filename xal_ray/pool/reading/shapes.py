@@ -26,7 +26,7 @@ from xal_ray.roi import (
 def region_of_shapes(
     row: Mapping[str, Any], frame: tuple[int, int], grid: tuple[int, int], max_pixels: int
 ) -> Region:
-    """The union of a row's shapes; what reaches out of the frame is cut.
+    """Return the union of a row's shapes; what reaches out of the frame is cut.
 
     Args:
         row: `boxes`, `polygons` and `rle`.

@@ -221,7 +221,7 @@ def _row(
 def _by_case(
     root: SourceRoot, files: Sequence[str], name: str, column: str, case_columns: Sequence[str]
 ) -> dict[str, str]:
-    """A column of the CSV files of this name, by case; of several columns of case ids all count."""
+    """Return a column of the CSV files of this name, by case; of several columns of case ids all count."""
     found: dict[str, str] = {}
     for file in files:
         if file.rsplit("/", 1)[-1].lower() != name:

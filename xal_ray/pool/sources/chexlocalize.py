@@ -207,7 +207,7 @@ def _id_of(view: str) -> str:
 
 
 def _read_labels(root: SourceRoot, name: str) -> tuple[dict[str, set[str]], dict[str, Row]]:
-    """The findings of each view, and its patient's sex and age where told."""
+    """Return the findings of each view, and its patient's sex and age where told."""
     columns_of = [NO_FINDING, *SEGMENTED, *ONLY_LABELLED, *_ALIASES]
     columns = read_csv(root, name, ["Path"], ["Sex", "Age", *columns_of])
     views = _views(columns)
@@ -241,7 +241,7 @@ def _views(columns: Csv) -> list[str]:
 
 
 def _read_regions(root: SourceRoot, split: str, faults: Faults) -> tuple[_Regions, str | None]:
-    """The segmentations of a split, and the file that they are from."""
+    """Return the segmentations of a split, and the file that they are from."""
     for what in _PARSERS:
         for folder in _JSON_FOLDERS:
             name = f"{folder}gt_{what}_{split}.json"
@@ -272,7 +272,7 @@ def _parse(root: SourceRoot, name: str, what: str, faults: Faults) -> _Regions:
 
 
 def _of_view(entry: Any, parse: _Parser, view: str, faults: Faults) -> dict[str, _Region | _Lost]:
-    """The regions of a view by finding; a finding whose region is empty is left out."""
+    """Return the regions of a view by finding; a finding whose region is empty is left out."""
     if not isinstance(entry, dict):
         faults.drop("an entry without findings", _id_of(view))
         return {}

@@ -117,7 +117,7 @@ def read(pool: Pool) -> Listing:
 
 
 def _root(path: Path) -> tuple[SourceRoot, str | None]:
-    """The folder that images may lie in, and the JSON file below it, if one was named."""
+    """Return the folder that images may lie in, and the JSON file below it, if one was named."""
     is_file = path.name.lower().endswith(".json") and not path.is_dir()
     folder = path.parent if is_file else path
     if folder.name == _FOLDER:
@@ -130,7 +130,7 @@ def _root(path: Path) -> tuple[SourceRoot, str | None]:
 
 
 def _documents(root: SourceRoot, files: Sequence[str], pool: Pool) -> list[Document]:
-    """The files that hold annotations: those that are named like it, else all that have the keys."""
+    """Return the files that hold annotations: those that are named like it, else all that have the keys."""
     names = [name for name in files if name.lower().endswith(".json")]
     instances = [name for name in names if name.rsplit("/", 1)[-1].startswith("instances")]
     exported = [name for name in names if name.endswith("_annotations.coco.json")]
@@ -148,7 +148,7 @@ def _documents(root: SourceRoot, files: Sequence[str], pool: Pool) -> list[Docum
 
 
 def _group_key(documents: Sequence[Document], pool: Pool) -> str | None:
-    """The key by which images are grouped; None: by `pool.group_by`.
+    """Return the key by which images are grouped; None: by `pool.group_by`.
 
     Raises:
         SourceError: Groups are asked for, and no key stands at every image.

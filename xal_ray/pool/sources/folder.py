@@ -84,7 +84,7 @@ def read(pool: Pool) -> Listing:
 
 
 def _row(root: SourceRoot, image: Path, masks: Masks, layout: Layout) -> tuple[Row, tuple[str, ...]]:
-    """The row of an image, and the folders between its class and it."""
+    """Return the row of an image, and the folders between its class and it."""
     split, label, deeper = layout.read(image.folders)
     image_id = image_id_of_path(image.name)
     uris = [f"{root.path}/{mask}" for mask in masks.of.get(image.name, [])]

@@ -156,7 +156,7 @@ def _rows(
 
 
 def _files(root: SourceRoot) -> dict[str, str]:
-    """The images of all folders, by name without suffix."""
+    """Return the images of all folders, by name without suffix."""
     files: dict[str, str] = {}
     for folder in _FOLDERS:
         files = by_stem(root, folder, list_images(root, folder)) | files
@@ -211,7 +211,7 @@ def _side(text: str) -> float:
 
 
 def _read_test_list(root: SourceRoot, notes: list[str]) -> frozenset[str]:
-    """The images of the official test set; none where the set comes without its lists."""
+    """Return the images of the official test set; none where the set comes without its lists."""
     if not has_file(root, _TEST):
         notes.append(f"{_TEST} is missing: the official test set is not known, and patients are dealt anew")
         return frozenset()

@@ -199,7 +199,7 @@ def _anatomy(rng: np.random.Generator) -> _Anatomy:
 
 
 def _draw_chest(anatomy: _Anatomy, y: Plane, x: Plane) -> Plane:
-    """The body without vessels: soft tissue, air in the lungs, heart, diaphragm and ribs."""
+    """Return the body without vessels: soft tissue, air in the lungs, heart, diaphragm and ribs."""
     body = _step(1 - np.hypot((y - 0.62) / 0.75, (x - 0.5) / 0.47), 0.03)
     air = np.zeros_like(body)
     for lung in anatomy.lungs:
@@ -272,7 +272,7 @@ class _Ellipse:
         return cls(centre, half_axes, rng.uniform(0, math.pi))
 
     def radius(self, y: Plane, x: Plane) -> Plane:
-        """The distance from the centre, 1 on the outline."""
+        """Return the distance from the centre, 1 on the outline."""
         dy, dx = y - self.centre[0], x - self.centre[1]
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         return np.asarray(
@@ -284,7 +284,7 @@ class _Ellipse:
         return _step(1 - self.radius(y, x), _EDGE_WIDTH)
 
     def coverage(self, image_size: int) -> npt.NDArray[np.float32]:
-        """The share of each pixel that lies inside the outline."""
+        """Return the share of each pixel that lies inside the outline."""
         covered = np.zeros((image_size, image_size), dtype=np.float32)
         # Only around the lesion: the samples are many.
         reach = max(self.half_axes)
@@ -300,7 +300,7 @@ class _Ellipse:
 
 
 def _finer(pixels: slice) -> slice:
-    """The samples of a range of pixels."""
+    """Return the samples of a range of pixels."""
     return slice(pixels.start * _OUTLINE_SAMPLES, pixels.stop * _OUTLINE_SAMPLES)
 
 
@@ -312,7 +312,7 @@ def _radius(lung: _Lung, y: Plane, x: Plane) -> Plane:
 
 
 def _decoy_coverage(image_size: int) -> Plane:
-    """The share of each pixel that the marker covers."""
+    """Return the share of each pixel that the marker covers."""
     edges = np.arange(image_size + 1) / image_size
     covered = np.zeros((image_size, image_size))
     for top, bottom, left, right in _DECOY_BARS:
@@ -332,5 +332,5 @@ def _pixel_centres(image_size: int) -> tuple[Plane, Plane]:
 
 
 def _step(value: Plane, width: float) -> Plane:
-    """A smooth step from 0 to 1 about zero."""
+    """Return a smooth step from 0 to 1 about zero."""
     return np.asarray(0.5 * (1 + np.tanh(value / width)))

@@ -107,7 +107,7 @@ def _boxes_and_targets(
 
 
 def _detailed(root: SourceRoot, question: Question) -> dict[str, set[str]]:
-    """The class of each image in the detailed file."""
+    """Return the class of each image in the detailed file."""
     if not set(question.findings) <= {OPACITY, NOT_NORMAL, NORMAL}:
         raise SourceError(
             "findings of two files of this set can't be mixed",

@@ -191,7 +191,7 @@ def boxes_of(columns: Csv) -> list[Sound]:
 
 
 def _of_cells(literal: str | None, label: str | None) -> Sound:
-    """The boxes of `boxes`; of `label` where there are none, or none that can be meant."""
+    """Return the boxes of `boxes`; of `label` where there are none, or none that can be meant."""
     of_literal = _sound(_of_literal, literal) if literal else Sound()
     if of_literal.shapes or (literal and not of_literal.dropped):
         return of_literal
@@ -238,13 +238,13 @@ def _of_label(text: str | None) -> list[list[float]]:
 
 
 def _finite(number: object) -> float:
-    """A number, nan for what is none or not finite: then the box can't be meant."""
+    """Return a number, nan for what is none or not finite: then the box can't be meant."""
     is_number = isinstance(number, int | float) and not isinstance(number, bool)
     return float(number) if is_number and math.isfinite(number) else math.nan  # type: ignore[arg-type]
 
 
 def _ids(columns: Csv, ending: str) -> list[str]:
-    """The column `id` without the ending that says what it is the id of."""
+    """Return the column `id` without the ending that says what it is the id of."""
     ids = [text.removesuffix(ending) for text in columns.ids("id")]
     if "" in ids:
         raise columns.fault("an id is malformed", ids.index(""), expected=f"something before {ending}")

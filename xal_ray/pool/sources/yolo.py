@@ -147,7 +147,7 @@ def _rows(images: Sequence[str], split: str | None, source: _Source) -> list[Row
 
 
 def _labelled(row: Row, labels: Labels, source: _Source) -> list[Row]:
-    """The row of an image with labels; none where it has no usable label or shape."""
+    """Return the row of an image with labels; none where it has no usable label or shape."""
     if labels.unknown:
         source.faults.refuse(row["image_id"], row["uri"], labels.unknown, "unknown_label")
         return []
@@ -188,7 +188,7 @@ def _labelled(row: Row, labels: Labels, source: _Source) -> list[Row]:
 
 
 def _labels_of(image: str, source: _Source) -> Labels | None:
-    """The objects of an image, each with its class; None: it has no file of labels."""
+    """Return the objects of an image, each with its class; None: it has no file of labels."""
     folders, name = image.split("/")[:-1], posixpath.splitext(posixpath.basename(image))[0] + ".txt"
     # As everybody does: the last folder "images" becomes "labels".
     if "images" in folders:

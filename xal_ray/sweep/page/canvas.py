@@ -30,7 +30,7 @@ CHARACTER_IN, HANDLE_IN, LEGEND_ROW_IN, LEGEND_GAP_IN = 0.068, 0.55, 0.17, 0.1
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The report's style. A dollar sign in somebody's value is a dollar sign."""
+    """Give the report's style. A dollar sign in somebody's value is a dollar sign."""
     with matplotlib.rc_context({**STYLE, "text.parse_math": False}):
         yield
 

@@ -37,7 +37,7 @@ CurvePoint = tuple[float, float, float | None, float | None]
 
 
 def difference_figure(comparison: Comparison) -> str | None:
-    """Each compared arm's difference to the baseline: every pair of seeds, the mean and its interval.
+    """Return each compared arm's difference to the baseline: every pair of seeds, the mean and its interval.
 
     Returns:
         A data URI, the largest mean on top; None where no arm is compared.

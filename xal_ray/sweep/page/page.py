@@ -171,7 +171,7 @@ def _by_mean(comparison: Comparison) -> list[ArmSummary]:
 
 
 def _about_groups(comparison: Comparison) -> list[str]:
-    """A warning for each split whose images are of few groups."""
+    """Return a warning for each split whose images are of few groups."""
     sentences = []
     for split, name in (("val", "validation"), ("test", "test")):
         counts = [

@@ -30,7 +30,7 @@ JITTER = 0.11  # of a column's width, to either side
 
 
 def parameter_figure(comparison: Comparison, *, connect: bool) -> str | None:
-    """The objective against each swept parameter: every seed, and the mean with its interval.
+    """Return the objective against each swept parameter: every seed, and the mean with its interval.
 
     Numbers make lines, one for each combination of the other, non-numeric parameters; over other numbers the
     objective is averaged, seed by seed. Other values make columns.
@@ -72,7 +72,7 @@ def parameter_figure(comparison: Comparison, *, connect: bool) -> str | None:
 
 
 def _colours(comparison: Comparison, axes: Sequence[Axis], words: Sequence[Axis]) -> dict[str, str]:
-    """Each combination that has a line in some panel, with the colour that it has in all of them."""
+    """Return each combination that has a line in some panel, with the colour that it has in all of them."""
     numbers = [axis for axis in axes if axis.numeric]
     arms = [arm for arm in comparison.arms if any(_has(arm, axis) for axis in numbers)]
     found = dict.fromkeys(_combination(arm, words) for arm in arms)
@@ -84,7 +84,7 @@ def _has(arm: ArmSummary, axis: Axis) -> bool:
 
 
 def _combination(arm: ArmSummary, words: Sequence[Axis]) -> str:
-    """An arm's values of the parameters that are no numbers, in words."""
+    """Return an arm's values of the parameters that are no numbers, in words."""
     shown = [axis for axis in words if axis.key in arm.arm.params]
     return fitted(", ".join(f"{axis.title}={axis.text(arm.arm.params[axis.key])}" for axis in shown))
 

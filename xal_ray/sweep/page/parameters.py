@@ -50,7 +50,7 @@ class Axis:
 
 
 def swept_axes(comparison: Comparison) -> list[Axis]:
-    """The parameters that arms other than the baseline set."""
+    """Return the parameters that arms other than the baseline set."""
     tried = [arm.arm for arm in comparison.arms if not arm.arm.is_baseline]
     titles = short_keys(swept_keys(tried))
     axes = []

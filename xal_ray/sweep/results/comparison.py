@@ -101,7 +101,7 @@ class ArmSummary:
 
     @property
     def finished(self) -> tuple[TrialReading, ...]:
-        """The trials that ran to their end."""
+        """Return the trials that ran to their end."""
         return tuple(reading for reading in self.readings if reading.trial.status == "finished")
 
     @property
@@ -150,12 +150,12 @@ class Comparison:
 
     @property
     def compared(self) -> tuple[ArmSummary, ...]:
-        """The arms that are held against the baseline."""
+        """Return the arms that are held against the baseline."""
         return tuple(arm for arm in self.arms if arm.difference is not None)
 
     @property
     def num_pairs(self) -> int:
-        """The most seeds that a compared arm shares with the baseline."""
+        """Return the most seeds that a compared arm shares with the baseline."""
         return max((len(arm.difference.by_seed) for arm in self.arms if arm.difference), default=0)
 
     @property
@@ -164,7 +164,7 @@ class Comparison:
         return tuple(arm for arm in self.arms if self.best and (arm is self.best or arm.arm.is_baseline))
 
     def standing(self, standing: Standing) -> tuple[ArmSummary, ...]:
-        """The arms that stand so."""
+        """Return the arms that stand so."""
         return tuple(arm for arm in self.arms if arm.standing == standing)
 
 

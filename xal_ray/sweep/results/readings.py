@@ -63,7 +63,7 @@ class TrialReading:
 
     @property
     def test_area(self) -> float | None:
-        """The same for the test split. It is shown, and decides nothing."""
+        """Return the same for the test split. It is shown, and decides nothing."""
         return self._area("test")
 
     @property
@@ -103,7 +103,7 @@ def arm_key(arm: Arm) -> tuple[Any, ...]:
 
 
 def swept_keys(arms: Sequence[Arm]) -> list[str]:
-    """All keys that an arm sets, those of the baseline alone last."""
+    """Return all keys that an arm sets, those of the baseline alone last."""
     by_role = sorted(arms, key=lambda arm: arm.is_baseline)
     return list(dict.fromkeys(key for arm in by_role for key in arm.params))
 
@@ -134,7 +134,7 @@ def table_schema(arms: Sequence[Arm]) -> pa.Schema:
 
 
 def trials_table(readings: Sequence[TrialReading], on_test: Collection[Arm]) -> pa.Table:
-    """A row for each trial and round (`table_schema`); a trial without rounds has one row of nulls.
+    """Return a row for each trial and round (`table_schema`); a trial without rounds has one row of nulls.
 
     Args:
         readings: Of all trials.

@@ -62,7 +62,7 @@ def give_verdict(comparison: Comparison, shown_on_test: Sequence[str] = ()) -> V
 
 
 def arm_name(arm: Arm, keys: Mapping[str, str] | None = None) -> str:
-    """An arm's label on one line, of paths the last part alone: folders can name people and places.
+    """Return an arm's label on one line, of paths the last part alone: folders can name people and places.
 
     Args:
         arm: Whose.
@@ -76,7 +76,7 @@ def arm_name(arm: Arm, keys: Mapping[str, str] | None = None) -> str:
 
 
 def last_part(path: str) -> str:
-    """The last part of a path or URI, without a query: that can hold a signature."""
+    """Return the last part of a path or URI, without a query: that can hold a signature."""
     return PurePath(path.partition("?")[0]).name
 
 
@@ -86,7 +86,7 @@ def one_line(text: str) -> str:
 
 
 def without_folders(text: str) -> str:
-    """A message on one line, of each path in it the last part alone."""
+    """Return a message on one line, of each path in it the last part alone."""
     return _FOLDERS.sub("…/", _QUOTED_FOLDERS.sub(r"\1…/\2\1", one_line(text)))
 
 

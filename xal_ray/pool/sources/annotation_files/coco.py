@@ -43,7 +43,7 @@ class Document:
     num_unnamed: int
 
     def annotations_of(self, position: int) -> list[Item]:
-        """The annotations of an image."""
+        """Return the annotations of an image."""
         return self.by_image.get(self.images[position]["id"], [])
 
 
@@ -122,7 +122,7 @@ def _load(root: SourceRoot, name: str, limits: Limits) -> Any:
 
 
 def _image(item: Any) -> Item | None:
-    """An image with what is used of it; None: it has no id or no file name."""
+    """Return an image with what is used of it; None: it has no id or no file name."""
     if not isinstance(item, dict) or not _is_id(item.get("id")):
         return None
     if not isinstance(item.get("file_name"), str) or not item["file_name"].strip():
@@ -133,7 +133,7 @@ def _image(item: Any) -> Item | None:
 
 
 def _side(value: Any) -> int | None:
-    """A width or height, pixels; None for what can be none: 0, -1, a text."""
+    """Return a width or height, pixels; None for what can be none: 0, -1, a text."""
     is_whole = type(value) in (int, float) and 1 <= value <= _LONGEST_SIDE and value == int(value)
     return int(value) if is_whole else None
 

@@ -47,13 +47,13 @@ class Shapes:
         return bool(self.boxes or self.polygons or self.runs)
 
     def columns(self) -> Row:
-        """The columns boxes, polygons and rle and, where there is any shape, roi_state."""
+        """Return the columns boxes, polygons and rle and, where there is any shape, roi_state."""
         columns: Row = {"boxes": self.boxes, "polygons": self.polygons or None, "rle": _merged(self.runs)}
         return {**columns, "roi_state": "present"} if self else columns
 
 
 def shapes_of(annotations: Sequence[Item], image: Item) -> Shapes:
-    """The shapes of some annotations of an image.
+    """Return the shapes of some annotations of an image.
 
     An annotation's segmentation counts, and where it has none, or none that can be meant, its box.
 
@@ -110,7 +110,7 @@ def _boxes(bbox: Any, frame: Frame | None) -> Sound:
 
 
 def _sound_runs(segmentation: Item, frame: Frame | None, has_box: bool) -> Item | str:
-    """A mask of runs, or what is wrong with it."""
+    """Return a mask of runs, or what is wrong with it."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
         return "a mask without a size"
@@ -128,7 +128,7 @@ def _sound_runs(segmentation: Item, frame: Frame | None, has_box: bool) -> Item 
 
 
 def _merged(runs: Sequence[Item]) -> Item | None:
-    """One mask of runs that covers what some do, all of one size."""
+    """Return one mask of runs that covers what some do, all of one size."""
     if not runs:
         return None
     size = runs[0]["size"]

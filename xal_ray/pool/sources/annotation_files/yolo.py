@@ -171,7 +171,7 @@ def _keypoints(shape: Any, where: str) -> int | None:
 
 
 def _of_class_list(root: SourceRoot, files: Sequence[str], found: Sequence[str]) -> Settings:
-    """A set without a YAML file: a class a line, and images that no split tells apart."""
+    """Return a set without a YAML file: a class a line, and images that no split tells apart."""
     lists = [name for name in _CLASS_FILES if name in files]
     if not lists:
         raise SourceError(
@@ -241,7 +241,7 @@ def _names(names: Any, where: str) -> dict[int, str]:
 
 
 def _prefix(path: Any, files: Sequence[str]) -> str:
-    """The key `path`, where it leads to a folder below; elsewhere it speaks of another machine."""
+    """Return the key `path`, where it leads to a folder below; elsewhere it speaks of another machine."""
     if not isinstance(path, str):
         return ""
     inside = posixpath.normpath(path)
@@ -251,7 +251,7 @@ def _prefix(path: Any, files: Sequence[str]) -> str:
 
 
 def _images(value: Any, prefix: str, root: SourceRoot, files: Sequence[str], where: str) -> list[str]:
-    """The images that a key of the YAML file means: of folders, or of text files that list them."""
+    """Return the images that a key of the YAML file means: of folders, or of text files that list them."""
     texts = [value] if isinstance(value, str) else value or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise SourceError(
@@ -278,7 +278,7 @@ def _images(value: Any, prefix: str, root: SourceRoot, files: Sequence[str], whe
 
 
 def _below(path: str, root: SourceRoot, where: str) -> str:
-    """A path as one below the root."""
+    """Return a path as one below the root."""
     relative = posixpath.normpath(path)
     while relative.startswith("../"):
         relative = relative.removeprefix("../")

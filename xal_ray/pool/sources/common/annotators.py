@@ -42,7 +42,7 @@ class Marks:
 
 
 def agreed_findings(named: Mapping[str, Collection[str]], policy: str) -> set[str]:
-    """The findings of an image.
+    """Return the findings of an image.
 
     Args:
         named: What each reader who saw the image named; may be empty for a reader.
@@ -79,7 +79,7 @@ def combined_boxes(boxes: Boxes, num_readers: int, policy: str) -> list[Box]:
 
 
 def intersection_over_union(one: Box, other: Box) -> float:
-    """The shared area of two boxes over the area of both together."""
+    """Return the shared area of two boxes over the area of both together."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     if width <= 0 or height <= 0:

@@ -38,16 +38,16 @@ class Csv:
 
     @property
     def num_rows(self) -> int:
-        """Rows below the header."""
+        """Return rows below the header."""
         return int(self.table.num_rows)
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The columns that were asked for and are there."""
+        """Return the columns that were asked for and are there."""
         return frozenset(self.table.column_names)
 
     def texts(self, name: str) -> list[str | None]:
-        """A column, with None for empty cells."""
+        """Return a column, with None for empty cells."""
         return self.table[name].to_pylist()  # type: ignore[no-any-return]
 
     def ids(self, name: str) -> list[str]:
@@ -68,7 +68,7 @@ class Csv:
         return column  # type: ignore[return-value]
 
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
-        """A column of numbers, nan for empty cells.
+        """Return a column of numbers, nan for empty cells.
 
         Raises:
             SourceError: A cell is no number, or infinite.
@@ -102,11 +102,11 @@ class Csv:
         ]
 
     def place(self, position: int) -> str:
-        """The file's name and the row's number, for what is told of a row."""
+        """Return the file's name and the row's number, for what is told of a row."""
         return f"{self.where.rpartition('/')[2]}, row {self.rows[position]}"
 
     def fault(self, what: str, position: int, *, expected: str | None = None) -> SourceError:
-        """The error about a row, which is named by its number alone."""
+        """Return the error about a row, which is named by its number alone."""
         return SourceError(what, expected=expected, where=f"{self.where}, row {self.rows[position]}")
 
 
@@ -143,7 +143,7 @@ def read_csv(root: SourceRoot, name: str, required: Sequence[str], optional: Seq
 
 
 def _number(text: str | None) -> float:
-    """The number of a cell; infinity stands for what is none."""
+    """Return the number of a cell; infinity stands for what is none."""
     try:
         return float("nan") if text is None else float(text)
     except ValueError:

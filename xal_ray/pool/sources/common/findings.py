@@ -28,7 +28,7 @@ class Question:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def label(self, found: Collection[str]) -> str | None:
-        """The label of an image.
+        """Return the label of an image.
 
         - Exactly one of the asked findings: that one.
         - Several: none, reason `several_findings`; or the first in the order of `findings`.

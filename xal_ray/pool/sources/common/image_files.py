@@ -84,7 +84,7 @@ def find_images(root: SourceRoot) -> Files:
 
 
 def split_suffix(file: str) -> tuple[str, str]:
-    """A file's name without its suffix, and the suffix in small letters, `.nii.gz` being one."""
+    """Return a file's name without its suffix, and the suffix in small letters, `.nii.gz` being one."""
     lower = file.lower()
     if lower.endswith(VOLUMES[0]) and len(file) > len(VOLUMES[0]):
         return file[: -len(VOLUMES[0])], VOLUMES[0]
@@ -104,7 +104,7 @@ def _is_marked(root: SourceRoot, name: str, stem: str, suffix: str) -> bool:
 
 
 def _listed(kinds: Counter[str]) -> str:
-    """The most frequent kinds with their numbers."""
+    """Return the most frequent kinds with their numbers."""
     listed = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(_MOST_KINDS))
     further = len(kinds) - _MOST_KINDS
     return _shown(listed) + (f" and {further} other kinds" if further > 0 else "")

@@ -65,7 +65,7 @@ def has_file(root: SourceRoot, name: str) -> bool:
 
 
 def read_file(root: SourceRoot, name: str) -> bytes:
-    """All of a small file of a set, less a byte order mark.
+    """Return all of a small file of a set, less a byte order mark.
 
     Raises:
         SourceError: It is missing, too large or not readable, or a link that leads out of the folder.
@@ -74,7 +74,7 @@ def read_file(root: SourceRoot, name: str) -> bytes:
 
 
 def list_images(root: SourceRoot, folder: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[str]:
-    """The images in a folder of a set and below, found with one walk and without a stat for each.
+    """Return the images in a folder of a set and below, found with one walk and without a stat for each.
 
     Args:
         root: The set's folder.

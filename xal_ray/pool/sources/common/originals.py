@@ -38,7 +38,7 @@ def read_sizes(root: SourceRoot, names: Sequence[str]) -> tuple[Sizes, list[str]
 
 
 def sizes_of(columns: Csv, ids: Sequence[str], *, required: bool = False) -> Sizes:
-    """The sizes in a CSV file that holds them among other things.
+    """Return the sizes in a CSV file that holds them among other things.
 
     Args:
         columns: With `dim0` and `dim1` (height, width), or `width` and `height`.
@@ -66,7 +66,7 @@ def sizes_of(columns: Csv, ids: Sequence[str], *, required: bool = False) -> Siz
 
 
 def no_sizes(root: SourceRoot, name: str) -> SourceError:
-    """The error where copies have boxes and no sizes."""
+    """Return the error where copies have boxes and no sizes."""
     return SourceError(
         "the images are copies in another format, and the size of their originals is not known",
         expected=f"{name} with the columns image_id, dim0 (height), dim1 (width) of each original",

@@ -26,13 +26,13 @@ _WORD = re.compile(
 
 
 def split_of_name(name: str) -> str | None:
-    """The split that a name of a file, folder or key tells; None: it tells none."""
+    """Return the split that a name of a file, folder or key tells; None: it tells none."""
     found = _WORD.search(name.lower())
     return _SPLITS[found.group(1)] if found else None
 
 
 def settled_split(split: str | None, all_splits: Collection[str | None]) -> str | None:
-    """The split of rows that a source calls by one.
+    """Return the split of rows that a source calls by one.
 
     What is only called training is dealt as if nothing was said: else nothing would be left to evaluate on.
 

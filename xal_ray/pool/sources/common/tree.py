@@ -123,7 +123,7 @@ def read_below(root: SourceRoot, name: str, limit: int) -> bytes:
 
 
 def _list_remote(root: SourceRoot) -> Below:
-    """The same of an object store, in one recursive listing."""
+    """Return the same of an object store, in one recursive listing."""
     files: list[str] = []
     hidden: list[str] = []
     for name in names_below(root.path):
@@ -157,7 +157,7 @@ def _is_text(name: str) -> bool:
 
 
 def _escaped(name: str) -> str:
-    """A name that can be shown and written anywhere, with what is not UTF-8 in hexadecimal."""
+    """Return a name that can be shown and written anywhere, with what is not UTF-8 in hexadecimal."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 

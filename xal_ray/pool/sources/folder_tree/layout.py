@@ -84,7 +84,7 @@ def layout_of(all_folders: Iterable[Folders], classes: Collection[str], where: P
 
 
 def _plain(folders: Folders, classes: Collection[str]) -> Folders:
-    """The folders less those that only say that images or classes lie in them."""
+    """Return the folders less those that only say that images or classes lie in them."""
     return tuple(name for name in folders if name in classes or not (holds_images(name) or is_labelled(name)))
 
 
@@ -185,7 +185,7 @@ def _check_no_deeper_splits(paths: Collection[Folders], where: Path) -> None:
 
 
 def _told(names: Collection[str]) -> dict[str, str]:
-    """The splits that folders tell; beside a validation and no test set, an evaluation is the test."""
+    """Return the splits that folders tell; beside a validation and no test set, an evaluation is the test."""
     told = {name: split for name in names if (split := split_of_folder(name))}
     evaluations = [name for name in told if "eval" in name.lower()]
     if evaluations and "test" not in told.values():

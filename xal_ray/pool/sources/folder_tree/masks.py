@@ -208,7 +208,7 @@ class _Index:
     def first(
         self, path: Path, stems: Iterator[tuple[str, frozenset[str]]]
     ) -> tuple[Path | None, frozenset[str]]:
-        """The first image in the folder of a file that has one of some names."""
+        """Return the first image in the folder of a file that has one of some names."""
         for stem, kind in stems:
             found = [image for image in self.exact(path, stem) if image.name != path.name]
             if found:

@@ -60,7 +60,7 @@ _MADE = re.compile(
 
 @lru_cache(maxsize=4096)
 def words_of(name: str) -> frozenset[str]:
-    """The words of a name, in small letters: `leftMask` has left and mask."""
+    """Return the words of a name, in small letters: `leftMask` has left and mask."""
     return frozenset(word.lower() for word in _WORDS.findall(name))
 
 
@@ -107,7 +107,7 @@ def without_masks(folder: str) -> str:
 
 
 def split_of_folder(folder: str) -> str | None:
-    """The split that a folder's name tells: `Training`, `test_set`, `seg_train`, `test1`."""
+    """Return the split that a folder's name tells: `Training`, `test_set`, `seg_train`, `test1`."""
     return split_of_name(folder.rstrip("0123456789"))
 
 
@@ -140,7 +140,7 @@ def is_called_mask(stem: str) -> bool:
 
 
 def names_of_picture(stem: str) -> Iterator[str]:
-    """The names by which masks may call an image: its own, and that without `_image`."""
+    """Yield the names by which masks may call an image: its own, and that without `_image`."""
     yield stem
     for pattern in (_OF_PICTURE, _PICTURE_OF):
         if found := pattern.fullmatch(stem):
@@ -160,5 +160,5 @@ def kind_of_masks(folders: Collection[str]) -> frozenset[str]:
 
 
 def side_of_masks(folders: Collection[str]) -> frozenset[str]:
-    """The sides of the body that the folders of a mask name: left, right."""
+    """Return the sides of the body that the folders of a mask name: left, right."""
     return frozenset().union(*(words_of(folder) for folder in folders)) & _SIDES
