@@ -6,7 +6,8 @@ difference says where it is: a ledger's lines, the columns of a Parquet file, th
 What is left out, since it differs between two runs of one commit, by rule:
 
 - `NOT_RESULTS`: locks, and what Ray Tune keeps for itself (pickles, start times, process ids).
-- `MEASURED_KEYS` of a ledger's lines: when a line was written, and how long a stage took.
+- `MEASURED_KEYS` of a ledger's lines and of JSON files: when a line was written, and how long a stage took;
+  in a sweep's table these are `MEASURED_COLUMNS`, in its page the cells that `_TIME_CELL` matches.
 - `hash` and `prev_hash` of a ledger's lines cover those. In their place stands whether the chain holds;
   and in a COMMITTED file, which holds such a hash, the number of the line that has it.
 - The versions of installed packages: their names stay.
@@ -17,12 +18,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 NOT_RESULTS = (".lock", "tune/*/[!E]*", "tune/*/*/*")  # of tune/, ENDED.json is the project's own
 MEASURED_KEYS = ("time_utc", "seconds", "images_per_s", "startup_s")
+MEASURED_COLUMNS = ("train_s", "score_s")
+_TIME_CELL = re.compile(rb"<td>[0-9.]+ (s|min)</td>")
 _TEXTS = (".json", ".jsonl", ".yaml", ".html", ".csv", ".txt")
 _GENESIS = "0" * 64
 
@@ -47,13 +51,14 @@ def of_file(path: Path, work: Path) -> Iterator[tuple[str, str]]:
         return
     if path.name == "COMMITTED":
         content = f"the ledger's line {_line_with(content.decode().strip(), path.parent)}".encode()
-    yield "", fingerprint(content)
+    if path.suffix == ".html":
+        content = _TIME_CELL.sub(b"<td>TIME</td>", content)
     if path.suffix == ".parquet":
-        yield from _of_parquet(path)
+        yield from _of_parquet(path, content)
     elif path.suffix == ".json":
-        tree = json.loads(content)
-        if isinstance(tree, dict):
-            yield from ((f" {key}", fingerprint(_canonical(value))) for key, value in tree.items())
+        yield from _of_json(content)
+    else:
+        yield "", fingerprint(content)
 
 
 def without_folder(content: bytes, work: Path) -> bytes:
@@ -66,6 +71,14 @@ def without_folder(content: bytes, work: Path) -> bytes:
 def fingerprint(content: bytes) -> str:
     """64 bits of SHA-256, hexadecimal: enough to see that two things differ."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _of_json(content: bytes) -> Iterator[tuple[str, str]]:
+    tree = json.loads(content)
+    lasting = _lasting(tree)
+    yield "", fingerprint(content if lasting == tree else _canonical(lasting))
+    if isinstance(lasting, dict):
+        yield from ((f" {key}", fingerprint(_canonical(value))) for key, value in lasting.items())
 
 
 def _of_ledger(content: bytes) -> Iterator[tuple[str, str]]:
@@ -81,13 +94,15 @@ def _of_ledger(content: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _lasting(value: Any) -> Any:
-    """A record less what was measured, and less the versions of packages."""
+    """A tree less what was measured, whose keys stay, and less the versions of packages."""
+    if isinstance(value, list):
+        return [_lasting(below) for below in value]
     if not isinstance(value, dict):
         return value
-    kept = {key: _lasting(below) for key, below in value.items() if key not in MEASURED_KEYS}
+    kept = {key: "measured" if key in MEASURED_KEYS else _lasting(below) for key, below in value.items()}
     if isinstance(kept.get("versions"), dict):
         kept["versions"] = sorted(kept["versions"])
-    return kept | {"measured": [key for key in MEASURED_KEYS if key in value]}
+    return kept
 
 
 def _line_with(sha256: str, folder: Path) -> int | None:
@@ -99,14 +114,17 @@ def _line_with(sha256: str, folder: Path) -> int | None:
     return next((number for number, line in enumerate(lines) if json.loads(line)["hash"] == sha256), None)
 
 
-def _of_parquet(path: Path) -> Iterator[tuple[str, str]]:
+def _of_parquet(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(path).read()  # `read_table` would take `key=value` in a path for columns
+    lasting = [name for name in table.column_names if name not in MEASURED_COLUMNS]
+    if lasting == table.column_names:
+        yield "", fingerprint(content)
     schema = table.schema.to_string(truncate_metadata=False, show_field_metadata=True)
     yield " schema", fingerprint(schema.encode())
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        yield f" column {name}", fingerprint(repr(column.to_pylist()).encode())
+    for name in lasting:
+        yield f" column {name}", fingerprint(repr(table[name].to_pylist()).encode())
 
 
 def _canonical(value: Any) -> bytes:
