@@ -194,7 +194,8 @@ def _file_names(modules: list[Module]) -> Iterator[tuple[str, str]]:
 def _types_and_sentences(modules: list[Module]) -> dict[str, Figure]:
     nodes = [(module, node) for module in modules for node in module.nodes]
     untyped = sum(isinstance(node, ast.Name) and node.id == "Any" for _, node in nodes)
-    public = [(module, node) for module in modules for node in _public(module.tree)]
+    # An empty `__init__` has nothing to say.
+    public = [(module, node) for module in modules for node in _public(module.tree) if module.text]
     bare = sorted(module.at(node) for module, node in public if not _documented(node))
     spoken = [(m, node, ast.get_docstring(node) or "") for m, node in nodes if _documented(node)]
     return {
@@ -218,7 +219,7 @@ def _types_and_sentences(modules: list[Module]) -> dict[str, Figure]:
 
 
 def _public(node: ast.AST) -> Iterator[ast.AST]:
-    """The module, its public classes and functions, and the public methods of these classes."""
+    """A module, its public classes and functions, and their public methods."""
     yield node
     if isinstance(node, FUNCTIONS):
         return

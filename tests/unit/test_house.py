@@ -111,9 +111,9 @@ FLAWS = [
     (
         "documented",
         {"p/a.py": "'''A.'''\n" + USED + "def g(): ...\n"},
-        50.0,
-        {"p/a.py": "'''A.'''\n" + USED},
         66.67,
+        {"p/a.py": "'''A.'''\n" + USED},
+        100.0,
     ),
     ("fragments", {"p/a.py": "def f():\n    '''What it is.'''\n"}, 1, {"p/a.py": USED}, 0),
 ]
