@@ -44,7 +44,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "RAY_API_SERVER_ADDRESS": "It is ignored with `--cluster` and `--address`, too.",
     "RAY_BACKEND_LOG_LEVEL": "Ray's processes log from this level on; without `--verbose` it is `fatal`.",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": (
-        "Ray Train waits for its workers for so many seconds before it counts anew how many there is room "
+        "Ray Train waits this many seconds for its workers before it counts anew how many there is room "
         "for; the default is 30."
     ),
     "RAY_*": "Ray reads many more, and what the user has set of them stays as it is.",

@@ -114,7 +114,7 @@ def sweep(
             "--seeds",
             min=1,
             metavar="N",
-            help="Run each arm with so many seeds, which are the same for all arms.",
+            help="Run each arm with this many seeds, which are the same for all arms.",
         ),
     ] = None,
     metric: Annotated[
@@ -131,7 +131,7 @@ def sweep(
     ] = None,
     num_samples: Annotated[
         int | None,
-        typer.Option("--num-samples", min=1, metavar="N", help="Let random and optuna propose so many arms."),
+        typer.Option("--num-samples", min=1, metavar="N", help="Let random or optuna propose N arms."),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -145,7 +145,7 @@ def sweep(
             "--trials-at-once",
             min=1,
             metavar="N",
-            help="Run so many trials at once; the default is as many as fit.",
+            help="Run this many trials at once; the default is as many as fit.",
         ),
     ] = None,
     baseline: Annotated[
@@ -245,7 +245,7 @@ def score(
             "--query-size",
             min=0,
             metavar="N",
-            help="Choose so many images, too, and write them to OUT/selection.parquet.",
+            help="Also choose this many images, and write them to OUT/selection.parquet.",
         ),
     ] = 0,
     run: Annotated[

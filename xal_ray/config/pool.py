@@ -59,9 +59,9 @@ class Phantom(Section):
     """The generator draws chest-like images, some with a lesion (see `pool/sources/phantom.py`)."""
 
     num_patients: PositiveInt = 200
-    """So many patients are drawn."""
+    """This many patients are drawn."""
     images_per_patient: PositiveInt = 3
-    """So many images are drawn of each patient."""
+    """This many images are drawn of each patient."""
     lesion_fraction: Fraction = 0.5
     """This fraction of the images has a lesion."""
     decoy_agreement: Fraction = 0.9
@@ -80,7 +80,7 @@ class Annotators(Section):
     """These rules say what several annotators of one image make of it together."""
 
     labels: Literal["any", "majority", "all"] = "majority"
-    """So many of an image's annotators must name a finding for it to count."""
+    """This many of an image's annotators must name a finding for it to count."""
     boxes: Literal["union", "majority_pixel", "cluster_mean"] = "union"
     """The boxes of several annotators become one region as their union, as the pixels that more than half of
     the annotators mark, or as the means of boxes that overlap.
@@ -97,13 +97,13 @@ class Slices(Section):
     modalities: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = ("t1ce", "flair", "t2")
     """These volumes of a case, one or three, become the channels of its images."""
     stride: PositiveInt = 1
-    """One of so many slices is looked at."""
+    """One slice in this many is looked at."""
     min_brain: NaturalInt = 1000
-    """A slice needs so many voxels of brain."""
+    """A slice needs this many voxels of brain."""
     min_tumor: NaturalInt = 100
-    """So many voxels of tumour make a slice one with tumour."""
+    """This many voxels of tumour make a slice one with tumour."""
     max_per_patient: NaturalInt = 0
-    """At most so many slices of a case become images, and 0 is all of them."""
+    """At most this many slices of a case become images, and 0 is all of them."""
 
 
 class Source(Section):
@@ -176,19 +176,19 @@ class Limits(Section):
     """A file that would cost more than this is refused (decompression bombs), and too many stop `prepare`."""
 
     max_pixels: PositiveInt = 64_000_000
-    """A frame may have at most so many pixels."""
+    """A frame may have at most this many pixels."""
     max_voxels: PositiveInt = 512_000_000
-    """All frames of a file together may have at most so many pixels."""
+    """All frames of a file together may have at most this many pixels."""
     max_frames: PositiveInt = 4096
-    """A file may have at most so many frames."""
+    """A file may have at most this many frames."""
     max_file_bytes: PositiveInt = 512 * 1024**2
-    """A file may have at most so many bytes."""
+    """A file may have at most this many bytes."""
     strict: bool = False
     """Files are read in a child process whose memory and time are capped."""
     max_memory_mb: Annotated[int, Field(ge=64)] = 2048
-    """Reading one file in strict mode may take so many megabytes."""
+    """In strict mode, reading one file may take this many megabytes."""
     decode_timeout_s: PositiveFloat = 60.0
-    """Reading one file in strict mode may take so many seconds."""
+    """In strict mode, reading one file may take this many seconds."""
     max_error_fraction: Fraction = 0.01
     """`prepare` gives up where more than this fraction of the images can't be read."""
 
@@ -228,7 +228,7 @@ class Pool(Section):
     """The packed pool lies in this folder, which is made on first use; null is `pools/<name>`."""
     source: Source = Source()
     image_size: Annotated[int, Field(ge=16, le=2048)] = 224
-    """Images are resized to so many pixels in height and width."""
+    """Images are resized to this height and width, in pixels."""
     channels: Literal[1, 3] = 1
     """Images are packed in grey (1) or in colour (3)."""
     classes: tuple[str, ...] | None = None
@@ -245,4 +245,4 @@ class Pool(Section):
     compare_with: tuple[Place, ...] = ()
     """These are packed pools in which the same pictures would be a leak, and are warned about."""
     rows_per_part: Annotated[int, Field(ge=1, le=65536)] = 512
-    """A file of the pool holds the pixels of so many images."""
+    """Each file of the pool holds the pixels of this many images."""

@@ -22,7 +22,7 @@ class Config(Section):
     seed: int = 0
     """Every random draw derives from this seed."""
     num_rounds: PositiveInt = 5
-    """The run goes through so many query rounds, and then trains and evaluates once more."""
+    """The run goes through this many query rounds, and then trains and evaluates once more."""
     pool: Pool = Pool()
     roi: Roi = Roi()
     model: Model = Model()
