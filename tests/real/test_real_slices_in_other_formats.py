@@ -19,7 +19,7 @@ EVERY = 250  # slices
 SETTINGS = Pool(image_size=96)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def slices(real_manifest):
     """Some slices as they were decoded from JPEG, stretched to all of the grey range, and their masks."""
     found = []
@@ -39,15 +39,29 @@ def read(path, mask_path=None, **columns):
     return image
 
 
-@pytest.fixture
-def pictures(slices, tmp_path):
+@pytest.fixture(scope="module")
+def masks(slices, tmp_path_factory):
+    """The files of the slices' masks."""
+    folder = tmp_path_factory.mktemp("masks")
+    paths = [folder / f"{number}.png" for number in range(len(slices))]
+    for path, (_, mask, _) in zip(paths, slices, strict=True):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def pictures(slices, masks, tmp_path_factory):
     """What the slices are as 8-bit PNG files, which is what all others must show."""
-    found = []
-    for number, (grey, mask, _) in enumerate(slices):
-        Image.fromarray(grey).save(tmp_path / f"{number}.png")
-        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"{number}-mask.png")
-        found.append(read(tmp_path / f"{number}.png", tmp_path / f"{number}-mask.png"))
+    path, found = tmp_path_factory.mktemp("pictures") / "a.png", []
+    for (grey, _, _), mask in zip(slices, masks, strict=True):
+        Image.fromarray(grey).save(path)
+        found.append(read(path, mask))
     return found
+
+
+def greys(slices):
+    """Each slice with a kind of grey: every other one is stored as its negative."""
+    return [(grey, f"MONOCHROME{1 + number % 2}") for number, (grey, _, _) in enumerate(slices)]
 
 
 def assert_same(image, picture):
@@ -57,20 +71,18 @@ def assert_same(image, picture):
 
 
 @pytest.mark.parametrize("syntax", [make.EXPLICIT, make.RLE, make.JPEG_LS, make.JPEG_LOSSLESS, make.J2K])
-@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_dicom(slices, pictures, tmp_path, syntax, photometric):
-    for number, ((grey, _, _), picture) in enumerate(zip(slices, pictures, strict=True)):
+def test_dicom(slices, pictures, masks, tmp_path, syntax):
+    path = tmp_path / "a.dcm"
+    for (grey, photometric), picture, mask in zip(greys(slices), pictures, masks, strict=True):
         deep = grey.astype(np.uint16) * 16  # 12 bits in 16
         stored = deep.max() - deep if photometric == "MONOCHROME1" else deep
-        path = tmp_path / f"{number}.dcm"
         path.write_bytes(make.dicom(stored, syntax, photometric=photometric, stored=12))
-        assert_same(read(path, tmp_path / f"{number}-mask.png"), picture)
+        assert_same(read(path, mask), picture)
 
 
-@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_jpeg_2000_at_half_its_size(slices, pictures, tmp_path, photometric):
+def test_jpeg_2000_at_half_its_size(slices, pictures, tmp_path):
     """With a window the coarse waves are enough; 256 px to 96 px through 128 px is another filter."""
-    for (grey, _, _), picture in zip(slices, pictures, strict=True):
+    for (grey, photometric), picture in zip(greys(slices), pictures, strict=True):
         deep = grey.astype(np.uint16) * 16
         stored = 4080 - deep if photometric == "MONOCHROME1" else deep
         window = {"center": 2040, "width": 4080, "function": "LINEAR_EXACT"}

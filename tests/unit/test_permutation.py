@@ -8,7 +8,7 @@ import pytest
 from xal_ray.acquire import alignment, fullsize
 from xal_ray.metrics.alignment_test import NUM_PERMUTATIONS, TESTED, alignment_test, smallest_p
 
-FRAME, CELLS = 56, 7
+FRAME, CELLS = 28, 7
 
 
 def draw(rng, num_groups, per_group, pull):
@@ -56,7 +56,7 @@ def found_share(results, measure="soft_dice"):
     return np.mean([result["measures"][measure]["p"] < 0.05 for result in results])
 
 
-@pytest.mark.parametrize(("num_groups", "per_group"), [(5, 6), (12, 2), (20, 3)])
+@pytest.mark.parametrize(("num_groups", "per_group"), [(5, 6), (20, 2)])
 def test_without_a_pull_it_finds_five_percent(num_groups, per_group):
     repeats = 200
     results = repeated(num_groups, per_group, 0.0, repeats)
@@ -75,10 +75,10 @@ def test_a_pull_of_a_fifth_is_found():
     assert found_share(repeated(20, 1, 0.2, 60)) > 0.65
 
 
-@pytest.mark.parametrize(("num_groups", "pull"), [(2, 0.2), (3, 0.2), (5, 0.0), (10, 0.2), (20, 0.0)])
+@pytest.mark.parametrize(("num_groups", "pull"), [(2, 0.2), (3, 0.2), (5, 0.0), (10, 0.2)])
 def test_interval_of_the_effect_covers(num_groups, pull):
     repeats = 200
-    results = [result["measures"]["soft_dice"] for result in repeated(num_groups, 4, pull, repeats, seed=1)]
+    results = [result["measures"]["soft_dice"] for result in repeated(num_groups, 3, pull, repeats, seed=1)]
     # With fewer groups donors are less alike in size; the truth is what that many groups have on average.
     truth = np.mean([result["effect"] for result in results])
     covered = np.mean([low <= truth <= high for low, high in (result["ci95"] for result in results)])
@@ -120,8 +120,8 @@ def test_effect_is_own_less_donors_of_other_groups():
 def test_donors_are_nearest_in_size_and_of_another_group():
     """Every group has a small ROI in a corner and a large one elsewhere, each with its map: sizes tell."""
     corner, rest = np.zeros((FRAME, FRAME)), np.zeros((FRAME, FRAME))
-    corner[:8, :8] = 255
-    rest[16:, 16:] = 255
+    corner[:4, :4] = 255
+    rest[8:, 8:] = 255
     maps = np.zeros((8, CELLS, CELLS))
     maps[::2, 0, 0] = 1.0
     maps[1::2, -1, -1] = 1.0

@@ -96,7 +96,7 @@ def test_a_group_with_an_unlabelled_row_stays_in_the_pool(rows, config):
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.sampled_from("ab")), min_size=1, max_size=30), SPLITS)
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 def test_stratified_quotas(groups, config):
     """Each class with three groups has one on every wanted side, and is off its quota by a group at most."""
     config = config.model_copy(update={"stratify": True})

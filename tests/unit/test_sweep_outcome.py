@@ -80,7 +80,7 @@ def write_trial(folder: Path, base: Config, arm: Arm, seed: int, curve: Curve) -
     tree["train"]["num_threads"] = 1
     tree["ray"]["num_cpus"] = 1
     layout.config.parent.mkdir(parents=True, exist_ok=True)
-    layout.config.write_text(yaml.safe_dump(tree))
+    layout.config.write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
     return trial
 
 
@@ -130,9 +130,10 @@ def write_sweep(
 
 
 @pytest.fixture(autouse=True)
-def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of small files: nothing here is about power cuts."""
+def neither_flushed_nor_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of small files, tens of pages: nothing here is about power cuts or figures."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write(b"<svg/>"))
 
 
 def test_objective_is_the_area_over_the_labels(tmp_path: Path) -> None:
@@ -550,7 +551,7 @@ def test_relative_places_become_absolute(tmp_path: Path, monkeypatch: pytest.Mon
     tree = yaml.safe_load(config.read_text())
     tree["pool"]["path"] = None
     tree["pool"]["source"]["path"] = "images.csv"
-    config.write_text(yaml.safe_dump(tree))
+    config.write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
     write_results(tmp_path, base, [trial], [])
     best = load_config(tmp_path / "best.yaml")
     assert best.pool.path == tmp_path.resolve() / "pools" / "demo"

@@ -49,7 +49,7 @@ def write_run(trial: TrialPlan) -> None:
         files.committed.touch()
     ledger.append("run_finished")
     tree = trial.config.model_dump(mode="json", exclude={"sweep"})
-    layout.config.write_text(yaml.safe_dump(tree))
+    layout.config.write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
 
 
 @pytest.fixture
@@ -75,6 +75,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, int]
         return plan
 
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write(b"<svg/>"))
     monkeypatch.setattr(run, "_open_pools", open_pools)
     monkeypatch.setattr(run, "_run_trials", run_trials)
     monkeypatch.setattr(run, "_build_models", lambda *_, **__: None)
