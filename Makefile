@@ -43,10 +43,18 @@ docs: $(READY)  ## writes docs/reference from the code
 compiled: $(READY)
 	$(BIN)/python -m compileall -q xal_ray
 
+# uv installs what pip would, on all cores and in a third of the time. Where it can't be had, or does not find all
+# that pip finds (of pip's settings it is told the index), pip does it.
+INSTALLED := --constraint constraints.txt --editable ".[dicom,nifti,matlab,lite,s3,gs,optuna,mlflow,cluster,dev]"
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dicom,nifti,matlab,lite,s3,gs,optuna,mlflow,cluster,dev]"
+	index=$$($(BIN)/python -m pip config list | sed -n "s/^[^=]*\.index-url='\(.*\)'/\1/p" | tail -n 1); \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv \
+	&& UV_DEFAULT_INDEX=$${index:-https://pypi.org/simple} $(BIN)/uv pip install --quiet --system-certs \
+		--compile-bytecode --python $(BIN)/python $(INSTALLED) \
+	|| $(BIN)/python -m pip install --quiet $(INSTALLED)
 	touch $(READY)
 
 clean:
