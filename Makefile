@@ -29,7 +29,7 @@ check: lint fast  ## lint, format, types, import layers, fast tests
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 
 format: $(READY)
@@ -50,7 +50,7 @@ INSTALLED := --constraint constraints.txt --editable ".[dicom,nifti,matlab,lite,
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	index=$$($(BIN)/python -m pip config list | sed -n "s/^[^=]*\.index-url='\(.*\)'/\1/p" | tail -n 1); \
+	@index=$$($(BIN)/python -m pip config list | sed -n "s/^[^=]*\.index-url='\(.*\)'/\1/p" | tail -n 1); \
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv \
 	&& UV_DEFAULT_INDEX=$${index:-https://pypi.org/simple} $(BIN)/uv pip install --quiet --system-certs \
 		--compile-bytecode --python $(BIN)/python $(INSTALLED) \
