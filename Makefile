@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Where Python is told to write no bytecode, each of the hundreds of processes of the tests would compile all of ours.
+export PYTHONDONTWRITEBYTECODE :=
+
 # What `make check` leaves out.
 SLOW := slow or ray or fault or e2e
 
 # `make test` counts which lines the fast tests reach. It makes them take half as long again, so `make check` does not.
 COVERAGE := $(if $(filter test,$(MAKECMDGOALS)),--cov --cov-report=term)
 
-.PHONY: quickstart test fast slow check lint format docs compiled clean
+.PHONY: quickstart test fast slow check lint format docs clean
 
 quickstart: $(READY)  ## run the main job on generated images; ends with runs/quickstart/report.html
 	$(BIN)/xal-ray run configs/quickstart.yaml
@@ -18,10 +21,10 @@ quickstart: $(READY)  ## run the main job on generated images; ends with runs/qu
 # Make runs a target once: `make check test` runs the fast tests once.
 test: fast slow  ## all tests, and the coverage of the fast ones
 
-fast: compiled
+fast: $(READY)
 	$(BIN)/python -m pytest -q -n 2 -m "not ($(SLOW))" --durations=3 $(COVERAGE)
 
-slow: compiled  ## in two processes; tests/conftest.py says which files come first
+slow: $(READY)  ## in two processes; tests/conftest.py says which files come first
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(SLOW)"
 
 check: lint fast  ## lint, format, types, import layers, fast tests
@@ -38,10 +41,6 @@ format: $(READY)
 
 docs: $(READY)  ## writes docs/reference from the code
 	$(BIN)/python docs/generate.py
-
-# Where Python is told to write no bytecode, each of the hundreds of processes would compile all of ours.
-compiled: $(READY)
-	$(BIN)/python -m compileall -q xal_ray
 
 # uv installs what pip would, on all cores and in a third of the time. Where it can't be had, or does not find all
 # that pip finds (of pip's settings it is told the index), pip does it.
