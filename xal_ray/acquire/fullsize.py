@@ -180,8 +180,8 @@ def interpolation(size: int, cells: int) -> FloatArray:
 def _thresholded(cams: npt.NDArray[Any], regions: Regions) -> tuple[FloatArray, FloatArray]:
     """Hard Dice and IoU at half of each map's range, on the fine grid.
 
-    `alignment.hard_dice` and `alignment.iou` in whole numbers: with `b` 0 or 1, `min(b, m) = b m` and
-    `max(b, m) = b + m - b m`.
+    Hard Dice is `2 sum(b m) / (sum b + sum m)`, IoU `sum(min(b, m)) / sum(max(b, m))`, with `b = [c >= half]`
+    and a fractional `m`. In whole numbers, as `min(b, m) = b m` and `max(b, m) = b + m - b m` for `b` 0 or 1.
     """
     fine = upsample(cams, (regions.fine.shape[1], regions.fine.shape[2]))
     middle = (fine.min(axis=(1, 2), keepdims=True) + fine.max(axis=(1, 2), keepdims=True)) / 2.0

@@ -241,8 +241,3 @@ def _cards(picks: Picks, run: Run, pool: PoolReader, index: pa.Table) -> tuple[C
         drawn = overlay.picture(rows.pixels[position], roi, pick.saliency)
         cards.append(Card(pick, overlay.jpeg_data_uri(drawn), has_roi and bool(rows.rois[position].any())))
     return tuple(cards)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)

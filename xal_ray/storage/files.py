@@ -272,17 +272,6 @@ def is_empty(folder: Path) -> bool:
     return not names_in(folder)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it. An object store needs none, and its buckets are not ours to make.
-
-    Raises:
-        StorageError: The disk refused.
-    """
-    if not is_remote(folder):
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-
-
 def refuse_no_folder(folder: Path) -> None:
     """Refuse a folder of a disk that can't be made or written to, without making it.
 
