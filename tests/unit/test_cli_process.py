@@ -33,7 +33,7 @@ def test_closed_streams_make_nothing_fail(tmp_path):
 
 
 def test_a_file_that_is_opened_never_becomes_standard_error(tmp_path):
-    code = "from xal_ray.cli.standing import open_streams as o; o(); print(open('c.yaml').fileno() > 2)"
+    code = "from xal_ray.cli.process import open_streams as o; o(); print(open('c.yaml').fileno() > 2)"
     (tmp_path / "ask.py").write_text(code)
     assert shell(f"{sys.executable} ask.py 2>&- <&-", tmp_path).stdout == "True\n"
 
