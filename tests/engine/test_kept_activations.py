@@ -69,8 +69,10 @@ def test_scores_from_kept_activations_equal_scores_from_images(backbone, pool, t
 
     rows = pool.index().sort_by([("content_sha256", "ascending")])  # parts and rows in no order
     score = config.Score(precision="fp32", mc_samples=4, batch_size=8)
-    expected = Scorer(tmp_path / "whole", score, use_roi=True)(pool.read_rows(rows)).to_pylist()
-    found = Scorer(tmp_path / "head", score, use_roi=True)(reader.stream_rows(rows, 13)).to_pylist()
+    expected = Scorer(tmp_path / "whole", score, use_roi=True)
+    expected = expected(pool.read_rows(rows), with_embeddings=True).to_pylist()
+    found = Scorer(tmp_path / "head", score, use_roi=True)
+    found = found(reader.stream_rows(rows, 13), with_embeddings=True).to_pylist()
     assert [row["image_id"] for row in found] == rows["image_id"].to_pylist()
     for row, other in zip(found, expected, strict=True):
         # The dropout masks are drawn from the model's id, and that is another one.
@@ -80,6 +82,7 @@ def test_scores_from_kept_activations_equal_scores_from_images(backbone, pool, t
             else:
                 assert row[name] == other[name], name
         assert row["bald"] >= 0
+        assert len(row["embedding"]) == network.classifier.in_features
 
 
 @pytest.mark.parametrize("shape", [(6, 2, 3), (8, 5)], ids=["channels and cells", "tokens"])

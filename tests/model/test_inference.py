@@ -6,6 +6,7 @@ import copy
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from xal_ray.model.network import ModelSpec, images_to_tensor
 from xal_ray.model.saliency import explain
 from xal_ray.model.weights import build_network, save_model
 from xal_ray.pool.schema import PixelRows
-from xal_ray.scoring.scorer import Scorer
+from xal_ray.scoring.scorer import Scorer, _halves
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +146,44 @@ def test_rows_near_a_tie_are_those_of_fp32(saved):
     np.testing.assert_allclose(few[redone], exact[redone], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0", "vit_b_16"])
+def test_embeddings_are_what_the_last_layer_reads_and_change_no_other_column(backbone, tmp_path):
+    network, spec = make_network(backbone)
+    save_model(tmp_path, network, spec, {})
+    rows = make_rows(6)
+    scorer = Scorer(tmp_path, config.Score(batch_size=4, precision="fp32"), use_roi=True)
+    plain, found = scorer(rows), scorer(rows, with_embeddings=True)
+    assert "embedding" not in plain.schema.names
+    assert found.drop_columns(["embedding"]).equals(plain)
+    assert scorer(rows).equals(plain)
+    with torch.no_grad():
+        expected = network.eval().embed(images_to_tensor(rows.pixels, spec, CPU))[1].numpy()
+    assert found.schema.field("embedding").type == pa.list_(pa.float16(), expected.shape[1])
+    np.testing.assert_allclose(found["embedding"].to_pylist(), expected, rtol=2e-3, atol=1e-3)
+
+
+def test_embeddings_of_rows_near_a_tie_are_those_of_fp32(saved):
+    rows = make_rows(32)
+    scorers = {
+        sigmas: Scorer(saved, config.Score(batch_size=8, precision="bf16", tie_sigmas=sigmas), use_roi=True)
+        for sigmas in (0.0, 1e9)
+    }
+    exact = Scorer(saved, config.Score(batch_size=8, precision="fp32"), use_roi=True)
+    expected = np.array(exact(rows, with_embeddings=True)["embedding"].to_pylist())
+    off = {
+        sigmas: np.abs(np.array(scorer(rows, with_embeddings=True)["embedding"].to_pylist()) - expected).max()
+        for sigmas, scorer in scorers.items()
+    }
+    assert off[1e9] <= np.abs(expected).max() * 2.0**-10  # a digit of float16
+    assert off[0.0] > off[1e9]
+
+
+def test_what_a_half_can_not_hold_is_its_largest_and_what_has_no_score_is_null():
+    values = np.array([[1e9, -1e9], [np.nan, 1.0], [0.5, -np.inf]], dtype=np.float32)
+    found = _halves(values, np.array([True, False, True]))
+    assert found.to_pylist() == [[65504.0, -65504.0], None, [0.5, -65504.0]]
+
+
 def test_how_many_are_done_again_follows_what_bf16_does_to_this_model(saved, monkeypatch):
     rows = make_rows(64)
     num_exact = []
@@ -245,7 +284,8 @@ def test_an_image_that_does_not_fit_alone_gets_no_scores(saved, monkeypatch, pre
     whole = scorer(rows).to_pylist()
     too_large = [rows.pixels[row].tobytes() for row in lost]
     monkeypatch.setattr(scorer, "explainer", Cramped(scorer.explainer, 8, MemoryError(), too_large))
-    for number, (row, expected) in enumerate(zip(scorer(rows).to_pylist(), whole, strict=True)):
+    found = scorer(rows, with_embeddings=True).to_pylist()
+    for number, (row, expected) in enumerate(zip(found, whole, strict=True)):
         assert row["image_id"] == expected["image_id"]
         if number in lost:
             assert row.pop("error_code") == "out_of_memory"
@@ -254,6 +294,7 @@ def test_an_image_that_does_not_fit_alone_gets_no_scores(saved, monkeypatch, pre
         else:
             assert row["error_code"] == expected["error_code"]
             assert row["entropy"] == pytest.approx(expected["entropy"], rel=1e-2)
+            assert len(row["embedding"]) == 512
 
 
 def test_compiled_equals_eager(saved):

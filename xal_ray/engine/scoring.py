@@ -40,24 +40,31 @@ class ScoreShard:
         scorer: What its `Scorer` is made with.
         model_card: A hash of what the model's card says: an actor that has a model by its path takes it up
             anew where another one lies there now.
+        with_embeddings: The folders whose shards have the column `embedding`.
     """
 
     def __init__(
-        self, images: PoolReader | ActivationReader, scorer: Mapping[str, Any], model_card: str = ""
+        self,
+        images: PoolReader | ActivationReader,
+        scorer: Mapping[str, Any],
+        model_card: str = "",
+        with_embeddings: Collection[Path] = (),
     ) -> None:
         self.images = images
         self.scorer = Scorer(**scorer)
+        self.with_embeddings = with_embeddings
 
     def __call__(self, path: Path, rows: pa.Table, refused: Mapping[str, str] | None = None) -> None:
         """Score the referenced rows and write their shard; refused ones get their error code, no scores."""
+        embeds = path.parent in self.with_embeddings
         if not refused:
-            write_table(path, self._scored(rows))
+            write_table(path, self._scored(rows, embeds))
             return
         codes = pa.array([refused.get(image_id) for image_id in rows["image_id"].to_pylist()], pa.string())
-        tables = [self._scored(rows.filter(pc.is_null(codes)))]
+        tables = [self._scored(rows.filter(pc.is_null(codes)), embeds)]
         for code in sorted(set(refused.values())):
-            hit = pc.equal(codes, code)
-            tables.append(self.scorer.without_scores(rows.filter(hit)["image_id"].to_pylist(), code))
+            ids = rows.filter(pc.equal(codes, code))["image_id"].to_pylist()
+            tables.append(self.scorer.without_scores(ids, code, with_embeddings=embeds))
         scores = pa.concat_tables(tables)
         write_table(path, scores.take(pc.index_in(rows["image_id"], scores["image_id"])).combine_chunks())
 
@@ -65,10 +72,11 @@ class ScoreShard:
         """Score, and write nothing."""
         self._scored(rows)
 
-    def _scored(self, rows: pa.Table) -> pa.Table:
+    def _scored(self, rows: pa.Table, with_embeddings: bool = False) -> pa.Table:
         if not rows.num_rows:
-            return self.scorer([])
-        return self.scorer(self.images.stream_rows(rows, self.scorer.rows_at_once))
+            return self.scorer([], with_embeddings=with_embeddings)
+        pieces = self.images.stream_rows(rows, self.scorer.rows_at_once)
+        return self.scorer(pieces, with_embeddings=with_embeddings)
 
 
 def score(
@@ -82,6 +90,7 @@ def score(
     *,
     activations: ActivationReader | None = None,
     ranked_by_maps: Collection[Path] = (),
+    with_embeddings: Collection[Path] = (),
     verbose: bool = False,
 ) -> Pace:
     """Score rows of a pool into folders of shards; shards that are already there are not scored again.
@@ -97,6 +106,7 @@ def score(
         activations: What the model's frozen backbone made of the pool; read instead of its pixels.
         ranked_by_maps: Those of the output folders whose images are to be ranked by their maps, so that few
             may be without one.
+        with_embeddings: Those of the output folders whose shards have the column `embedding`.
         verbose: Let Ray speak.
 
     Returns:
@@ -126,7 +136,12 @@ def score(
             "scoring",
             shards,
             ScoreShard,
-            {"images": activations or pool, "scorer": scorer, "model_card": _card_of(model)},
+            {
+                "images": activations or pool,
+                "scorer": scorer,
+                "model_card": _card_of(model),
+                "with_embeddings": tuple(with_embeddings),
+            },
             shape,
             reporter,
             resources,

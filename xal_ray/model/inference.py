@@ -38,12 +38,14 @@ class Outputs:
         logits: (n, C) float32.
         maps: (n, gh, gw) float32, >= 0, not normalised.
         tie_scale: (n,) float32, the size of the terms whose sum is the gap of the two largest logits.
+        embeddings: (n, d) float32, the last linear layer's input.
         samples: (n, t, C) float32 probabilities of t dropout samples of the head, or None.
     """
 
     logits: Tensor
     maps: Tensor
     tie_scale: Tensor
+    embeddings: Tensor
     samples: Tensor | None
 
     @classmethod
@@ -56,6 +58,7 @@ class Outputs:
             torch.cat([first.logits, second.logits]),
             torch.cat([first.maps, second.maps]),
             torch.cat([first.tie_scale, second.tie_scale]),
+            torch.cat([first.embeddings, second.embeddings]),
             samples,
         )
 
@@ -121,7 +124,8 @@ class Explainer:
             with torch.no_grad():
                 self._folded(images)  # the library may have seen masked images last
         with torch.no_grad():
-            return Outputs(logits, maps, self._tie_scale(logits), self._dropout_samples())
+            scale, samples = self._tie_scale(logits), self._dropout_samples()
+        return Outputs(logits, maps, scale, self._last_input, samples)
 
     @cached_property
     def _folded(self) -> Network:

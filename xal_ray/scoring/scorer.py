@@ -30,16 +30,21 @@ Rows = PixelRows | ActivationRows
 Inputs = npt.NDArray[np.uint8] | Kept
 
 
-def score_schema(num_classes: int) -> pa.Schema:
+def score_schema(num_classes: int, embedding_width: int = 0) -> pa.Schema:
     """Return the columns of a score table.
 
     Every requested id has one row. A row's values are finite, or null with the reason in `error_code`:
     `non_finite_output` (no probabilities), `undefined_map` (probabilities, but no map to align),
     `out_of_memory` (nothing: not even alone did the image fit), or what `Scorer.without_scores` was given.
-    Alignment columns are also null, without an error, where the image has no ROI; `bald` where no dropout
-    samples were asked for.
+    `embedding` is there where `probs` is. Alignment columns are also null, without an error, where the image
+    has no ROI; `bald` where no dropout samples were asked for.
+
+    Args:
+        num_classes: C.
+        embedding_width: d of the last linear layer's input; 0: the table has no column `embedding`.
     """
     value = pa.float32()
+    embedding = pa.field("embedding", pa.list_(pa.float16(), embedding_width))  # the last layer's input
     return pa.schema(
         [
             pa.field("image_id", pa.string(), nullable=False),
@@ -55,6 +60,7 @@ def score_schema(num_classes: int) -> pa.Schema:
             pa.field("saliency", pa.list_(value)),  # the map's grid, row-major, min-max normalised
             pa.field("roi_adjoint", pa.list_(value)),  # the ROI as `fullsize.Regions` has it, on that grid
             pa.field("roi_fine", pa.binary()),  # coverage 0..255 on a finer grid, likewise
+            *([embedding] if embedding_width else []),
             pa.field("model_id", pa.string(), nullable=False),
             pa.field("error_code", pa.string()),
         ]
@@ -70,6 +76,7 @@ class _Raw:
     bald: npt.NDArray[np.float64]  # (n,); NaN without samples
     tie_ratio: npt.NDArray[np.float64]  # (n,) the logit gap in units of the terms that it is a sum of
     lost: npt.NDArray[np.bool_]  # (n,) no memory for it: the other numbers are NaN
+    embeddings: Floats  # (n, d); (n, 0) where nobody asked for them
 
 
 class Scorer:
@@ -114,25 +121,33 @@ class Scorer:
             dropout_masks=self._dropout_masks(),
         )
         self.precision = self.explainer.precision
+        self._width = 0  # of the embeddings that are asked for now
 
-    def __call__(self, pieces: PixelRows | Iterable[Rows]) -> pa.Table:
+    def __call__(self, pieces: PixelRows | Iterable[Rows], *, with_embeddings: bool = False) -> pa.Table:
         """Score images in batches of `batch_size`, in their order.
 
         Args:
             pieces: Images, whole or in pieces of `rows_at_once`, which give the same; or pieces of their
                 activations.
+            with_embeddings: Add the column `embedding`.
         """
         if isinstance(pieces, PixelRows):
             pieces = pieces.cut(self.rows_at_once)
         self._resize(self.batch_size)
+        self._width = self.network.classifier.in_features if with_embeddings else 0
         scored = [self._score_piece(piece) for piece in pieces]
-        return pa.concat_tables(
-            [score_schema(len(self.spec.classes)).empty_table(), *scored]
-        ).combine_chunks()
+        return pa.concat_tables([self.schema(with_embeddings).empty_table(), *scored]).combine_chunks()
 
-    def without_scores(self, image_ids: list[str], error_code: str) -> pa.Table:
+    def schema(self, with_embeddings: bool = False) -> pa.Schema:
+        """Return the columns of this model's score tables."""
+        width = self.network.classifier.in_features if with_embeddings else 0
+        return score_schema(len(self.spec.classes), width)
+
+    def without_scores(
+        self, image_ids: list[str], error_code: str, *, with_embeddings: bool = False
+    ) -> pa.Table:
         """Return rows for images that are not to be touched: all null, with the reason."""
-        schema = score_schema(len(self.spec.classes))
+        schema = self.schema(with_embeddings)
         given = {"image_id": image_ids, "model_id": self.model_id, "error_code": error_code}
         rows = [{**dict.fromkeys(schema.names), **given, "image_id": image_id} for image_id in image_ids]
         return pa.Table.from_pylist(rows, schema=schema)
@@ -175,6 +190,7 @@ class Scorer:
         raw.maps[places] = exact.maps
         raw.bald[places] = exact.bald
         raw.lost[places] = exact.lost
+        raw.embeddings[places] = exact.embeddings
         return np.where(np.isfinite(moved), moved, 0.0)
 
     def _explain(self, inputs: Inputs, *, exact: bool) -> Iterator[_Raw]:
@@ -218,7 +234,8 @@ class Scorer:
         """Return what there is to say of an image for which there was no memory."""
         none = np.full(1, np.nan)
         logits = np.full((1, len(self.spec.classes)), np.nan)
-        return _Raw(logits, np.full((1, 1, 1), np.nan, np.float32), none, none, np.ones(1, bool))
+        embeddings = np.full((1, self._width), np.nan, np.float32)
+        return _Raw(logits, np.full((1, 1, 1), np.nan, np.float32), none, none, np.ones(1, bool), embeddings)
 
     def _to_raw(self, outputs: Outputs) -> _Raw:
         logits = outputs.logits.cpu().numpy().astype(np.float64)
@@ -228,7 +245,10 @@ class Scorer:
         else:
             bald = uncertainty.bald(outputs.samples.cpu().numpy())
         tie_ratio = gaps / np.maximum(outputs.tie_scale.cpu().numpy(), np.finfo(np.float32).tiny)
-        return _Raw(logits, outputs.maps.cpu().numpy(), bald, tie_ratio, np.zeros(len(logits), bool))
+        # A network in bf16 gives its head float32, so that nothing is rounded here.
+        embeddings = outputs.embeddings[:, : self._width].cpu().numpy()
+        lost = np.zeros(len(logits), bool)
+        return _Raw(logits, outputs.maps.cpu().numpy(), bald, tie_ratio, lost, embeddings)
 
     def _dropout_masks(self) -> torch.Tensor | None:
         """Masks that depend on the model alone: all images see the same sample of models."""
@@ -261,7 +281,9 @@ class Scorer:
             "model_id": pa.array([self.model_id] * len(cams), pa.string()),
             "error_code": pa.array(reasons, mask=has_map),
         }
-        schema = score_schema(logits.shape[1])
+        if self._width:
+            columns["embedding"] = _halves(raw.embeddings, finite)
+        schema = self.schema(with_embeddings=bool(self._width))
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
@@ -280,6 +302,7 @@ def _joined(batches: list[_Raw]) -> _Raw:
         np.concatenate([batch.bald for batch in batches]),
         np.concatenate([batch.tie_ratio for batch in batches]),
         np.concatenate([batch.lost for batch in batches]),
+        np.concatenate([batch.embeddings for batch in batches]),
     )
 
 
@@ -325,6 +348,13 @@ def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _floats(values: npt.NDArray[np.floating], valid: npt.NDArray[np.bool_]) -> pa.Array:
     return pa.array(values.astype(np.float32), mask=~(valid & np.isfinite(values)))
+
+
+def _halves(values: Floats, valid: npt.NDArray[np.bool_]) -> pa.Array:
+    """Make n lists of float16 of (n, d) numbers, null where not valid, clipped to what float16 can hold."""
+    limit = np.finfo(np.float16).max
+    halves = np.clip(np.where(valid[:, None], values, 0.0), -limit, limit).astype(np.float16)
+    return pa.FixedSizeListArray.from_arrays(pa.array(halves.ravel()), values.shape[1], mask=pa.array(~valid))
 
 
 def _lists(
