@@ -18,7 +18,7 @@ from typer.core import MARKUP_MODE_KEY, TyperGroup
 from xal_ray.cli import app
 from xal_ray.cli.conventions import ENVIRONMENT, EXIT_CODES
 from xal_ray.config import Config
-from xal_ray.config.identity import IDENTITY_RULES, rule_of
+from xal_ray.config.identity import IDENTITY_RULES, IdentityRule
 
 FOLDER = Path(__file__).parent / "reference"
 FIRST_VERSION = "0.1.0"  # of keys that do not say `since` in their `json_schema_extra`
@@ -155,6 +155,16 @@ def _dotted(name: str, key: str) -> str:
 
 def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+
+
+def rule_of(key: str) -> IdentityRule:
+    """Find the one rule about a key.
+
+    Raises:
+        LookupError: There is none, or there are several.
+    """
+    (rule,) = (rule for rule in IDENTITY_RULES if rule.covers(key))
+    return rule
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from xal_ray.errors import LabelError, SourceError
-from xal_ray.tables import Header, open_written
+from xal_ray.tables import TableHeader, open_written
 from xal_ray.tables.decoding import decoded
 
 NAMES = ("image_id", "label", "group_id")
@@ -184,25 +184,25 @@ def test_parquet_that_holds_no_text_in_a_cell_is_refused(tmp_path):
     "spelled", ["label", " label ", "Label", "LABEL", "La bel", "l-a-b-e-l", "\uff4cabel"]
 )
 def test_a_name_is_found_however_it_is_spelled(spelled):
-    assert Header("t.csv", ("id", spelled.strip()), SourceError).find("label") == 1
+    assert TableHeader("t.csv", ("id", spelled.strip()), SourceError).find("label") == 1
 
 
 def test_a_name_that_stands_twice_is_refused_unless_one_is_exact():
     for names in (("label", "label"), ("Label", "LABEL")):
         with pytest.raises(SourceError, match="stands twice") as caught:
-            Header("t.csv", names, SourceError).find("label")
+            TableHeader("t.csv", names, SourceError).find("label")
         assert "rename or remove" in caught.value.details["next"]
-    assert Header("t.csv", ("Label", "label"), SourceError).find("label") == 1
+    assert TableHeader("t.csv", ("Label", "label"), SourceError).find("label") == 1
 
 
 @pytest.mark.parametrize("near", ["lable", "labels", "labl", "label_name", "Lebel", "label_path"])
 def test_a_near_miss(near):
-    assert Header("t.csv", ("id", near), SourceError).nearest("label", {0}) == near
+    assert TableHeader("t.csv", ("id", near), SourceError).nearest("label", {0}) == near
 
 
 @pytest.mark.parametrize("other", ["table", "lab", "lesion", "label_noise_rate", "age"])
 def test_no_near_miss(other):
-    assert Header("t.csv", ("id", other), SourceError).nearest("label", {0}) is None
+    assert TableHeader("t.csv", ("id", other), SourceError).nearest("label", {0}) is None
 
 
 def test_columns_that_hold_given_words(tmp_path):

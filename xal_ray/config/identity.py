@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from xal_ray.config.names import ROI_STRATEGIES, WEIGHTED_STRATEGIES
+from xal_ray.config.run import Model, Score, Select, Train
 
-if TYPE_CHECKING:
-    from xal_ray.config.schema import Config
+
+class Settings(Protocol):
+    """Names the sections of a configuration that rules look at."""
+
+    @property
+    def model(self) -> Model:
+        """Return the section `model`."""
+
+    @property
+    def train(self) -> Train:
+        """Return the section `train`."""
+
+    @property
+    def score(self) -> Score:
+        """Return the section `score`."""
+
+    @property
+    def select(self) -> Select:
+        """Return the section `select`."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +44,7 @@ class IdentityRule:
     keys: tuple[str, ...]
     when: str
     why: str
-    has_effect: Callable[[Config], bool] | None = None
+    has_effect: Callable[[Settings], bool] | None = None
 
     def covers(self, key: str) -> bool:
         """Tell whether the rule is about a key."""
@@ -146,13 +164,3 @@ NO_RESULT = tuple(key for rule in IDENTITY_RULES if rule.when == "no" for key in
 HAS_EFFECT = {
     key: rule.has_effect for rule in IDENTITY_RULES if rule.has_effect is not None for key in rule.keys
 }
-
-
-def rule_of(key: str) -> IdentityRule:
-    """Find the one rule about a key.
-
-    Raises:
-        LookupError: There is none, or there are several.
-    """
-    (rule,) = (rule for rule in IDENTITY_RULES if rule.covers(key))
-    return rule

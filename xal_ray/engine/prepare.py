@@ -28,7 +28,7 @@ from xal_ray.engine.shards import Shard, cut, run_shards
 from xal_ray.engine.shared import sharing
 from xal_ray.engine.unfinished_pool import (
     PLAN,
-    Plan,
+    PoolPlan,
     clear_other_plan,
     is_whole,
     make_plan,
@@ -120,7 +120,7 @@ def prepare(
 
 
 def _make(
-    plan: Plan,
+    plan: PoolPlan,
     out: Path,
     resources: config.Ray,
     reporter: Reporter,
@@ -165,7 +165,7 @@ def _make(
             folder.rename(out)
 
 
-def _shards(plan: Plan, folder: Path) -> tuple[list[Shard], str]:
+def _shards(plan: PoolPlan, folder: Path) -> tuple[list[Shard], str]:
     """Return the parts of the pool, and what a row of their manifests is."""
     rows_per_part, unit = plan.settings.rows_per_part, "images"
     if set(plan.manifest["reader"].unique().to_pylist()) <= CASE_READERS:
@@ -187,7 +187,7 @@ def _discard(folder: Path) -> None:
             return
 
 
-def _finish(plan: Plan, shards: Sequence[Shard], folder: Path, reporter: Reporter) -> None:
+def _finish(plan: PoolPlan, shards: Sequence[Shard], folder: Path, reporter: Reporter) -> None:
     """Merge what the parts left, deal the splits, check the whole, and write the card last."""
     settings, listing = plan.settings, plan.listing
     rows, quarantine = _check_parts(plan, shards, folder)
@@ -273,7 +273,7 @@ def _check_errors(quarantine: pa.Table, total: int, limits: config.Limits) -> No
         )
 
 
-def _check_parts(plan: Plan, shards: Sequence[Shard], folder: Path) -> tuple[pa.Table, pa.Table]:
+def _check_parts(plan: PoolPlan, shards: Sequence[Shard], folder: Path) -> tuple[pa.Table, pa.Table]:
     """Return the rows and the quarantine of all parts, held against the manifest."""
     wanted = {shard.path.name for shard in shards}
     try:

@@ -32,7 +32,7 @@ PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
-class Plan:
+class PoolPlan:
     """Holds what a pool is made with, once its source is read.
 
     Attributes:
@@ -69,7 +69,7 @@ class Plan:
         return Binding(growing(out) / PLAN, digest(self.record), uuid.uuid4().hex)
 
 
-def make_plan(settings: config.Pool, say: Callable[[str], None]) -> Plan:
+def make_plan(settings: config.Pool, say: Callable[[str], None]) -> PoolPlan:
     """Read a pool's source.
 
     Args:
@@ -85,7 +85,7 @@ def make_plan(settings: config.Pool, say: Callable[[str], None]) -> Plan:
     manifest = listing.manifest.sort_by("image_id")
     classes = classes_of(manifest, settings.classes or listing.classes)
     asks_headers = bool(manifest["group_id"].null_count)
-    return Plan(settings, listing, manifest, classes, load_pseudonyms() if asks_headers else None)
+    return PoolPlan(settings, listing, manifest, classes, load_pseudonyms() if asks_headers else None)
 
 
 def growing(out: Path) -> Path:
@@ -93,7 +93,7 @@ def growing(out: Path) -> Path:
     return out if is_remote(out) else out.parent / f".{out.name}.partial"
 
 
-def open_growing(plan: Plan, out: Path) -> Path:
+def open_growing(plan: PoolPlan, out: Path) -> Path:
     """Return the folder in which a pool grows, bound to its plan."""
     folder = growing(out)
     if not (folder / PLAN).exists():
@@ -101,7 +101,7 @@ def open_growing(plan: Plan, out: Path) -> Path:
     return folder
 
 
-def clear_other_plan(plan: Plan, out: Path) -> None:
+def clear_other_plan(plan: PoolPlan, out: Path) -> None:
     """Throw away what a killed process began under another plan; nobody shall take it for what grows now.
 
     Raises:
@@ -146,7 +146,7 @@ def refuse_strangers(out: Path) -> None:
     )
 
 
-def refuse_other_plan(plan: Plan, out: Path) -> None:
+def refuse_other_plan(plan: PoolPlan, out: Path) -> None:
     """Refuse to wait for a pool that would not be the one that is asked for.
 
     Raises:

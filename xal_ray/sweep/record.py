@@ -34,7 +34,7 @@ class RecordedArm:
 
 
 @dataclass(frozen=True)
-class Record:
+class SweepRecord:
     """Holds what the calls so far have added to a folder."""
 
     arms: tuple[RecordedArm, ...] = ()
@@ -44,11 +44,11 @@ class Record:
     twins: tuple[str, ...] = ()
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path) -> SweepRecord:
     """Return what the calls so far have added; nothing in a folder that is new."""
     path = folder / RECORD_NAME
     found = read_json(path) if path.exists() else {}
-    return Record(
+    return SweepRecord(
         tuple(
             RecordedArm(entry["name"], entry["params"], tuple(entry["seeds"]))
             for entry in found.get("arms", ())

@@ -18,7 +18,7 @@ from xal_ray.sweep.family import gather
 from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds, with_recorded
 from xal_ray.sweep.plan import ArmPlan, Plan
 from xal_ray.sweep.proposal import known_arms, propose
-from xal_ray.sweep.record import RECORD_NAME, Record, bind, read_record, refuse_strangers
+from xal_ray.sweep.record import RECORD_NAME, SweepRecord, bind, read_record, refuse_strangers
 from xal_ray.sweep.space import Space
 
 _NO_CHECK = {"weight": 0.5, "normalise": "rank"}  # keys on whose values no check depends
@@ -37,7 +37,7 @@ def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[st
     known = known_arms(settings, plan, spaces)
     notes, pools = _rehearse(settings, known, out, here=here)
     there = [each for each in known if each.config.pool_path() in pools and not _asks_cloud(each.config)]
-    record = Record() if is_remote(out) else read_record(out)
+    record = SweepRecord() if is_remote(out) else read_record(out)
     left_out = with_recorded(lacking_seeds(there, pools, seeds), record.left_out, seeds)
 
     def classes_of(each: Config) -> int | None:

@@ -31,7 +31,7 @@ from xal_ray.sweep.page.page import PAGE_NAME
 from xal_ray.sweep.plan import ArmPlan, Plan, is_cache_chosen, plan_arms, warnings_of
 from xal_ray.sweep.progress import SweepProgress
 from xal_ray.sweep.proposal import known_arms, propose
-from xal_ray.sweep.record import Record, RecordedArm, add_to_record, bind, own_folder, read_record
+from xal_ray.sweep.record import RecordedArm, SweepRecord, add_to_record, bind, own_folder, read_record
 from xal_ray.sweep.request import about_dropped, check_validation, num_classes, num_trials, seeds_of, share_of
 from xal_ray.sweep.results.best import BEST_NAME
 from xal_ray.sweep.results.wording import Verdict
@@ -201,7 +201,7 @@ def _gather(setting: Setting, plan: Plan, pools: Mapping[Path, PoolReader]) -> F
     )
 
 
-def _outcomes(setting: Setting, family: Family, record: Record) -> list[Trial]:
+def _outcomes(setting: Setting, family: Family, record: SweepRecord) -> list[Trial]:
     """Return how all trials of the folder stand, without arms of earlier calls whose folder is gone."""
     asked = {each.name for each in family.asked}
     there = asked | set(names_in(setting.folder / "trials"))

@@ -29,7 +29,7 @@ class NotTextError(ValueError):
 
 
 @dataclass(frozen=True)
-class Layout:
+class TextLayout:
     """Says how a text is laid out.
 
     Attributes:
@@ -87,7 +87,7 @@ def _of_one_byte(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def laid_out(text: str, known: Collection[str], usual: str = ",") -> Layout:
+def laid_out(text: str, known: Collection[str], usual: str = ",") -> TextLayout:
     """Find the header and the delimiter: that under which most of the known columns are there.
 
     Args:
@@ -109,7 +109,7 @@ def laid_out(text: str, known: Collection[str], usual: str = ",") -> Layout:
     assert best is not None  # noqa: S101  there is always a candidate
     _, delimiter, header, above = best
     notes = [] if delimiter == usual else [f"cells are parted by {_NAMES.get(delimiter, repr(delimiter))}"]
-    return Layout(delimiter, header, begin, above, tuple(notes))
+    return TextLayout(delimiter, header, begin, above, tuple(notes))
 
 
 def _header(head: str, delimiter: str, keys: Collection[str]) -> tuple[tuple[str, ...], int]:
@@ -132,7 +132,7 @@ def _header(head: str, delimiter: str, keys: Collection[str]) -> tuple[tuple[str
     return (), 0
 
 
-def records(text: str, layout: Layout) -> Iterator[tuple[int, int, list[str]]]:
+def records(text: str, layout: TextLayout) -> Iterator[tuple[int, int, list[str]]]:
     """Yield each record below the header: its number, the line that it begins on, and its cells.
 
     Both count as a spreadsheet and an editor count them, from 1.

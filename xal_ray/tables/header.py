@@ -29,7 +29,7 @@ def key_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Header:
+class TableHeader:
     """The names of a table's columns.
 
     Attributes:

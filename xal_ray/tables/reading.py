@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xal_ray.errors import InputError
-from xal_ray.tables.decoding import Layout, NotTextError, decoded, laid_out, records
-from xal_ray.tables.header import Header
+from xal_ray.tables.decoding import NotTextError, TextLayout, decoded, laid_out, records
+from xal_ray.tables.header import TableHeader
 
 _USUAL_DELIMITER = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t", ".psv": "|"}
 _PARQUET = (".parquet", ".pq")
@@ -60,7 +60,7 @@ class Written:
         has_decimal_commas: Whether a comma may stand for the point of a number.
     """
 
-    header: Header
+    header: TableHeader
     notes: tuple[str, ...] = ()
     has_decimal_commas: bool = False
 
@@ -169,8 +169,8 @@ class _Text(Written):
             self._text, note = decoded(data)
         except NotTextError as problem:
             raise self._unreadable(str(problem), _CSV_OF) from None
-        self._layout: Layout = laid_out(self._text, known, _USUAL_DELIMITER.get(path.suffix.lower(), ","))
-        self.header = Header(str(path), self._layout.header, error)
+        self._layout: TextLayout = laid_out(self._text, known, _USUAL_DELIMITER.get(path.suffix.lower(), ","))
+        self.header = TableHeader(str(path), self._layout.header, error)
         self.has_decimal_commas = self._layout.delimiter != ","
         self.notes = (*([note] if note else []), *self._layout.notes)
 
@@ -255,7 +255,7 @@ class _Parquet(Written):
             names = self._file.schema_arrow.names
         except (OSError, pa.ArrowException) as problem:
             raise self._damaged(type(problem).__name__) from None
-        self.header = Header(str(path), tuple(name.strip() for name in names), error)
+        self.header = TableHeader(str(path), tuple(name.strip() for name in names), error)
 
     def _damaged(self, found: str) -> InputError:
         return self._error(

@@ -23,7 +23,7 @@ from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.sources.common.image_files import SUFFIXES, VOLUMES, Path, find_images
 from xal_ray.pool.sources.common.listing import Listing
 from xal_ray.pool.sources.common.paths import SourceRoot, image_id_of_path
-from xal_ray.pool.sources.folder_tree.layout import Layout, layout_of
+from xal_ray.pool.sources.folder_tree.layout import FolderLayout, layout_of
 from xal_ray.pool.sources.folder_tree.masks import Masks, find_masks
 from xal_ray.pool.warnings_table import Warned
 
@@ -83,7 +83,7 @@ def read(pool: Pool) -> Listing:
     return Listing(manifest_of(rows), notes=notes, warned=warned)
 
 
-def _row(root: SourceRoot, image: Path, masks: Masks, layout: Layout) -> tuple[Row, tuple[str, ...]]:
+def _row(root: SourceRoot, image: Path, masks: Masks, layout: FolderLayout) -> tuple[Row, tuple[str, ...]]:
     """Return the row of an image, and the folders between its class and it."""
     split, label, deeper = layout.read(image.folders)
     image_id = image_id_of_path(image.name)
@@ -102,7 +102,7 @@ def _row(root: SourceRoot, image: Path, masks: Masks, layout: Layout) -> tuple[R
     return row, deeper
 
 
-def _check_classes(rows: list[Row], masks: Masks, layout: Layout, where: SystemPath) -> None:
+def _check_classes(rows: list[Row], masks: Masks, layout: FolderLayout, where: SystemPath) -> None:
     """Refuse a folder that lies between the root and the classes.
 
     Raises:

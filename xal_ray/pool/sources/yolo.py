@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.sources.annotation_files.yolo import Labels, Settings, parse_labels, read_settings
+from xal_ray.pool.sources.annotation_files.yolo import Settings, YoloLabels, parse_labels, read_settings
 from xal_ray.pool.sources.common.faults import Faults
 from xal_ray.pool.sources.common.findings import Question, ask
 from xal_ray.pool.sources.common.grouping import check_group_by
@@ -146,7 +146,7 @@ def _rows(images: Sequence[str], split: str | None, source: _Source) -> list[Row
     return rows
 
 
-def _labelled(row: Row, labels: Labels, source: _Source) -> list[Row]:
+def _labelled(row: Row, labels: YoloLabels, source: _Source) -> list[Row]:
     """Return the row of an image with labels; none where it has no usable label or shape."""
     if labels.unknown:
         source.faults.refuse(row["image_id"], row["uri"], labels.unknown, "unknown_label")
@@ -187,7 +187,7 @@ def _labelled(row: Row, labels: Labels, source: _Source) -> list[Row]:
     ]
 
 
-def _labels_of(image: str, source: _Source) -> Labels | None:
+def _labels_of(image: str, source: _Source) -> YoloLabels | None:
     """Return the objects of an image, each with its class; None: it has no file of labels."""
     folders, name = image.split("/")[:-1], posixpath.splitext(posixpath.basename(image))[0] + ".txt"
     # As everybody does: the last folder "images" becomes "labels".
@@ -201,4 +201,4 @@ def _labels_of(image: str, source: _Source) -> Labels | None:
         data = read_below(source.root, file, _LARGEST_LABELS)
         return parse_labels(data, source.settings, str(source.root.path / file))
     except SourceError as error:  # too large, or no text: it costs its image
-        return Labels(unknown=f"{file}: {error.what}")
+        return YoloLabels(unknown=f"{file}: {error.what}")

@@ -21,7 +21,7 @@ _OTHER_SIZE = "a mask of another size than its image"
 
 
 @dataclass
-class Shapes:
+class CocoShapes:
     """The union of some annotations of an image.
 
     Attributes:
@@ -52,7 +52,7 @@ class Shapes:
         return {**columns, "roi_state": "present"} if self else columns
 
 
-def shapes_of(annotations: Sequence[Item], image: Item) -> Shapes:
+def shapes_of(annotations: Sequence[Item], image: Item) -> CocoShapes:
     """Return the shapes of some annotations of an image.
 
     An annotation's segmentation counts, and where it has none, or none that can be meant, its box.
@@ -62,7 +62,7 @@ def shapes_of(annotations: Sequence[Item], image: Item) -> Shapes:
         image: Its width and height are the frame, where they are given.
     """
     frame = (image["height"], image["width"]) if image.get("width") is not None else None
-    found = Shapes()
+    found = CocoShapes()
     for annotation in annotations:
         segmentation, bbox = annotation.get("segmentation"), annotation.get("bbox")
         before = found.dropped.dropped.copy()
@@ -78,7 +78,7 @@ def shapes_of(annotations: Sequence[Item], image: Item) -> Shapes:
     return found
 
 
-def _add_segmentation(found: Shapes, segmentation: Any, frame: Frame | None, bbox: Any) -> bool:
+def _add_segmentation(found: CocoShapes, segmentation: Any, frame: Frame | None, bbox: Any) -> bool:
     """Add what can be meant of a segmentation; whether there was any."""
     if isinstance(segmentation, dict):
         # A mask of nothing says that there is nothing, but where a box stands beside it.

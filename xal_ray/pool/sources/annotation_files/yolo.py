@@ -42,7 +42,7 @@ class Settings:
 
 
 @dataclass
-class Labels:
+class YoloLabels:
     """The objects of an image, in a frame of `NORMALISED_SIDE` squared.
 
     Attributes:
@@ -95,7 +95,7 @@ def read_settings(root: SourceRoot, files: Sequence[str], named: str | None) -> 
     return Settings(where, names, _each_once(images, where), _keypoints(content.get("kpt_shape"), where))
 
 
-def parse_labels(data: bytes, settings: Settings, where: str) -> Labels:
+def parse_labels(data: bytes, settings: Settings, where: str) -> YoloLabels:
     """Read the labels of an image. A line that can't be meant costs its shape, or else the image.
 
     Args:
@@ -106,14 +106,14 @@ def parse_labels(data: bytes, settings: Settings, where: str) -> Labels:
     Raises:
         SourceError: The file is no text.
     """
-    labels = Labels()
+    labels = YoloLabels()
     for number, line in enumerate(_decoded(data, where).splitlines(), 1):
         if line.strip():
             _add_object(labels, line.split(), settings, f"line {number}")
     return labels
 
 
-def _add_object(labels: Labels, words: Sequence[str], settings: Settings, where: str) -> None:
+def _add_object(labels: YoloLabels, words: Sequence[str], settings: Settings, where: str) -> None:
     """Add a line: class cx cy w h, with key points after it where the settings say so, or class x0 y0 ..."""
     try:
         number = float(words[0])

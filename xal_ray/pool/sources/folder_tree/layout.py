@@ -22,7 +22,7 @@ _VIEW = re.compile(
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """Says how folders are read.
 
     Attributes:
@@ -57,7 +57,7 @@ class Layout:
         return split, None, left[1:]
 
 
-def layout_of(all_folders: Iterable[Folders], classes: Collection[str], where: Path) -> Layout:
+def layout_of(all_folders: Iterable[Folders], classes: Collection[str], where: Path) -> FolderLayout:
     """Find out how the folders of images are meant.
 
     Args:
@@ -80,7 +80,7 @@ def layout_of(all_folders: Iterable[Folders], classes: Collection[str], where: P
     unlabelled = sorted({name for path in paths for name in path[:2] if is_unlabelled(name)} - set(classes))
     if unlabelled:
         notes.append(f"Folders whose images have no class, by their names: {', '.join(unlabelled)}.")
-    return Layout(depth, level if splits else None, settled, frozenset(classes), tuple(notes))
+    return FolderLayout(depth, level if splits else None, settled, frozenset(classes), tuple(notes))
 
 
 def _plain(folders: Folders, classes: Collection[str]) -> Folders:
