@@ -98,3 +98,16 @@ def test_files_and_commands_that_are_named_exist(name):
         assert (ROOT / "".join(path)).exists(), path
     for target in re.findall(r"`make (\w+)`", text):
         assert lines_of(target)
+
+
+def test_a_built_package_holds_every_file_that_is_no_python():
+    package = ROOT / "xal_ray"
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {
+        path
+        for name, globs in patterns.items()
+        for each in globs
+        for path in (ROOT / name.replace(".", "/")).glob(each)
+    }
+    others = {path for path in package.rglob("*") if path.suffix not in (".py", ".pyc") and path.is_file()}
+    assert shipped == others >= {package / "py.typed", package / "report/style.css.j2"}
