@@ -14,6 +14,7 @@ from xal_ray import config
 from xal_ray.errors import StageError, StorageError
 from xal_ray.images import ImageError
 from xal_ray.images.sandbox import Capped
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.perceptual_hash import perceptual_hash
 from xal_ray.pool.reading import READ_ROW, ReadImage, read_row
 from xal_ray.pool.reading.files import KEPT
@@ -136,7 +137,7 @@ class PackShard:
             with suppress(ImageError):
                 self._read(row)
 
-    def _read(self, row: dict[str, Any]) -> list[ReadImage]:
+    def _read(self, row: Row) -> list[ReadImage]:
         # The key of the pseudonyms stays here: a child may be in the hands of a file.
         if self.child is None:
             return read_row(row, self.settings)
@@ -144,7 +145,7 @@ class PackShard:
         return images
 
 
-def _pack(row: dict[str, Any], image: ReadImage, pseudonyms: Pseudonyms | None) -> dict[str, Any]:
+def _pack(row: Row, image: ReadImage, pseudonyms: Pseudonyms | None) -> dict[str, Any]:
     """Return the columns of an image in all the pool's tables."""
     pixels = image.pixels.tobytes()
     roi = None if image.roi is None else pack_coverage(image.roi)

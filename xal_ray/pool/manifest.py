@@ -9,7 +9,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Required, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,7 +50,85 @@ _ROWS_AT_ONCE = 4096  # as Python objects, which take many times a column's memo
 # What stands for a number or a truth value in some programs and not in others.
 _AS_NUMBER = {"true": "1", "yes": "1", "false": "0", "no": "0"}
 
-Row = dict[str, Any]
+
+class RunLengths(TypedDict):
+    """A mask as COCO's run lengths, compressed or as a list in words.
+
+    Attributes:
+        height: Rows of the mask, pixels.
+        width: Columns of it.
+        counts: The runs, as COCO writes them.
+    """
+
+    height: int
+    width: int
+    counts: str
+
+
+class Attributes(TypedDict, total=False):
+    """What a breakdown may count (`ATTRIBUTES`); a key that is missing or None is not known.
+
+    Attributes:
+        study_id: The examination.
+        site: The hospital, or another place of its kind.
+        device: What took the image.
+        sex: F, M or O.
+        age_band: Ten years, as in "30-39".
+    """
+
+    study_id: str | None
+    site: str | None
+    device: str | None
+    sex: str | None
+    age_band: str | None
+
+
+class Shapes(TypedDict, total=False):
+    """An ROI as shapes.
+
+    Attributes:
+        boxes: x0, y0, x1, y1 each: pixel corners in the original's frame, half-open.
+        polygons: x0, y0, x1, y1, ... each: pixel corners.
+        rle: A mask as run lengths.
+    """
+
+    boxes: Sequence[Sequence[float]]
+    polygons: Sequence[Sequence[float]] | None
+    rle: RunLengths | None
+
+
+class Row(Attributes, Shapes, total=False):
+    """A row of `MANIFEST_SCHEMA`; a source leaves out what it does not know, and what is read back is whole.
+
+    Attributes:
+        image_id: Unique in the manifest.
+        uri: An absolute path, or `phantom:<index>`.
+        group_id: What must not stand in two splits, a patient say; None: the header or `study_id` tells.
+        label: The class; None where it is not known, or where reading tells it.
+        split: One of `SPLITS`; None: to be dealt.
+        mask_uri: A file with the ROI.
+        more_mask_uris: Further parts of the mask.
+        roi_state: One of `ROI_STATES`.
+        reader: A module of `pool/reading`, where the row is not one image in one file.
+        channel_uris: Grey files, one a channel.
+        frame: Which one of a file that holds several, from 0.
+        roi_width: The width of the frame that the shapes were drawn in, where it is not the image's own.
+        roi_height: Its height.
+    """
+
+    image_id: Required[str]
+    uri: Required[str]
+    group_id: str | None
+    label: str | None
+    split: str | None
+    mask_uri: str | None
+    more_mask_uris: Sequence[str] | None
+    roi_state: Required[str]
+    reader: str | None
+    channel_uris: Sequence[str] | None
+    frame: int | None
+    roi_width: int | None
+    roi_height: int | None
 
 
 def manifest_of(rows: Sequence[Row]) -> pa.Table:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from xal_ray.config import Pool
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.reading.read import ReadImage
 
 __all__ = ["CASE_READERS", "READ_ROW", "ReadImage", "read_row"]
@@ -14,7 +14,7 @@ CASE_READERS = frozenset({"brats"})  # these make many images of a row
 READ_ROW = f"{__name__}:read_row"  # as a child process is told
 
 
-def read_row(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
+def read_row(row: Row, pool: Pool) -> list[ReadImage]:
     """Read the images of a manifest row.
 
     Args:

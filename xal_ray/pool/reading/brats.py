@@ -16,6 +16,7 @@ from xal_ray.images import ImageError, scale_to_8_bit, to_training_size
 from xal_ray.images.nifti import Volume, open_volume
 from xal_ray.images.scaling import finite_range, lost_greys
 from xal_ray.places import place
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.sources.brats import CLASSES, is_hyphened
 from xal_ray.roi import mask_to_grid
@@ -58,7 +59,7 @@ _UNTIL_2021 = _Values({"necrosis": 1, "edema": 2, "enhancing": 4}, frozenset({0,
 _FROM_2023 = _Values({"necrosis": 1, "edema": 2, "enhancing": 3}, frozenset({0, 1, 2, 3, 4}))
 
 
-def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
+def read(row: Row, pool: Pool) -> list[ReadImage]:
     """Read the slices of a case.
 
     A slice is looked at if it is one of every `stride`. It needs `min_brain` voxels that are not zero in at
@@ -83,11 +84,14 @@ def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
     Raises:
         ImageError: A volume can't be read, `frame_mismatch` (they differ in shape), `unknown_mask_label`.
     """
-    volumes = [_open(uri, pool) for uri in row["channel_uris"]]
-    mask = _open(row["mask_uri"], pool)
+    uris, mask_uri = row["channel_uris"], row["mask_uri"]
+    if not uris or mask_uri is None:
+        raise ValueError("not a row of a case: it has no volumes, or no mask")
+    volumes = [_open(uri, pool) for uri in uris]
+    mask = _open(mask_uri, pool)
     if any(volume.voxels.shape != mask.voxels.shape for volume in volumes):
         raise ImageError("frame_mismatch", "the volumes of the case differ in shape")
-    values = _FROM_2023 if is_hyphened(row["channel_uris"][0]) else _UNTIL_2021
+    values = _FROM_2023 if is_hyphened(uris[0]) else _UNTIL_2021
     chosen = _choose(volumes, mask, values, pool.source.slices, row["label"])
     scales = [_scale(volume) for volume in volumes]
     axis = _AXES[pool.nifti.plane]

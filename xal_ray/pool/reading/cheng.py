@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from xal_ray.config import Pool
 from xal_ray.images import ImageError, scale_to_8_bit, to_training_size
 from xal_ray.images.matlab import read_cheng
 from xal_ray.images.scaling import finite_range, lost_greys
 from xal_ray.places import place
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.reading.region import region_of_mask
 from xal_ray.pool.sources.cheng import LABELS
 
 
-def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
+def read(row: Row, pool: Pool) -> list[ReadImage]:
     """Read a file: its least value becomes black and its largest white; the group is the patient's pseudonym.
 
     Args:

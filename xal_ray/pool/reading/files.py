@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from xal_ray.images import (
     to_training_size,
 )
 from xal_ray.places import place
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.reading.region import Region, region_of_mask
 from xal_ray.pool.reading.shapes import region_of_shapes
@@ -31,13 +32,14 @@ KEPT = KeptVolumes()
 _ASPECT_TOLERANCE = 0.02  # a resized copy is rounded to whole pixels
 
 
-def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
+def read(row: Row, pool: Pool) -> list[ReadImage]:
     """Read the image of a row."""
     size = pool.image_size
     if row["uri"].startswith(phantom.SCHEME):
         drawn, roi = phantom.draw(row, pool.source.phantom, size)
         return [ReadImage(to_training_size(drawn, size, pool.channels), (size, size), roi)]
-    image = _channels(row, pool) if row["channel_uris"] else _decode(row, place(row["uri"]), pool)
+    uris = row["channel_uris"]
+    image = _channels(row, uris, pool) if uris else _decode(row, place(row["uri"]), pool)
     region = _checked_roi(row, image.frame, pool)
     return [
         ReadImage(
@@ -52,7 +54,7 @@ def read(row: dict[str, Any], pool: Pool) -> list[ReadImage]:
     ]
 
 
-def _decode(row: dict[str, Any], path: Path, pool: Pool) -> Decoded:
+def _decode(row: Row, path: Path, pool: Pool) -> Decoded:
     return decode_image(
         path,
         pool.limits,
@@ -66,24 +68,24 @@ def _decode(row: dict[str, Any], path: Path, pool: Pool) -> Decoded:
     )
 
 
-def _channels(row: dict[str, Any], pool: Pool) -> Decoded:
+def _channels(row: Row, uris: Sequence[str], pool: Pool) -> Decoded:
     """Grey files of one frame, one a channel."""
-    planes = [_decode(row, place(uri), pool) for uri in row["channel_uris"]]
+    planes = [_decode(row, place(uri), pool) for uri in uris]
     if any(plane.pixels.shape != planes[0].pixels.shape or plane.pixels.ndim != 2 for plane in planes):
         raise ImageError("frame_mismatch", "the files of its channels are not grey images of one size")
     remarks = tuple(dict.fromkeys(remark for plane in planes for remark in plane.remarks))
     return Decoded(np.stack([plane.pixels for plane in planes], axis=2), planes[0].frame, remarks=remarks)
 
 
-def _told(row: dict[str, Any], header: Header | None) -> dict[str, Any]:
+def _told(row: Row, header: Header | None) -> dict[str, str]:
     """Return what the header of a DICOM file tells openly; a row that says it already is not overruled."""
     told = {} if header is None else {"sex": header.sex, "age_band": header.age_band, "device": header.device}
     if row["group_id"] is None and not (header and header.patient_id) and row["study_id"]:
         told["group_id"] = row["study_id"]
-    return {name: value for name, value in told.items() if value and row[name] is None}
+    return {name: value for name, value in told.items() if value and row.get(name) is None}
 
 
-def _identified(row: dict[str, Any], header: Header | None) -> dict[str, tuple[str, str]]:
+def _identified(row: Row, header: Header | None) -> dict[str, tuple[str, str]]:
     """Return what it tells under a pseudonym; the group is the coarsest id known: patient, else study."""
     patient, study, site = (
         (header.patient_id, header.study_uid, header.institution) if header else (None, None, None)
@@ -102,7 +104,7 @@ def _identified(row: dict[str, Any], header: Header | None) -> dict[str, tuple[s
     return found
 
 
-def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> Region:
+def _checked_roi(row: Row, frame: tuple[int, int], pool: Pool) -> Region:
     """Return the ROI. One that does not fit its image costs that image, and not the set."""
     try:
         return _roi(row, frame, pool)
@@ -112,7 +114,7 @@ def _checked_roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> Reg
         raise ImageError("roi_mismatch", error.what + sizes) from None
 
 
-def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> Region:
+def _roi(row: Row, frame: tuple[int, int], pool: Pool) -> Region:
     """The coverage of the ROI at training size: of the mask, else of boxes, polygons and runs together."""
     grid = (pool.image_size, pool.image_size)
     if row["mask_uri"]:
@@ -123,17 +125,17 @@ def _roi(row: dict[str, Any], frame: tuple[int, int], pool: Pool) -> Region:
     return region_of_shapes(row, _frame_of_roi(row, frame), grid, pool.limits.max_pixels)
 
 
-def _mask(row: dict[str, Any], uri: str, frame: tuple[int, int], pool: Pool) -> Mask:
+def _mask(row: Row, uri: str, frame: tuple[int, int], pool: Pool) -> Mask:
     mask = read_mask(place(uri), pool.limits, frame=row["frame"], nifti=pool.nifti, kept=KEPT)
     check_mask(mask.inside, frame)
     return mask
 
 
-def _frame_of_roi(row: dict[str, Any], frame: tuple[int, int]) -> tuple[int, int]:
+def _frame_of_roi(row: Row, frame: tuple[int, int]) -> tuple[int, int]:
     """Return where the ROI was drawn: on the image, or on the original that it is a resized copy of."""
-    if row["roi_width"] is None:
-        return frame
     height, width = row["roi_height"], row["roi_width"]
+    if height is None or width is None:
+        return frame
     # Squared copies are common, and stretch the picture and its ROI alike; coordinates that are fractions of
     # the image's sides are given in a square, too.
     is_square = frame[0] == frame[1] or height == width

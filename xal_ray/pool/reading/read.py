@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +29,12 @@ class ReadImage:
     pixels: npt.NDArray[np.uint8]
     frame: tuple[int, int]
     roi: npt.NDArray[np.float32] | None
-    settled: Mapping[str, Any] = field(default_factory=dict)
+    settled: Mapping[str, str | None] = field(default_factory=dict)
     identified: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     burned_in: bool = False
     remarks: tuple[str, ...] = ()
 
-    def columns(self, pseudonyms: Pseudonyms | None) -> dict[str, Any]:
+    def columns(self, pseudonyms: Pseudonyms | None) -> dict[str, str | None]:
         """Return all columns that reading tells; without a key for pseudonyms those that need none."""
         if pseudonyms is None:
             return dict(self.settled)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from xal_ray.errors import SourceError
 from xal_ray.images import ImageError
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.reading.region import Region, region_of_mask
 from xal_ray.roi import (
     FloatArray,
@@ -23,9 +21,7 @@ from xal_ray.roi import (
 )
 
 
-def region_of_shapes(
-    row: Mapping[str, Any], frame: tuple[int, int], grid: tuple[int, int], max_pixels: int
-) -> Region:
+def region_of_shapes(row: Row, frame: tuple[int, int], grid: tuple[int, int], max_pixels: int) -> Region:
     """Return the union of a row's shapes; what reaches out of the frame is cut.
 
     Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import manifest_of
+from xal_ray.pool.manifest import Row, manifest_of
 from xal_ray.pool.sources.common.grouping import check_group_by
 from xal_ray.pool.sources.common.listing import Listing
 from xal_ray.pool.sources.common.paths import SourceRoot
@@ -48,7 +48,7 @@ def read(pool: Pool) -> Listing:
             found=f"{len(found)} files ending in .mat",
             where=str(root.path),
         )
-    rows = [
+    rows: list[Row] = [
         {
             "image_id": f"cheng-{int(number):04d}",
             "uri": str(root.path / name),

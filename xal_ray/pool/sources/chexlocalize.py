@@ -29,7 +29,7 @@ from typing import Any
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.manifest import Attributes, Row, manifest_of
 from xal_ray.pool.sources.common.csvs import Csv, read_csv
 from xal_ray.pool.sources.common.faults import Faults
 from xal_ray.pool.sources.common.findings import Question, ask
@@ -159,7 +159,7 @@ def _rows_of_split(
     views = {name.rpartition(".")[0]: prefix + name for name in list_images(root, folder, COPY_SUFFIXES)}
     views = {view: path for view, path in views.items() if _VIEW.fullmatch(view)}
     labels = next((name for name in _below(_LABELS[split]) if has_file(root, name)), None)
-    people: dict[str, Row] = {}
+    people: dict[str, Attributes] = {}
     if labels is not None:
         findings, people = _read_labels(root, labels)
         notes.append(match_files(findings, views, f"{split}, {of}, {labels}", excluded))
@@ -173,7 +173,8 @@ def _rows_of_split(
         if isinstance(region, _Lost):
             faults.refuse(_id_of(view), views[view], f"its segmentation can't be meant: {region.why}")
         elif label is not None:
-            yield _row(view, views[view], label, region, split, pool) | people.get(view, {})
+            row = _row(view, views[view], label, region, split, pool)
+            yield {**row, **people.get(view, {})}
 
 
 def _below(names: Collection[str]) -> list[str]:
@@ -206,7 +207,7 @@ def _id_of(view: str) -> str:
     return view.replace("/", "_")
 
 
-def _read_labels(root: SourceRoot, name: str) -> tuple[dict[str, set[str]], dict[str, Row]]:
+def _read_labels(root: SourceRoot, name: str) -> tuple[dict[str, set[str]], dict[str, Attributes]]:
     """Return the findings of each view, and its patient's sex and age where told."""
     columns_of = [NO_FINDING, *SEGMENTED, *ONLY_LABELLED, *_ALIASES]
     columns = read_csv(root, name, ["Path"], ["Sex", "Age", *columns_of])
@@ -217,7 +218,7 @@ def _read_labels(root: SourceRoot, name: str) -> tuple[dict[str, set[str]], dict
             for view, value in zip(views, columns.numbers(finding), strict=True):
                 if value == 1:
                     findings[view].add(_ALIASES.get(finding, finding))
-    people: dict[str, Row] = {view: {} for view in views}
+    people: dict[str, Attributes] = {view: {} for view in views}
     if "Sex" in columns.names:
         for view, sex in zip(views, columns.texts("Sex"), strict=True):
             people[view]["sex"] = sex_of(sex)

@@ -165,7 +165,7 @@ def _group_key(documents: Sequence[Document], pool: Pool) -> str | None:
 
 def _rows(document: Document, source: _Source, split: str | None) -> list[Row]:
     base = _base(document, source.files)
-    rows = []
+    rows: list[Row] = []
     for position, image in enumerate(document.images):
         at = f"{document.name}, images[{position}]"
         name = posixpath.join(base, image["file_name"])
@@ -196,19 +196,18 @@ def _rows(document: Document, source: _Source, split: str | None) -> list[Row]:
         source.faults.drop_all(shapes.dropped, image_id)
         for fault in shapes.boxes_instead:
             source.faults.box_instead(image_id, fault)
-        rows.append(
-            {
-                "image_id": image_id,
-                "uri": uri,
-                "group_id": _group(image, image_id, source),
-                "label": label,
-                "split": split,
-                "roi_state": "absent_confirmed" if label == NO_FINDING else "not_annotated",
-                "roi_width": image.get("width"),
-                "roi_height": image.get("height"),
-                **shapes.columns(),
-            }
-        )
+        without = "absent_confirmed" if label == NO_FINDING else "not_annotated"
+        row: Row = {
+            "image_id": image_id,
+            "uri": uri,
+            "group_id": _group(image, image_id, source),
+            "label": label,
+            "split": split,
+            "roi_state": "present" if shapes else without,
+            "roi_width": image.get("width"),
+            "roi_height": image.get("height"),
+        }
+        rows.append({**row, **shapes.columns()})
     return rows
 
 

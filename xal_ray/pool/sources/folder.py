@@ -88,7 +88,7 @@ def _row(root: SourceRoot, image: Path, masks: Masks, layout: FolderLayout) -> t
     split, label, deeper = layout.read(image.folders)
     image_id = image_id_of_path(image.name)
     uris = [f"{root.path}/{mask}" for mask in masks.of.get(image.name, [])]
-    row = {
+    row: Row = {
         "image_id": image_id,
         "uri": f"{root.path}/{image.name}",
         "group_id": image_id,

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.manifest import Attributes, Row, manifest_of
 from xal_ray.pool.sources.common.csvs import read_csv
 from xal_ray.pool.sources.common.findings import ask
 from xal_ray.pool.sources.common.grouping import age_band_of, check_group_by, sex_of
@@ -49,7 +49,7 @@ class _Truth:
     found: dict[str, tuple[str, ...]] = field(default_factory=dict)  # classes
     split: dict[str, str | None] = field(default_factory=dict)
     lesion: dict[str, str] = field(default_factory=dict)
-    attributes: dict[str, Row] = field(default_factory=dict)
+    attributes: dict[str, Attributes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _check_lesions(pool: Pool, truth: _Truth) -> None:
 
 def _row(image: str, label: str, root: SourceRoot, files: _Files, truth: _Truth, *, by_image: bool) -> Row:
     mask = files.masks.get(image)
-    return {
+    row: Row = {
         "image_id": image,
         "uri": str(root.path / files.images[image]),
         "group_id": image if by_image else truth.lesion.get(image, image),
@@ -189,8 +189,8 @@ def _row(image: str, label: str, root: SourceRoot, files: _Files, truth: _Truth,
         "mask_uri": str(root.path / mask) if mask is not None else None,
         "boxes": [],
         "roi_state": "present" if mask is not None else "not_annotated",
-        **truth.attributes.get(image, {}),
     }
+    return {**row, **truth.attributes.get(image, {})}
 
 
 def _notes(rows: Sequence[Row], files: _Files, truth: _Truth) -> tuple[str, ...]:

@@ -11,17 +11,17 @@ Rows hold only an index; class, marker and picture follow from it and the settin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from xal_ray.config import Phantom, Pool
-from xal_ray.pool.manifest import MANIFEST_SCHEMA, manifest_of
+from xal_ray.pool.manifest import MANIFEST_SCHEMA, Row, manifest_of
 from xal_ray.pool.sources.common.listing import Listing
 from xal_ray.seeds import derive_seed
 
@@ -115,7 +115,7 @@ def rows(phantom: Phantom) -> pa.Table:
 
 
 def draw(
-    row: Mapping[str, Any], phantom: Phantom, image_size: int
+    row: Row, phantom: Phantom, image_size: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
     """Draw one image: the same for the same row, settings and size, in any process.
 

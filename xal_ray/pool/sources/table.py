@@ -12,7 +12,6 @@ from typing import NoReturn
 from xal_ray.config import Columns, Pool
 from xal_ray.errors import SourceError
 from xal_ray.pool.manifest import Row, manifest_of
-from xal_ray.pool.schema import ATTRIBUTES
 from xal_ray.pool.sources.common.faults import Faults
 from xal_ray.pool.sources.common.listing import Listing
 from xal_ray.pool.sources.common.paths import SourceRoot, image_id_of_path
@@ -121,7 +120,11 @@ def _rows(cells: Cells, group_by: str, origin: _Origin) -> Iterator[Row]:
             "boxes": [box] if box is not None else [],
             "roi_state": "present" if mask is not None or box is not None else "not_annotated",
             "frame": frame,
-            **{name: cell.get(name) for name in ATTRIBUTES},
+            "study_id": cell.get("study_id"),
+            "site": cell.get("site"),
+            "device": cell.get("device"),
+            "sex": cell.get("sex"),
+            "age_band": cell.get("age_band"),
         }
 
 
@@ -176,7 +179,9 @@ def _has_sound_boxes(row: Row, origin: _Origin, position: int, faults: Faults) -
 
 def _add_box(kept: Row, row: Row, first: int, position: int, origin: _Origin) -> None:
     """Add the box of a further row of an image that was seen before."""
-    differing = [name for name in row if name not in ("boxes", "roi_state") and row[name] != kept[name]]
+    differing = [
+        name for name, value in row.items() if name not in ("boxes", "roi_state") and value != kept.get(name)
+    ]
     further_box = kept["boxes"] and row["boxes"] and row["boxes"][0] not in kept["boxes"]
     if differing or not further_box:
         first_row, row_again = origin.numbers[first], origin.numbers[position]
@@ -188,7 +193,7 @@ def _add_box(kept: Row, row: Row, first: int, position: int, origin: _Origin) ->
             where=str(origin.path),
             next_step="keep one of the rows, or give each image an id of its own",
         )
-    kept["boxes"].append(row["boxes"][0])
+    kept["boxes"] = [*kept["boxes"], row["boxes"][0]]
 
 
 def _refuse_empty(column: str, where: str) -> NoReturn:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import Row
+from xal_ray.pool import manifest
 from xal_ray.roi import Sound, compress_counts, mask_to_counts, rle_to_mask, sound_boxes, sound_polygons
 from xal_ray.roi.validity import NO_AREA
 
@@ -46,10 +46,9 @@ class CocoShapes:
     def __bool__(self) -> bool:
         return bool(self.boxes or self.polygons or self.runs)
 
-    def columns(self) -> Row:
-        """Return the columns boxes, polygons and rle and, where there is any shape, roi_state."""
-        columns: Row = {"boxes": self.boxes, "polygons": self.polygons or None, "rle": _merged(self.runs)}
-        return {**columns, "roi_state": "present"} if self else columns
+    def columns(self) -> manifest.Shapes:
+        """Return them as the columns boxes, polygons and rle."""
+        return {"boxes": self.boxes, "polygons": self.polygons or None, "rle": _merged(self.runs)}
 
 
 def shapes_of(annotations: Sequence[Item], image: Item) -> CocoShapes:
@@ -127,7 +126,7 @@ def _sound_runs(segmentation: Item, frame: Frame | None, has_box: bool) -> Item 
     return {"size": (size[0], size[1]), "counts": counts}
 
 
-def _merged(runs: Sequence[Item]) -> Item | None:
+def _merged(runs: Sequence[Item]) -> manifest.RunLengths | None:
     """Return one mask of runs that covers what some do, all of one size."""
     if not runs:
         return None
