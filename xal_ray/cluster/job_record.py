@@ -9,8 +9,10 @@ from pathlib import Path
 
 from xal_ray.cluster.request import HOMES, Command, JobRequest
 from xal_ray.errors import RunError
+from xal_ray.record.layout import LEDGER_FILE
+from xal_ray.sweep.layout import RECORD_NAME
 
-RECORD_NAME = "job.json"
+JOB_FILE = "job.json"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class JobRecord:
 def home_of(request: JobRequest) -> Path:
     """The local folder of a job: `runs/<name>`, or beside it where a run of this machine lies there."""
     folder = Path(HOMES[request.command]) / request.name
-    taken = any((folder / name).exists() for name in ("ledger.jsonl", "sweep.json", "scores"))
+    taken = any((folder / name).exists() for name in (LEDGER_FILE, RECORD_NAME, "scores"))
     if taken or folder.absolute() == request.out:
         return folder.with_name(f"{folder.name}-on-cluster")
     return folder
@@ -54,7 +56,7 @@ def home_of(request: JobRequest) -> Path:
 def write_record(folder: Path, record: JobRecord) -> Path:
     """Write `folder/job.json`, readable by its owner alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / RECORD_NAME
+    path = folder / JOB_FILE
     write_private(path, json.dumps(asdict(record), indent=2) + "\n")
     return path
 
@@ -71,7 +73,7 @@ def find_record(run: str) -> tuple[Path, JobRecord]:
     named = [Path(run), *(Path(home) / run for home in HOMES.values())]
     named += [path.with_name(f"{path.name}-on-cluster") for path in named if path.name]
     for folder in named:
-        path = folder / RECORD_NAME
+        path = folder / JOB_FILE
         if path.is_file():
             try:
                 return folder, JobRecord(**json.loads(path.read_text(encoding="utf-8")))
@@ -79,7 +81,7 @@ def find_record(run: str) -> tuple[Path, JobRecord]:
                 raise RunError("the record of a job is damaged", where=str(path)) from error
     raise RunError(
         "no job was submitted under this name from here",
-        expected=f"a folder with {RECORD_NAME}, such as runs/NAME",
+        expected=f"a folder with {JOB_FILE}, such as runs/NAME",
         found=run,
         next_step="give the folder that `xal-ray run --cluster` named, from the folder where it was called",
     )

@@ -31,6 +31,7 @@ from xal_ray.cluster.request import JobRequest
 from xal_ray.code_version import sha256_of_files
 from xal_ray.errors import ConfigError
 from xal_ray.labels.exclusions import files_of_run
+from xal_ray.model.files import BACKBONE_FILE, CARD_FILE, WEIGHTS_FILE
 from xal_ray.places import is_remote
 from xal_ray.storage import read_json
 
@@ -135,11 +136,11 @@ def _pack_model(model: Path, work: Path) -> str:
     if is_remote(model) or (model.is_absolute() and not model.exists()):
         return str(model)
     folder = model if model.is_dir() else model.parent
-    wanted = ["model.safetensors" if model.is_dir() else model.name, "model.json"]
+    wanted = [WEIGHTS_FILE if model.is_dir() else model.name, CARD_FILE]
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ConfigError("the model is not there", expected=missing[0], where=str(folder))
-    backbone = folder / "backbone.json"
+    backbone = folder / BACKBONE_FILE
     if backbone.is_file():
         other = str(read_json(backbone)["path"])
         if not ("://" in other or Path(other).is_absolute()):

@@ -10,14 +10,16 @@ from typing import Literal
 from xal_ray.config import Config, build_config
 from xal_ray.errors import ConfigError
 from xal_ray.places import is_remote
+from xal_ray.record.layout import REPORT_FILE, SCORE_RECORD, SELECTION_FILE
+from xal_ray.sweep.layout import BEST_NAME, PAGE_NAME, TABLE_NAME, VERDICT_NAME
 
 Command = Literal["run", "sweep", "score"]
 
 # What comes home at the end, first what must be there. The rest stays where the run lies.
 OUTPUTS: dict[Command, tuple[str, ...]] = {
-    "run": ("report.html",),
-    "sweep": ("sweep.html", "verdict.json", "sweep.parquet", "best.yaml"),
-    "score": ("score.json", "selection.parquet"),
+    "run": (REPORT_FILE,),
+    "sweep": (PAGE_NAME, VERDICT_NAME, TABLE_NAME, BEST_NAME),
+    "score": (SCORE_RECORD, SELECTION_FILE),
 }
 # Where a command leaves its results on this machine.
 HOMES: dict[Command, str] = {"run": "runs", "sweep": "sweeps", "score": "scores"}

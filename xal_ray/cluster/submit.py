@@ -18,7 +18,7 @@ from xal_ray.cluster.backends.ray_launcher import LaunchedCluster
 from xal_ray.cluster.download import fetch
 from xal_ray.cluster.files.definition import read_definition, require_filled
 from xal_ray.cluster.files.sizing import settings_for
-from xal_ray.cluster.job_record import RECORD_NAME, JobRecord, find_record, home_of, write_record
+from xal_ray.cluster.job_record import JOB_FILE, JobRecord, find_record, home_of, write_record
 from xal_ray.cluster.request import JobRequest, Target, check_places
 from xal_ray.errors import XalRayError
 from xal_ray.progress import Reporter
@@ -233,7 +233,7 @@ def _to_stdout(text: str) -> None:
 def _left_alone(cluster: Cluster, target: Target) -> str:
     lines = [
         f"let go; a job that was submitted runs on, and {cluster.title} stands on",
-        f"  watch it: xal-ray attach NAME (its folder has a {RECORD_NAME})",
+        f"  watch it: xal-ray attach NAME (its folder has a {JOB_FILE})",
         "  end it:   xal-ray attach NAME --stop",
     ]
     if target.cluster_file is not None:

@@ -15,7 +15,7 @@ from xal_ray import config
 from xal_ray.engine.session import ready_to_score
 from xal_ray.engine.shards import Pace, Shard, cut, run_shards
 from xal_ray.errors import StageError
-from xal_ray.model.weights import CARD_FILE
+from xal_ray.model.files import CARD_FILE
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
 from xal_ray.progress import Reporter

@@ -17,6 +17,7 @@ from xal_ray.errors import ConfigError, StorageError
 from xal_ray.images import ImageError, Pixels, decode_image
 from xal_ray.places import place
 from xal_ray.pool.schema import PoolReader
+from xal_ray.record.layout import TO_LABEL_TABLE
 from xal_ray.storage import read_table, write_bytes
 
 COLUMNS = ("rank", "image_id", "file", "utility", "reason", "label")
@@ -42,7 +43,7 @@ def export_selection(folder: Path, pool: PoolReader, selection: pa.Table) -> Pat
     Raises:
         StorageError: The disk refused.
     """
-    table = folder / "selection.csv"
+    table = folder / TO_LABEL_TABLE
     if table.exists():
         return table
     index = pool.index()

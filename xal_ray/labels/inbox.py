@@ -18,6 +18,7 @@ from xal_ray.record.layout import (
     LEAST_LABELS,
     RECEIVED_SCHEMA,
     RUNNERS_UP_SCHEMA,
+    TO_LABEL_TABLE,
     RoundLayout,
     RunLayout,
 )
@@ -148,7 +149,7 @@ def _close(received: Received, files: RoundLayout, ledger: Ledger, check_lock: C
 def _waiting_round(layout: RunLayout, ledger: Ledger, file: Path) -> RoundLayout:
     """Return the round that is exported and not committed; else the one that this very file went into."""
     exported = [
-        files for files in [layout.initial, *layout.rounds()] if (files.to_label / "selection.csv").exists()
+        files for files in [layout.initial, *layout.rounds()] if (files.to_label / TO_LABEL_TABLE).exists()
     ]
     if not exported:
         raise LabelError(

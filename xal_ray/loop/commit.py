@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.loop.state import Run
+from xal_ray.model.files import WEIGHTS_FILE
 from xal_ray.record.layout import INITIAL, RoundLayout
 from xal_ray.storage import digest, existing_files, names_in, read_json, read_table, sha256_file, write_bytes
 
@@ -32,7 +33,7 @@ def commit_round(run: Run, files: RoundLayout) -> None:
 
 def _hashes(files: RoundLayout) -> dict[str, str]:
     kept = [
-        files.folder / "model.safetensors",
+        files.folder / WEIGHTS_FILE,
         files.model_card,
         files.metrics,
         files.selection,

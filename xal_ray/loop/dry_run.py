@@ -217,7 +217,7 @@ def describe(config: Config, out: Path, *, here: bool = True) -> list[str]:
         labels_lines += describe_shortfalls(config, found.pool)
     trainer = "in this process" if config.train.num_workers == 0 else f"{config.train.num_workers} workers"
     actors = config.ray
-    goes_on = not is_remote(out) and (out / "ledger.jsonl").exists()
+    goes_on = not is_remote(out) and RunLayout(out).ledger.exists()
     return [
         f"run        {out}{' (there is one: it goes on)' if goes_on else ''}",
         f"pool       {found.about_pool}",

@@ -23,7 +23,7 @@ from xal_ray.model.weights import load_model
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import SPLITS, PoolReader, open_pool
 from xal_ray.progress import Reporter
-from xal_ray.record.layout import RoundLayout, RunLayout
+from xal_ray.record.layout import SCORE_RECORD, RoundLayout, RunLayout
 from xal_ray.record.ledger import is_lock, locked
 from xal_ray.seeds import derive_seed
 from xal_ray.storage import (
@@ -35,7 +35,6 @@ from xal_ray.storage import (
     write_json,
 )
 
-RECORD_NAME = "score.json"
 TITLE = "single pass"
 # What a pass reads of the run that its model is of, where nothing else is said.
 OF_THE_RUN = ("seed", "roi", "score", "select")
@@ -120,7 +119,7 @@ def score_pool(
     index = pool.index()
     rows, candidates = _rows(index, settings, splits, query_size, known)
     start_where_needed(settings, verbose=verbose)  # before anything is written
-    record = out / RECORD_NAME
+    record = out / SCORE_RECORD
     elsewhere = "give another --out"
     with locked(out, what="pass"), followable(settings, lambda: elsewhere if record.exists() else ""):
         is_new = not record.exists()
@@ -309,7 +308,7 @@ def _bind(out: Path, record: dict[str, Any]) -> None:
     Raises:
         RunError: It holds something else.
     """
-    path = out / RECORD_NAME
+    path = out / SCORE_RECORD
     found = _check_bound(out, record)
     if found is None:
         write_json(path, record)
@@ -321,7 +320,7 @@ def _bind(out: Path, record: dict[str, Any]) -> None:
 
 def _check_bound(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     """Refuse a folder that holds something else; returns what it is bound to, None for a new one."""
-    path = out / RECORD_NAME
+    path = out / SCORE_RECORD
     if not path.exists():
         strangers = [name for name in names_in(out) if not is_lock(name)]
         if strangers:
@@ -352,4 +351,4 @@ def _check_bound(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
 def _remove_own(out: Path) -> None:
     """Remove what this call began, so that a corrected command can use the same folder; the lock stays."""
     if not (out / "scores").exists():
-        (out / RECORD_NAME).unlink(missing_ok=True)
+        (out / SCORE_RECORD).unlink(missing_ok=True)

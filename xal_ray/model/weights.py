@@ -19,15 +19,12 @@ from torch import Tensor, nn
 from xal_ray.config import Backbone
 from xal_ray.errors import ModelError, StorageError
 from xal_ray.model.architectures import create_model, import_lite
+from xal_ray.model.files import BACKBONE_FILE, CARD_FILE, WEIGHTS_FILE
 from xal_ray.model.foreign_weights import head_names, load_checkpoint, misfits_of
 from xal_ray.model.network import ModelSpec, Network
 from xal_ray.model.weight_files import read_checkpoint
 from xal_ray.places import is_remote, place
 from xal_ray.storage import read_json, sha256_bytes, write_bytes, write_json
-
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "model.json"
-PLACE_FILE = "backbone.json"
 
 
 def is_at_hand(backbone: Backbone, weights: str) -> bool:
@@ -113,7 +110,7 @@ def save_model(
     if backbone is not None:
         names = head_names(network.architecture)
         card["backbone_sha256"] = read_json(backbone / CARD_FILE)["weights_sha256"]
-        write_json(folder / PLACE_FILE, {"path": str(backbone.resolve())})
+        write_json(folder / BACKBONE_FILE, {"path": str(backbone.resolve())})
     _save(folder, network, spec, {name: state[name] for name in names}, card)
 
 
@@ -208,7 +205,7 @@ def load_model(path: Path) -> tuple[Network, ModelSpec, dict[str, Any]]:
 
 def _read_backbone(folder: Path, sha256: str) -> dict[str, Tensor]:
     """Return the weights that a saved last layer belongs to."""
-    pointer = folder / PLACE_FILE
+    pointer = folder / BACKBONE_FILE
     try:
         weights = place(read_json(pointer)["path"]) / WEIGHTS_FILE
     except (StorageError, KeyError, TypeError) as error:

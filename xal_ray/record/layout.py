@@ -19,12 +19,19 @@ import numpy as np
 import pyarrow as pa
 
 from xal_ray.acquire.strategies import Selection
+from xal_ray.model.files import CARD_FILE
 from xal_ray.storage import names_in
 
 INITIAL = -1  # the round number of the initial set in the ledger
 LEAST_LABELS = 2  # that a model is trained on, for each training worker
 
 # What a strategy ranks by; null where it looks at something else, or an image has none.
+LEDGER_FILE = "ledger.jsonl"
+REPORT_FILE = "report.html"
+SELECTION_FILE = "selection.parquet"
+TO_LABEL_TABLE = "selection.csv"
+SCORE_RECORD = "score.json"  # of a pass without a run
+
 _MEASURED = ("uncertainty", "misalignment", "shuffled_misalignment", "roi_area")
 SELECTION_SCHEMA = pa.schema(
     [
@@ -83,7 +90,7 @@ class RoundLayout:
     @property
     def model_card(self) -> Path:
         """Written after `model.safetensors`: where it exists, the model is whole."""
-        return self.folder / "model.json"
+        return self.folder / CARD_FILE
 
     @property
     def metrics(self) -> Path:
@@ -93,7 +100,7 @@ class RoundLayout:
     @property
     def selection(self) -> Path:
         """Return the ranked picks (`SELECTION_SCHEMA`)."""
-        return self.folder / "selection.parquet"
+        return self.folder / SELECTION_FILE
 
     @property
     def runners_up(self) -> Path:
@@ -145,12 +152,12 @@ class RunLayout:
     @property
     def ledger(self) -> Path:
         """Return the append-only record."""
-        return self.path / "ledger.jsonl"
+        return self.path / LEDGER_FILE
 
     @property
     def report(self) -> Path:
         """Return the page."""
-        return self.path / "report.html"
+        return self.path / REPORT_FILE
 
     @property
     def initial(self) -> RoundLayout:

@@ -20,6 +20,7 @@ from typing import Any
 
 from xal_ray.errors import RunError
 from xal_ray.places import is_remote
+from xal_ray.record.layout import SELECTION_FILE
 from xal_ray.storage import append_line, digest, disk_errors, write_bytes
 from xal_ray.storage.lock import LOCK_NAME, CheckLock, is_lock, locked
 
@@ -96,7 +97,7 @@ class Ledger:
         record = self.commit(round_number)
         if record is None:
             return False
-        return bool(record.data["labels"]) or "selection.parquet" in record.data["files"]
+        return bool(record.data["labels"]) or SELECTION_FILE in record.data["files"]
 
     def chosen(self) -> set[str]:
         """Return the images that committed rounds have chosen, with a label or passed over."""

@@ -23,6 +23,7 @@ from xal_ray.config import Config
 from xal_ray.errors import RunError
 from xal_ray.pool.breakdown import MIN_GROUPS
 from xal_ray.pool.schema import ROI_STATES, SPLITS, PoolReader
+from xal_ray.record.layout import RunLayout
 from xal_ray.report import figures, overlay
 from xal_ray.report.alignment_section import MEASURES, describe_alignment, tested_rows
 from xal_ray.report.area import area, area_interval
@@ -31,7 +32,6 @@ from xal_ray.report.pool_section import describe_pool
 from xal_ray.report.reader import Pick, Picks, Round, Run, read_run, shown_uncertainty
 from xal_ray.storage import write_bytes
 
-REPORT_NAME = "report.html"
 MAX_SHOWN = 24  # picks of a round whose pictures are embedded
 SUPPRESSED = f"<{MIN_GROUPS} groups"
 ROI_TAGS = {"oracle": "oracle ROI", "none": "no ROI"}
@@ -88,7 +88,7 @@ def build_report(run: Path, pool: PoolReader) -> Path:
     )
     environment.filters |= {"num": format_number, "signed": signed, "p": p_words}
     html = environment.get_template("template.html.j2").render(_context(found, pool))
-    path = run / REPORT_NAME
+    path = RunLayout(run).report
     write_bytes(path, html.encode("utf-8"))
     return path
 

@@ -17,14 +17,13 @@ from typing import Any
 from xal_ray.config import Config
 from xal_ray.storage import read_json, write_json, write_table
 from xal_ray.sweep.arms import Trial
+from xal_ray.sweep.layout import TABLE_NAME, VERDICT_NAME
 from xal_ray.sweep.page.page import build_page
 from xal_ray.sweep.results.best import write_best
 from xal_ray.sweep.results.comparison import ArmSummary, Comparison, compare
 from xal_ray.sweep.results.readings import read_trials, trials_table
 from xal_ray.sweep.results.wording import Verdict, arm_name, give_verdict, without_folders
 
-TABLE_NAME = "sweep.parquet"
-VERDICT_NAME = "verdict.json"
 STATUSES = ("finished", "stopped", "failed", "unfinished")
 
 

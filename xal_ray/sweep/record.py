@@ -20,8 +20,7 @@ from xal_ray.pool.schema import PoolReader
 from xal_ray.record.ledger import is_lock
 from xal_ray.storage import names_in, read_json, sha256_file, write_json
 from xal_ray.sweep.arms import Value
-
-RECORD_NAME = "sweep.json"
+from xal_ray.sweep.layout import RECORD_NAME
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from xal_ray.storage import refuse_no_folder
 from xal_ray.sweep.capacity import Share, share_out
 from xal_ray.sweep.family import gather
 from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds, with_recorded
+from xal_ray.sweep.layout import RECORD_NAME
 from xal_ray.sweep.plan import ArmPlan, Plan
 from xal_ray.sweep.proposal import known_arms, propose
-from xal_ray.sweep.record import RECORD_NAME, SweepRecord, bind, read_record, refuse_strangers
+from xal_ray.sweep.record import SweepRecord, bind, read_record, refuse_strangers
 from xal_ray.sweep.space import Space
 
 _NO_CHECK = {"weight": 0.5, "normalise": "rank"}  # keys on whose values no check depends

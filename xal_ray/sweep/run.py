@@ -26,14 +26,13 @@ from xal_ray.sweep.arms import Trial
 from xal_ray.sweep.capacity import Share
 from xal_ray.sweep.family import Family, gather
 from xal_ray.sweep.initial_sets import about_left_out, lacking_seeds, with_recorded
+from xal_ray.sweep.layout import BEST_NAME, PAGE_NAME
 from xal_ray.sweep.outcome import write_results
-from xal_ray.sweep.page.page import PAGE_NAME
 from xal_ray.sweep.plan import ArmPlan, Plan, is_cache_chosen, plan_arms, warnings_of
 from xal_ray.sweep.progress import SweepProgress
 from xal_ray.sweep.proposal import known_arms, propose
 from xal_ray.sweep.record import RecordedArm, SweepRecord, add_to_record, bind, own_folder, read_record
 from xal_ray.sweep.request import about_dropped, check_validation, num_classes, num_trials, seeds_of, share_of
-from xal_ray.sweep.results.best import BEST_NAME
 from xal_ray.sweep.results.wording import Verdict
 from xal_ray.sweep.space import parse_pairs, scalar
 from xal_ray.sweep.trial import Setting, TrialPlan

@@ -19,6 +19,7 @@ from xal_ray.engine.training.storage import TrainStorage, train_storage
 from xal_ray.engine.training.worker import WorkerTask, work
 from xal_ray.engine.watchdog import GROWTH_TIMEOUT_S
 from xal_ray.errors import StageError, XalRayError
+from xal_ray.model.files import CARD_FILE, WEIGHTS_FILE
 from xal_ray.model.training.minibatches import check_number
 from xal_ray.progress import Reporter
 from xal_ray.storage import write_bytes
@@ -204,7 +205,7 @@ def _tell(metrics: dict[str, Any], workers: int, reporter: Reporter) -> None:
 
 def _adopt(source: Path, out: Path) -> None:
     """Take a finished model over; `model.json` comes last, since it says that the model is whole."""
-    for name in ("model.safetensors", "model.json"):
+    for name in (WEIGHTS_FILE, CARD_FILE):
         write_bytes(out / name, (source / name).read_bytes())
 
 

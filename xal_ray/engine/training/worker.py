@@ -14,9 +14,9 @@ import torch
 
 from xal_ray.engine.code_check import Check
 from xal_ray.engine.training.request import TrainRequest, fit_and_save, unpacked
+from xal_ray.model.files import CARD_FILE
 from xal_ray.model.training.checkpoint import TrainingState, read_state, write_state
 from xal_ray.model.training.minibatches import LabelledImages
-from xal_ray.model.weights import CARD_FILE
 from xal_ray.pool.schema import PoolReader
 
 

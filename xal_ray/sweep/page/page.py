@@ -18,6 +18,7 @@ from xal_ray.report.numbers import format_number, p_words
 from xal_ray.report.page import public_config
 from xal_ray.storage import write_bytes
 from xal_ray.sweep.arms import Value
+from xal_ray.sweep.layout import PAGE_NAME
 from xal_ray.sweep.page import figures
 from xal_ray.sweep.page.canvas import short_keys
 from xal_ray.sweep.page.parallel_figure import parallel_figure
@@ -32,7 +33,6 @@ from xal_ray.sweep.results.wording import (
     without_folders,
 )
 
-PAGE_NAME = "sweep.html"
 SEARCH_WORDS = {
     "grid": "grid: every combination",
     "random": "random draws",

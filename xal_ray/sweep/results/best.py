@@ -12,10 +12,10 @@ from xal_ray.places import place
 from xal_ray.record.layout import RunLayout
 from xal_ray.report.numbers import p_words
 from xal_ray.storage import write_bytes
+from xal_ray.sweep.layout import BEST_NAME
 from xal_ray.sweep.results.comparison import ArmSummary, Comparison
 from xal_ray.sweep.results.wording import arm_name, estimate_words, one_line
 
-BEST_NAME = "best.yaml"
 MAX_NAME = 64  # characters, as `Config.name` allows
 SUFFIX = "-best"
 
