@@ -9,8 +9,6 @@ zero or not finite, an empty ROI (every map would miss it by the same amount), o
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -21,7 +19,7 @@ CELLS = (1, 2)
 CONSTANT_TOLERANCE = 1e-6
 
 
-def minmax(cams: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def minmax(cams: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Normalise every map on its own: `(c - min c) / (max c - min c)`.
 
     Args:
@@ -45,7 +43,7 @@ def minmax(cams: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray
     return ((values - low) / span).astype(np.float32), defined
 
 
-def pointing_game(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> FloatArray:
+def pointing_game(cam: npt.NDArray[np.floating], roi: npt.NDArray[np.floating | np.bool_]) -> FloatArray:
     """Score whether the map's peak points at the ROI: 1 hit, 0 miss; the mean over the cells of tied peaks.
 
     A hit is a peak cell that the ROI covers at all. A cell is the finest place a map can point at, and a
@@ -64,7 +62,9 @@ def pointing_game(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> FloatArray:
     return ratio(hits.astype(np.float64), peaks.sum(axis=CELLS).astype(np.float64))
 
 
-def compared(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+def compared(
+    cam: npt.NDArray[np.floating], roi: npt.NDArray[np.floating | np.bool_]
+) -> tuple[FloatArray, FloatArray]:
     """Return both in float64, NaN throughout where there is nothing to compare.
 
     Raises:
@@ -80,7 +80,7 @@ def compared(cam: npt.NDArray[Any], roi: npt.NDArray[Any]) -> tuple[FloatArray, 
     return maps, regions
 
 
-def _maps(values: npt.NDArray[Any]) -> FloatArray:
+def _maps(values: npt.NDArray[np.floating | np.bool_]) -> FloatArray:
     """Return a float64 copy, which the caller may write into."""
     if values.ndim != 3 or 0 in values.shape[1:]:
         raise ValueError(f"expected (n, gh, gw), found shape {values.shape}")

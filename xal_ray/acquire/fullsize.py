@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +70,7 @@ def reduce_rois(coverage: npt.NDArray[np.uint8], grid: tuple[int, int]) -> Regio
     return Regions(adjoint, packed, frame)
 
 
-def measure(cams: npt.NDArray[Any], regions: Regions) -> dict[str, FloatArray]:
+def measure(cams: npt.NDArray[np.floating], regions: Regions) -> dict[str, FloatArray]:
     """Return all measures of `MEASURES`, by name.
 
     Args:
@@ -97,7 +96,7 @@ def measure(cams: npt.NDArray[Any], regions: Regions) -> dict[str, FloatArray]:
 
 
 def linear_measures(
-    cams: npt.NDArray[Any], adjoint: npt.NDArray[np.float32], frame: tuple[int, int]
+    cams: npt.NDArray[np.floating], adjoint: npt.NDArray[np.float32], frame: tuple[int, int]
 ) -> dict[str, FloatArray]:
     """The measures of `measure` that need the adjoints alone: soft Dice, misalignment, energy and lift.
 
@@ -124,7 +123,7 @@ def linear_measures(
 
 
 def misalignment(
-    cams: npt.NDArray[Any], adjoint: npt.NDArray[np.float32], frame: tuple[int, int]
+    cams: npt.NDArray[np.floating], adjoint: npt.NDArray[np.float32], frame: tuple[int, int]
 ) -> FloatArray:
     """Misalignment as `measure` has it, from the adjoints alone.
 
@@ -144,7 +143,7 @@ def fine_cells(cells: int) -> int:
     return -(-FINE // cells) * cells
 
 
-def upsample(cams: npt.NDArray[Any], frame: tuple[int, int]) -> FloatArray:
+def upsample(cams: npt.NDArray[np.floating], frame: tuple[int, int]) -> FloatArray:
     """Bilinear upsampling with pixel centres at one half, as `torch.nn.functional.interpolate` does it.
 
     Args:
@@ -177,7 +176,7 @@ def interpolation(size: int, cells: int) -> FloatArray:
     return weights
 
 
-def _thresholded(cams: npt.NDArray[Any], regions: Regions) -> tuple[FloatArray, FloatArray]:
+def _thresholded(cams: npt.NDArray[np.floating], regions: Regions) -> tuple[FloatArray, FloatArray]:
     """Hard Dice and IoU at half of each map's range, on the fine grid.
 
     Hard Dice is `2 sum(b m) / (sum b + sum m)`, IoU `sum(min(b, m)) / sum(max(b, m))`, with `b = [c >= half]`
@@ -193,7 +192,7 @@ def _thresholded(cams: npt.NDArray[Any], regions: Regions) -> tuple[FloatArray, 
 
 
 def _shares(
-    cams: npt.NDArray[Any], adjoint: npt.NDArray[np.float32], frame: tuple[int, int]
+    cams: npt.NDArray[np.floating], adjoint: npt.NDArray[np.float32], frame: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Means over the pixels of the full-size image: of map times ROI, of the map, and of the ROI."""
     maps = cams.astype(np.float64)

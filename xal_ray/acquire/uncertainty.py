@@ -5,15 +5,13 @@ All take probabilities (n, c) with c >= 2 and compute in float64. A row with a N
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
 
-def entropy(probs: npt.NDArray[Any]) -> FloatArray:
+def entropy(probs: npt.NDArray[np.floating]) -> FloatArray:
     """Normalised entropy `H(p) / ln C`, with `0 ln 0 = 0`.
 
     Args:
@@ -34,7 +32,7 @@ def entropy(probs: npt.NDArray[Any]) -> FloatArray:
     return _unit(-(clipped * logs).sum(axis=1) / np.log(clipped.shape[1]))
 
 
-def margin(probs: npt.NDArray[Any]) -> FloatArray:
+def margin(probs: npt.NDArray[np.floating]) -> FloatArray:
     """Margin uncertainty `1 - (p1 - p2)`, p1 and p2 the two largest probabilities.
 
     Args:
@@ -52,7 +50,7 @@ def margin(probs: npt.NDArray[Any]) -> FloatArray:
     return _unit(1.0 - _top_gap(_at_least_two_classes(probs)))
 
 
-def least_confidence(probs: npt.NDArray[Any]) -> FloatArray:
+def least_confidence(probs: npt.NDArray[np.floating]) -> FloatArray:
     """Least confidence `(1 - p1) C / (C - 1)`, p1 the largest probability; 1 for the uniform distribution.
 
     Args:
@@ -72,7 +70,7 @@ def least_confidence(probs: npt.NDArray[Any]) -> FloatArray:
     return _unit((1.0 - values.max(axis=1)) * num_classes / (num_classes - 1))
 
 
-def bald(probs: npt.NDArray[Any]) -> FloatArray:
+def bald(probs: npt.NDArray[np.floating]) -> FloatArray:
     """BALD: the information that the label holds about the model, `(H(mean_t p_t) - mean_t H(p_t)) / ln C`.
 
     Args:
@@ -96,7 +94,7 @@ def bald(probs: npt.NDArray[Any]) -> FloatArray:
     return _unit(entropy(probs.mean(axis=1, dtype=np.float64)) - each.mean(axis=1))
 
 
-def logit_gap(logits: npt.NDArray[Any]) -> FloatArray:
+def logit_gap(logits: npt.NDArray[np.floating]) -> FloatArray:
     """The distance from the largest to the second largest logit: near 0, rounding can flip the prediction.
 
     Args:
@@ -111,7 +109,7 @@ def logit_gap(logits: npt.NDArray[Any]) -> FloatArray:
     return _top_gap(_at_least_two_classes(logits))
 
 
-def _at_least_two_classes(values: npt.NDArray[Any]) -> FloatArray:
+def _at_least_two_classes(values: npt.NDArray[np.floating]) -> FloatArray:
     if values.ndim != 2 or values.shape[1] < 2:
         raise ValueError(f"expected (n, c) with c >= 2, found shape {values.shape}")
     return values.astype(np.float64)

@@ -36,7 +36,7 @@ def note_depth(picture: Any) -> None:
     picture.info[_DEEP_COLOUR] = any(isinstance(mode, str) and ";16" in mode for mode in modes)
 
 
-def values_of(picture: Image.Image) -> npt.NDArray[Any]:
+def values_of(picture: Image.Image) -> npt.NDArray[np.number]:
     """Return the values of a deep picture as its file holds them, (h, w)."""
     values = np.asarray(picture)
     if picture.mode == "L":

@@ -14,7 +14,7 @@ may be any number up to 255; where they lie can:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ _LEVELS, _MOST_LEVELS = 64, 0.9  # parts of the range, and how many of them a pi
 _SMALL_STEP, _MOST_STEPS = 1 / 24, 0.95  # of the maximum, from a pixel to the next; and of all steps
 _BRIGHT = 128  # of 255
 
-Values = npt.NDArray[Any]
+Values = npt.NDArray[np.number]
 
 
 class Mask(NamedTuple):

@@ -39,7 +39,7 @@ class Cheng:
         patient: As written; for pseudonyms only.
     """
 
-    image: npt.NDArray[Any]
+    image: npt.NDArray[np.number]
     mask: npt.NDArray[np.bool_]
     label: int
     patient: str
@@ -112,7 +112,7 @@ def _linked(group: Any, name: str, kind: type) -> Any:
     return found
 
 
-def _read(group: Any, name: str, num_bytes: int, most: int) -> npt.NDArray[Any]:
+def _read(group: Any, name: str, num_bytes: int, most: int) -> npt.NDArray[np.number]:
     """Return a data set of numbers, if it is as small as it should be."""
     import h5py
 

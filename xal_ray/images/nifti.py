@@ -47,7 +47,7 @@ class Volume:
         settings: The plane and the scale of slices.
     """
 
-    voxels: npt.NDArray[Any]
+    voxels: npt.NDArray[np.number]
     slope: float
     intercept: float
     settings: Nifti
@@ -57,7 +57,7 @@ class Volume:
         """Return how many slices lie along the plane's axis: from the right, the back or the bottom on."""
         return int(self.voxels.shape[_PLANE_AXES[self.settings.plane]])
 
-    def plane_values(self, number: int) -> npt.NDArray[Any]:
+    def plane_values(self, number: int) -> npt.NDArray[np.number]:
         """Return one slice as radiologists look at it, the patient's right on the left.
 
         Returns:
@@ -93,7 +93,7 @@ class Volume:
         """Return what is inside a mask, by the values of the whole volume."""
         return find_cut(lambda: (self.plane_values(number) for number in range(self.slices)))
 
-    def _stored(self, number: int) -> npt.NDArray[Any]:
+    def _stored(self, number: int) -> npt.NDArray[np.number]:
         # The right of the patient is the left of the picture; rows run downwards.
         if self.settings.plane == "axial":
             return self.voxels[::-1, ::-1, number].T
@@ -323,7 +323,7 @@ def _scaling(header: Any) -> tuple[float, float]:
     return slope, intercept
 
 
-def _read_voxels(content: Any, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _read_voxels(content: Any, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> npt.NDArray[np.number]:
     flat = np.empty(int(np.prod(shape)), dtype=dtype)
     view, filled = memoryview(flat.view(np.uint8).data), 0
     while filled < len(view):

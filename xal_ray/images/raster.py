@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +91,7 @@ def decode_inside(stream: BinaryIO, limits: Limits) -> Mask:
     return mask
 
 
-def _values_of_mask(upright: Image.Image) -> npt.NDArray[Any]:
+def _values_of_mask(upright: Image.Image) -> npt.NDArray[np.number]:
     """Return one number a pixel, transparent ones black; of colours the brightest."""
     if grey16.is_deep(upright):
         values = grey16.values_of(upright)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ FEW_GREYS = 32
 _SAMPLED_PIXELS = 4096
 
 
-def scale_to_8_bit(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
+def scale_to_8_bit(values: npt.NDArray[np.number], low: float, high: float) -> Pixels:
     """Scale numbers linearly: `low` and less become 0, `high` and more 255, with nan as 0.
 
     A value v becomes floor(255 (v - low) / (high - low) + 1/2). Where `high` is not above `low`, all is 0.
@@ -54,7 +53,7 @@ def strips(shape: tuple[int, ...]) -> list[slice]:
     return [slice(top, min(height, top + num_rows)) for top in range(0, height, num_rows)]
 
 
-def finite_range(values: npt.NDArray[Any]) -> tuple[float, float]:
+def finite_range(values: npt.NDArray[np.number]) -> tuple[float, float]:
     """Return the least and the largest finite number; 0 and 0 where there is none."""
     if values.dtype.kind in "biu":
         return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
@@ -66,7 +65,7 @@ def finite_range(values: npt.NDArray[Any]) -> tuple[float, float]:
     return (low, high) if low <= high else (0.0, 0.0)
 
 
-def lost_greys(stored: Callable[[], npt.NDArray[Any]], pixels: Pixels) -> tuple[str, ...]:
+def lost_greys(stored: Callable[[], npt.NDArray[np.number]], pixels: Pixels) -> tuple[str, ...]:
     """Return what a scaling to 8 bits has left of a picture, where that is little.
 
     Args:

@@ -42,7 +42,7 @@ Verdict = Literal["shown", "not shown", "cannot be shown"]  # that maps find the
 
 
 def alignment_test(
-    cams: npt.NDArray[Any], regions: Regions, group_ids: Sequence[str], seed: int
+    cams: npt.NDArray[np.floating], regions: Regions, group_ids: Sequence[str], seed: int
 ) -> dict[str, Any] | None:
     """Hold the agreement of maps with their own ROIs against that with ROIs of other groups.
 
@@ -120,7 +120,7 @@ class _Stratum:
         return int(self.donors.shape[1])
 
 
-def _defined(cams: npt.NDArray[Any], regions: Regions) -> IntArray:
+def _defined(cams: npt.NDArray[np.floating], regions: Regions) -> IntArray:
     """Images with something to agree on; an ROI that is the whole image has no place to look at."""
     dice = linear_measures(cams, regions.adjoint, regions.frame)["soft_dice"]
     return np.flatnonzero(np.isfinite(dice) & (regions.area < 1.0 - WHOLE_TOLERANCE))
@@ -144,7 +144,7 @@ def _strata(groups: IntArray, sizes: FloatArray) -> list[_Stratum]:
 
 
 def _agreement(
-    cams: npt.NDArray[Any], regions: Regions, area: FloatArray, stratum: _Stratum
+    cams: npt.NDArray[np.floating], regions: Regions, area: FloatArray, stratum: _Stratum
 ) -> dict[str, FloatArray]:
     """(m, k) by measure: each map of a stratum with the ROI that it gets of each group."""
     maps = cams[stratum.rows]
@@ -157,7 +157,9 @@ def _agreement(
     return found
 
 
-def _shares_of(cams: npt.NDArray[Any], area: FloatArray, frame: tuple[int, int]) -> dict[str, FloatArray]:
+def _shares_of(
+    cams: npt.NDArray[np.floating], area: FloatArray, frame: tuple[int, int]
+) -> dict[str, FloatArray]:
     """(n,) by measure: how a map's agreement with an ROI, wherever that lies, rises with its area.
 
     For soft Dice and energy it is what the map has with an ROI of that area that lies evenly on the whole

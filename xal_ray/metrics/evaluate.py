@@ -25,7 +25,9 @@ NUM_ECE_BINS = 15
 ALIGNMENT_MEASURES = ("soft_dice", "hard_dice", "iou", "pointing_game", "energy_in_roi", "lift")
 
 
-def classification_metrics(probs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, Any]:
+def classification_metrics(
+    probs: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]
+) -> dict[str, Any]:
     """Measure predictions against labels. The prediction is the class of the largest probability.
 
     Args:
@@ -92,7 +94,11 @@ def _expected_calibration_error(confidence: FloatArray, correct: npt.NDArray[np.
 
 
 def alignment_metrics(
-    cams: npt.NDArray[Any], regions: Regions, image_ids: Sequence[str], group_ids: Sequence[str], seed: int
+    cams: npt.NDArray[np.floating],
+    regions: Regions,
+    image_ids: Sequence[str],
+    group_ids: Sequence[str],
+    seed: int,
 ) -> dict[str, Any] | None:
     """Mean agreement of maps with ROIs, and with the ROIs of images of other groups as a control.
 
@@ -126,7 +132,7 @@ def alignment_metrics(
 
 
 def group_intervals(
-    probs: npt.NDArray[Any], labels: npt.NDArray[Any], group_ids: Sequence[str]
+    probs: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], group_ids: Sequence[str]
 ) -> dict[str, Interval | None]:
     """95 % intervals of accuracy and balanced accuracy over groups.
 
@@ -190,7 +196,7 @@ def area_over_rounds(num_labels: Sequence[int], values: Sequence[float | None]) 
     return curve_area(num_labels, values)
 
 
-def _checked(probs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[FloatArray, IntArray]:
+def _checked(probs: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> tuple[FloatArray, IntArray]:
     if probs.ndim != 2 or probs.shape[1] < 2 or labels.shape != probs.shape[:1]:
         raise ValueError(f"expected (n, c >= 2) and (n,), found shapes {probs.shape} and {labels.shape}")
     if not np.isfinite(probs).all():
@@ -200,7 +206,7 @@ def _checked(probs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[FloatAr
     return probs.astype(np.float64), labels.astype(np.int64)
 
 
-def _ratios(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
+def _ratios(numerator: npt.NDArray[np.integer], denominator: npt.NDArray[np.integer]) -> FloatArray:
     """NaN where the denominator is 0."""
     ratios = np.full(numerator.shape, np.nan)
     np.divide(numerator, denominator, out=ratios, where=denominator != 0)

@@ -7,8 +7,6 @@ the data leave. `tests/unit/test_intervals.py` holds their coverage.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, stdtrit
@@ -19,7 +17,7 @@ Interval = tuple[float, float]
 TAILS = (0.025, 0.975)
 
 
-def t_interval(values: npt.NDArray[Any]) -> Interval | None:
+def t_interval(values: npt.NDArray[np.floating]) -> Interval | None:
     """Return the interval of a mean over independent values (seeds): `mean ± t(n - 1) s / sqrt(n)`.
 
     Returns:
@@ -36,7 +34,7 @@ def t_interval(values: npt.NDArray[Any]) -> Interval | None:
     return mean - half_width, mean + half_width
 
 
-def mean_interval(values: npt.NDArray[Any], groups: npt.NDArray[Any]) -> Interval | None:
+def mean_interval(values: npt.NDArray[np.floating], groups: npt.NDArray[np.integer]) -> Interval | None:
     """Return the interval of a mean over images whose groups, not the images, are independent.
 
     Args:
@@ -59,7 +57,7 @@ def mean_interval(values: npt.NDArray[Any], groups: npt.NDArray[Any]) -> Interva
     return mean - half_width, mean + half_width
 
 
-def share_interval(hits: npt.NDArray[Any], support: npt.NDArray[Any]) -> Interval | None:
+def share_interval(hits: npt.NDArray[np.floating], support: npt.NDArray[np.floating]) -> Interval | None:
     """Return the interval of a mean of shares over classes: balanced accuracy or, with one class, accuracy.
 
     The variance is that of the groups (the jackknife that leaves out one after the other), and the degrees of
@@ -98,7 +96,7 @@ def share_interval(hits: npt.NDArray[Any], support: npt.NDArray[Any]) -> Interva
     return low, high
 
 
-def _clustered(sums: npt.NDArray[Any], support: npt.NDArray[Any]) -> tuple[float, float, float]:
+def _clustered(sums: npt.NDArray[np.number], support: npt.NDArray[np.number]) -> tuple[float, float, float]:
     """Mean over the columns of `sum / support`, its variance between groups, and the degrees of freedom.
 
     With w = 1 / (c S (1 - s / S)), s the support of a group and S that of all, the variance is

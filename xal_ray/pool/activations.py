@@ -163,7 +163,7 @@ class ActivationReader:
 
     def _by_part(
         self, references: pa.Table
-    ) -> Iterator[tuple[npt.NDArray[np.intp], pa.RecordBatch, npt.NDArray[Any]]]:
+    ) -> Iterator[tuple[npt.NDArray[np.intp], pa.RecordBatch, npt.NDArray[np.number]]]:
         """For each part: the places of its rows among the references, its columns, and the rows in it."""
         numbers, rows = references["part"].to_numpy(), references["row"].to_numpy()
         image_ids = references["image_id"].combine_chunks()
@@ -216,7 +216,7 @@ def write_part(
     """
     schema = shapes.schema()
     columns = {"image_id": pa.array(image_ids, pa.string()), "has_roi": pa.array(has_roi)}
-    lists: dict[str, npt.NDArray[Any]] = {
+    lists: dict[str, npt.NDArray[np.number]] = {
         "activation": activations,
         "embedding": embeddings,
         "roi_adjoint": rois.adjoint,
@@ -248,10 +248,10 @@ def _mapped(path: Path, file: tuple[int, int, int, int]) -> pa.RecordBatch:
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
-def _matrix(part: pa.RecordBatch, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def _matrix(part: pa.RecordBatch, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.number]:
     """Return a column of lists as (rows, *shape), not copied."""
     values = part[name].flatten().to_numpy(zero_copy_only=True)
-    matrix: npt.NDArray[Any] = values.reshape(part.num_rows, *shape)
+    matrix: npt.NDArray[np.number] = values.reshape(part.num_rows, *shape)
     return matrix
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -50,7 +48,7 @@ def boxes_to_grid(boxes: npt.ArrayLike, frame: tuple[int, int], grid: tuple[int,
     return _average(inside, y_edges, x_edges, grid)
 
 
-def mask_to_grid(mask: npt.NDArray[Any], grid: tuple[int, int]) -> FloatArray:
+def mask_to_grid(mask: npt.NDArray[np.number | np.bool_], grid: tuple[int, int]) -> FloatArray:
     """Rescale masks by exact area averaging: pixels that a cell border cuts count in part on both sides.
 
     The mean over the mask is kept. It works in either direction, and on grids as on masks.
@@ -75,11 +73,13 @@ def mask_to_grid(mask: npt.NDArray[Any], grid: tuple[int, int]) -> FloatArray:
         return _block_means(mask, grid)
     # Up to this size float32 holds every partial sum of a binary mask exactly.
     narrow = mask.dtype != np.float64 and height * width <= 2**24
-    values = mask.astype(np.float32 if narrow else np.float64)
+    values: npt.NDArray[np.floating] = mask.astype(np.float32) if narrow else mask.astype(np.float64)
     return _average(values, np.arange(height + 1.0), np.arange(width + 1.0), grid)
 
 
-def check_mask(mask: npt.NDArray[Any], frame: tuple[int, int], *, where: str | None = None) -> None:
+def check_mask(
+    mask: npt.NDArray[np.number | np.bool_], frame: tuple[int, int], *, where: str | None = None
+) -> None:
     """Refuse a mask that was not drawn on its image.
 
     Args:
@@ -100,7 +100,7 @@ def check_mask(mask: npt.NDArray[Any], frame: tuple[int, int], *, where: str | N
         )
 
 
-def pack_coverage(coverage: npt.NDArray[Any]) -> bytes:
+def pack_coverage(coverage: npt.NDArray[np.number | np.bool_]) -> bytes:
     """Coverage in [0, 1] as it is stored: uint8, 0 to 255, row-major.
 
     A region that is there is never lost: where all of it would round to 0, every cell that it touches is 1.
@@ -117,7 +117,7 @@ def _corners(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _average(
-    values: npt.NDArray[Any],
+    values: npt.NDArray[np.number | np.bool_],
     y_edges: npt.NDArray[np.float64],
     x_edges: npt.NDArray[np.float64],
     grid: tuple[int, int],
@@ -134,7 +134,7 @@ def _average(
     return clipped
 
 
-def _block_means(mask: npt.NDArray[Any], grid: tuple[int, int]) -> FloatArray:
+def _block_means(mask: npt.NDArray[np.number | np.bool_], grid: tuple[int, int]) -> FloatArray:
     """`_average` where every cell is made of whole pixels."""
     height, width = mask.shape[-2:]
     rows, columns = height // grid[0], width // grid[1]

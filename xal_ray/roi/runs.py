@@ -8,7 +8,6 @@ Source: the format of `maskApi.c` (rleFrString, rleToString) of the COCO API.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +57,7 @@ def rle_to_mask(
     return np.repeat(inside, runs).reshape(width, height).T
 
 
-def mask_to_counts(mask: npt.NDArray[Any]) -> list[int]:
+def mask_to_counts(mask: npt.NDArray[np.number | np.bool_]) -> list[int]:
     """Return the run lengths of a mask, down each column: outside first, so that the first may be 0.
 
     Args:

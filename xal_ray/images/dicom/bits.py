@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -13,13 +11,13 @@ _CLEARLY = 2  # as many leaps of one reading as of the other
 
 
 def counted_bits(
-    values: npt.NDArray[Any],
+    values: npt.NDArray[np.number],
     bits: int,
     *,
     signed: bool,
     exact: bool,
     padding: tuple[int, int] | None = None,
-) -> tuple[npt.NDArray[Any], bool]:
+) -> tuple[npt.NDArray[np.number], bool]:
     """Return values of so many bits: those above are cleared, or of a negative number set.
 
     Overlays were kept there (as `PS3.5, 8.1.1` allowed), and some writers leave what was in memory.
@@ -60,7 +58,7 @@ def counted_bits(
     return counted.astype(np.int32 if width < 32 else np.int64), bool(is_foreign.any())
 
 
-def is_twos_complement(values: npt.NDArray[Any], bits: int) -> bool:
+def is_twos_complement(values: npt.NDArray[np.number], bits: int) -> bool:
     """Tell whether values without a sign are negative ones in the guise of large ones, as their header says.
 
     Read wrongly, a picture leaps by half of the range and more wherever it crosses zero, or its middle. So

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ class Table:
     first: int
     bits: int
 
-    def look_up(self, values: npt.NDArray[Any]) -> Floats:
+    def look_up(self, values: npt.NDArray[np.number]) -> Floats:
         """Return what inputs become; fractions are rounded first."""
         last = len(self.entries) - 1
         # Cut off before they become integers: a float may be larger than any.
@@ -92,7 +92,7 @@ class Grey:
     inverted: bool = False
     padding: tuple[float, float] | None = None
 
-    def in_8_bits(self, stored: npt.NDArray[Any]) -> Pixels:
+    def in_8_bits(self, stored: npt.NDArray[np.number]) -> Pixels:
         """Return values to grey, strip by strip in float64.
 
         Args:
@@ -118,16 +118,16 @@ class Grey:
                     pixels[rows][self._is_padding(stored[rows])] = 0
         return pixels
 
-    def _in_modality_units(self, stored: npt.NDArray[Any]) -> Floats:
+    def _in_modality_units(self, stored: npt.NDArray[np.number]) -> Floats:
         if self.modality is not None:
             return self.modality.look_up(stored)
         return stored.astype(np.float64) * self.slope + self.intercept
 
-    def _is_padding(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def _is_padding(self, stored: npt.NDArray[np.number]) -> npt.NDArray[np.bool_]:
         low, high = self.padding or (1, 0)
         return np.asarray((stored >= low) & (stored <= high))
 
-    def _range(self, stored: npt.NDArray[Any]) -> tuple[float, float]:
+    def _range(self, stored: npt.NDArray[np.number]) -> tuple[float, float]:
         """The least and the largest modality value outside the padding; 0 and 0 where there is none."""
         low, high = np.inf, -np.inf
         for rows in strips(stored.shape):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +121,7 @@ def _open(uri: str, pool: Pool) -> Volume:
     return open_volume(place(uri), pool.limits, pool.nifti)
 
 
-def _scale(volume: Volume) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.uint8]]:
+def _scale(volume: Volume) -> Callable[[npt.NDArray[np.number]], npt.NDArray[np.uint8]]:
     """Return how a slice becomes grey: its least value black and its largest white, or the volume's."""
     of_all = volume.value_range if volume.settings.scale == "volume" else None
     return lambda plane: scale_to_8_bit(plane, *(of_all or finite_range(plane)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,9 @@ class Region:
     remarks: tuple[str, ...] = ()
 
 
-def region_of_mask(inside: npt.NDArray[Any], grid: tuple[int, int], *, is_soft: bool = False) -> Region:
+def region_of_mask(
+    inside: npt.NDArray[np.number | np.bool_], grid: tuple[int, int], *, is_soft: bool = False
+) -> Region:
     """Return the ROI that a mask draws; one without an inside says that there is confirmed to be none.
 
     Args:
