@@ -19,14 +19,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import factorial, prod
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from xal_ray.acquire.alignment import pointing_game
 from xal_ray.acquire.fullsize import WHOLE_TOLERANCE, Regions, linear_measures, whole_adjoint
-from xal_ray.metrics.intervals import mean_interval
+from xal_ray.metrics.intervals import Interval, mean_interval
 from xal_ray.roi import mask_to_grid
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,9 +41,45 @@ ROUNDING = 1e-6  # of agreements, which come of float32 maps and ROIs: what diff
 Verdict = Literal["shown", "not shown", "cannot be shown"]  # that maps find their own ROI
 
 
+class Effect(TypedDict):
+    """How far maps agree more with their own ROIs than with those of other groups, by one measure.
+
+    Attributes:
+        own: The mean agreement with the image's own ROI.
+        donors: The mean agreement with ROIs of other groups.
+        effect: Their difference.
+        ci95: Its low and high over groups.
+        p: Of the permutations; None where so few groups can't give a small one.
+        verdict: What follows from it.
+    """
+
+    own: float
+    donors: float
+    effect: float
+    ci95: Interval | None
+    p: float | None
+    verdict: Verdict
+
+
+class PermutationFigures(TypedDict):
+    """What `alignment_test` finds.
+
+    Attributes:
+        num_images: Those with a defined map, and an ROI that is neither empty nor the whole image.
+        num_groups: Theirs.
+        smallest_p: The least p-value that so many groups can give.
+        measures: By measure of `TESTED`.
+    """
+
+    num_images: int
+    num_groups: int
+    smallest_p: float
+    measures: dict[str, Effect]
+
+
 def alignment_test(
     cams: npt.NDArray[np.floating], regions: Regions, group_ids: Sequence[str], seed: int
-) -> dict[str, Any] | None:
+) -> PermutationFigures | None:
     """Hold the agreement of maps with their own ROIs against that with ROIs of other groups.
 
     The effect of a measure is the mean over images of `own - donors`: the agreement with the image's own ROI
@@ -181,7 +217,7 @@ def _result(
     shares: FloatArray,
     groups: IntArray,
     drawn: Sequence[IntArray] | None,
-) -> dict[str, Any]:
+) -> Effect:
     own = np.empty(len(groups))
     donors = np.empty(len(groups))
     for stratum, agreement in zip(strata, agreements, strict=True):

@@ -5,9 +5,9 @@ Everything here answers in plain floats that JSON can hold; what is undefined is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,59 @@ NUM_ECE_BINS = 15
 ALIGNMENT_MEASURES = ("soft_dice", "hard_dice", "iou", "pointing_game", "energy_in_roi", "lift")
 
 
+class ClassFigures(TypedDict):
+    """What is measured of one class; a share of nothing is None.
+
+    Attributes:
+        recall: Of the images of the class, the share that is predicted as it.
+        precision: Of the images that are predicted as it, the share that is of it.
+        f1: The harmonic mean of both.
+        support: Images of the class.
+    """
+
+    recall: float | None
+    precision: float | None
+    f1: float | None
+    support: int
+
+
+class ClassificationFigures(TypedDict):
+    """What `classification_metrics` measures."""
+
+    accuracy: float | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    auroc: float | None
+    ece: float | None
+    per_class: list[ClassFigures]
+
+
+class Agreements(TypedDict):
+    """The mean of each of `ALIGNMENT_MEASURES` over images; None where no image has it."""
+
+    soft_dice: float | None
+    hard_dice: float | None
+    iou: float | None
+    pointing_game: float | None
+    energy_in_roi: float | None
+    lift: float | None
+
+
+class AlignmentFigures(Agreements):
+    """What `alignment_metrics` measures.
+
+    Attributes:
+        num_images: Those with a defined map and an ROI that is not empty.
+        shuffled: The same means with the ROIs of images of other groups.
+    """
+
+    num_images: int
+    shuffled: Agreements
+
+
 def classification_metrics(
     probs: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]
-) -> dict[str, Any]:
+) -> ClassificationFigures:
     """Measure predictions against labels. The prediction is the class of the largest probability.
 
     Args:
@@ -50,8 +100,8 @@ def classification_metrics(
     claimed = np.bincount(predicted, minlength=num_classes)
     hits = np.bincount(truth[predicted == truth], minlength=num_classes)
     recall = _ratios(hits, support)
+    precision = _ratios(hits, claimed)
     f1 = _ratios(2 * hits, support + claimed)
-    columns = {"recall": recall, "precision": _ratios(hits, claimed), "f1": f1}
     return {
         "accuracy": _mean((predicted == truth).astype(np.float64)),
         "balanced_accuracy": _mean(recall),
@@ -59,8 +109,12 @@ def classification_metrics(
         "auroc": _auroc(values, truth),
         "ece": _expected_calibration_error(values.max(axis=1), predicted == truth),
         "per_class": [
-            {name: _plain(column[index]) for name, column in columns.items()}
-            | {"support": int(support[index])}
+            {
+                "recall": _plain(recall[index]),
+                "precision": _plain(precision[index]),
+                "f1": _plain(f1[index]),
+                "support": int(support[index]),
+            }
             for index in range(num_classes)
         ],
     }
@@ -99,7 +153,7 @@ def alignment_metrics(
     image_ids: Sequence[str],
     group_ids: Sequence[str],
     seed: int,
-) -> dict[str, Any] | None:
+) -> AlignmentFigures | None:
     """Mean agreement of maps with ROIs, and with the ROIs of images of other groups as a control.
 
     What a measure keeps under shuffling comes from where lesions usually are, not from looking at this one.
@@ -126,8 +180,19 @@ def alignment_metrics(
     twin = measure(cams[defined][: len(lent)], regions.take(defined[lent]))
     return {
         "num_images": len(defined),
-        **{name: _mean(found[name][defined]) for name in ALIGNMENT_MEASURES},
-        "shuffled": {name: _mean(twin[name]) for name in ALIGNMENT_MEASURES},
+        **_means({name: values[defined] for name, values in found.items()}),
+        "shuffled": _means(twin),
+    }
+
+
+def _means(found: Mapping[str, FloatArray]) -> Agreements:
+    return {
+        "soft_dice": _mean(found["soft_dice"]),
+        "hard_dice": _mean(found["hard_dice"]),
+        "iou": _mean(found["iou"]),
+        "pointing_game": _mean(found["pointing_game"]),
+        "energy_in_roi": _mean(found["energy_in_roi"]),
+        "lift": _mean(found["lift"]),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,56 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.acquire.fullsize import Regions, fine_cells
-from xal_ray.metrics.alignment_test import alignment_test
-from xal_ray.metrics.evaluate import alignment_metrics, classification_metrics, group_intervals
+from xal_ray.metrics.alignment_test import PermutationFigures, alignment_test
+from xal_ray.metrics.evaluate import (
+    AlignmentFigures,
+    alignment_metrics,
+    classification_metrics,
+    group_intervals,
+)
+from xal_ray.metrics.intervals import Interval
+
+ClassOfSplit = TypedDict(  # a call, since one of the keys is a word of Python's
+    "ClassOfSplit",
+    {
+        "class": str,
+        "recall": float | None,
+        "precision": float | None,
+        "f1": float | None,
+        "support": int,
+        "num_groups": int,
+    },
+)
+
+
+class AlignmentOfSplit(AlignmentFigures):
+    """How far the maps of a split agree with its ROIs.
+
+    Attributes:
+        test: Whether they agree more with their own; None with fewer than two groups.
+    """
+
+    test: PermutationFigures | None
+
+
+class SplitFigures(TypedDict):
+    """What `metrics.json` says of a split: see `evaluate`."""
+
+    accuracy: float | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    auroc: float | None
+    ece: float | None
+    per_class: list[ClassOfSplit]
+    num_images: int
+    num_groups: int
+    ci95: dict[str, Interval | None]
+    alignment: AlignmentOfSplit | None
 
 
 def assess(
     scores: pa.Table, rows: pa.Table, classes: tuple[str, ...], image_size: int, seed: int
-) -> dict[str, Any] | None:
+) -> SplitFigures | None:
     """Metrics of one split.
 
     Args:
@@ -41,25 +84,29 @@ def assess(
     probs = _matrix(scored["probs"], len(classes))
     groups = rows["group_id"].to_pylist()
     metrics = classification_metrics(probs, labels)
-    per_class = [
+    per_class: list[ClassOfSplit] = [
         {"class": classes[number], **entry, "num_groups": count}
         for number, (entry, count) in enumerate(
             zip(metrics["per_class"], _groups_per_class(labels, groups, len(classes)), strict=True)
         )
     ]
     return {
-        **metrics,
+        "accuracy": metrics["accuracy"],
+        "balanced_accuracy": metrics["balanced_accuracy"],
+        "macro_f1": metrics["macro_f1"],
+        "auroc": metrics["auroc"],
+        "ece": metrics["ece"],
+        "per_class": per_class,
         "num_images": rows.num_rows,
         "num_groups": len(set(groups)),
         "ci95": group_intervals(probs, labels, groups),
-        "per_class": per_class,
         "alignment": _alignment(scored, rows["group_id"], image_size, seed),
     }
 
 
 def _alignment(
     scored: pa.Table, group_ids: pa.ChunkedArray, image_size: int, seed: int
-) -> dict[str, Any] | None:
+) -> AlignmentOfSplit | None:
     is_aligned = pc.and_(pc.is_valid(scored["saliency"]), pc.is_valid(scored["roi_fine"]))
     aligned, groups = scored.filter(is_aligned), group_ids.filter(is_aligned).to_pylist()
     if not aligned.num_rows:
@@ -75,7 +122,9 @@ def _alignment(
     )
     cams = _matrix(aligned["saliency"], length).reshape(shape)
     metrics = alignment_metrics(cams, regions, aligned["image_id"].to_pylist(), groups, seed)
-    return metrics and {**metrics, "test": alignment_test(cams, regions, groups, seed)}
+    if metrics is None:
+        return None
+    return {**metrics, "test": alignment_test(cams, regions, groups, seed)}
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.float64]:
