@@ -167,12 +167,12 @@ def run_here(work: str, folder: str, num_rows: int, settings: dict[str, Any] | N
 
 
 def by_ours(folder: Path, num_rows: int, settings: dict[str, Any]) -> list[str]:
-    from xal_ray.acquire.strategies import needed_columns, select
+    from xal_ray.acquire.strategies import select
     from xal_ray.config import Select
     from xal_ray.scoring.shards import score_chunks
 
     asked = Select(**settings)
-    replay = score_chunks(folder, needed_columns(asked))
+    replay = score_chunks(folder, asked.columns)
     return select(replay, asked, seed=0, groups=lambda ids: groups_of(ids, num_rows)).image_ids
 
 

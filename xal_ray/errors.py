@@ -3,6 +3,7 @@
     XalRayError                 exit 1
     ├── InputError              exit 2   something the user gave is wrong
     │   ├── ConfigError                  the configuration file or a --set
+    │   │   └── PluginError              or code of another package that it names
     │   ├── SourceError                  manifest, image folder, image, mask or box
     │   ├── PoolError                    a packed pool
     │   ├── RunError                     a run folder
@@ -74,6 +75,10 @@ class InputError(XalRayError):
 
 class ConfigError(InputError):
     """The configuration file or a `--set` is wrong."""
+
+
+class PluginError(ConfigError):
+    """A strategy, source or backbone of another package can't be had, or breaks its contract."""
 
 
 class SourceError(InputError):

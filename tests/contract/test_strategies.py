@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from xal_ray.acquire.strategies import STRATEGY_FUNCTIONS, needed_columns, select, uncertainty_column
+from xal_ray.acquire.strategies import select, uncertainty_column
 from xal_ray.acquire.streaming import Candidates
-from xal_ray.config import STRATEGIES, Select
+from xal_ray.config import Select
 from xal_ray.errors import InputError
 from xal_ray.record.layout import selection_table
+from xal_ray.registry.strategies import STRATEGIES
 
 NORMALISATIONS = ("none", "minmax", "rank")
-every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.names())
 every_normalisation = pytest.mark.parametrize("normalise", NORMALISATIONS)
 ROI_COLUMNS = ("misalignment", "shuffled_misalignment", "roi_area")
 COLUMNS = ("entropy", "margin", "least_confidence", "bald", *ROI_COLUMNS)
@@ -63,10 +64,6 @@ def make_table(count=60, seed=0, *, without_roi=0.3, decimals=1):
     return Table(image_ids, [f"patient-{number}" for number in rng.integers(12, size=count)], columns)
 
 
-def test_every_configurable_strategy_is_registered():
-    assert set(STRATEGY_FUNCTIONS) == set(STRATEGIES)
-
-
 @every_strategy
 @every_normalisation
 @pytest.mark.parametrize("query_size", [1, 20, 60])
@@ -103,7 +100,7 @@ def test_the_best_ones_are_chosen(strategy):
     assert first.image_ids == everything.image_ids[:7]
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES.names() if name != "random"])
 @every_normalisation
 def test_among_ties_no_patient_comes_first(strategy, normalise):
     """All values are equal, and ids begin with the patient: 40 patients of 10 images."""
@@ -229,7 +226,7 @@ def test_more_than_there_are_is_refused_with_both_numbers(strategy, cap):
 def test_a_strategy_reads_its_columns_and_no_others(strategy, uncertainty):
     table = make_table()
     asked = {"strategy": strategy, "uncertainty": uncertainty, "query_size": 30}
-    needed = needed_columns(Select(**asked))
+    needed = Select(**asked).columns
     alone = replace(table, columns={name: table.columns[name] for name in needed})
     others = {name: np.full(60, np.nan) for name in COLUMNS if name not in needed}
     spoilt = replace(table, columns=alone.columns | others)

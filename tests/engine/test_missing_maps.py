@@ -6,7 +6,6 @@ import pyarrow as pa
 import pytest
 
 from xal_ray import config
-from xal_ray.config import MAP_STRATEGIES, STRATEGIES
 from xal_ray.engine import scoring
 from xal_ray.errors import ModelError, StageError
 from xal_ray.loop.plan import check_model
@@ -14,6 +13,7 @@ from xal_ray.model.network import ModelSpec
 from xal_ray.model.saliency import check_maps
 from xal_ray.model.weights import build_network
 from xal_ray.progress import Reporter
+from xal_ray.registry.strategies import STRATEGIES
 from xal_ray.storage import write_table
 
 pytestmark = pytest.mark.slow
@@ -71,14 +71,14 @@ def tiny():
     return build_network(ModelSpec("resnet18", ("a", "b"), 32, 1), "none", seed=0)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
 def test_maps_of_one_cell_are_refused_where_a_strategy_looks_at_them(tiny, strategy):
-    check_maps(tiny, 64, strategy)
-    if strategy not in MAP_STRATEGIES:
-        check_maps(tiny, 32, strategy)
+    check_maps(tiny, 64, STRATEGIES[strategy])
+    if not STRATEGIES[strategy].needs_map:
+        check_maps(tiny, 32, STRATEGIES[strategy])
         return
     with pytest.raises(ModelError, match="a single cell") as caught:
-        check_maps(tiny, 32, strategy)
+        check_maps(tiny, 32, STRATEGIES[strategy])
     assert strategy in caught.value.what
     assert "pool.image_size=64" in caught.value.details["next"]
 

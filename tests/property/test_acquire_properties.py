@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from xal_ray.acquire import alignment, strategies, streaming, uncertainty
+from xal_ray.acquire import alignment, rankers, strategies, streaming, uncertainty
 from xal_ray.acquire.distribution import Distribution
 from xal_ray.acquire.strategies import select
 from xal_ray.acquire.streaming import Candidates
-from xal_ray.config import STRATEGIES, Select
+from xal_ray.config import Select
+from xal_ray.registry.strategies import STRATEGIES
 
 units = st.floats(0.0, 1.0, allow_subnormal=False)
 UNCERTAINTIES = [uncertainty.entropy, uncertainty.margin, uncertainty.least_confidence]
@@ -103,7 +104,7 @@ def tables(draw):
 @settings(deadline=None, max_examples=80)
 @given(
     tables(),
-    st.sampled_from(STRATEGIES),
+    st.sampled_from(STRATEGIES.names()),
     st.sampled_from(NORMALISATIONS),
     units,
     st.integers(0, 2),
@@ -154,8 +155,8 @@ def test_weight_one_is_the_uncertainty_to_the_id_whatever_the_coverage(
     )
     rows = [np.arange(len(ids))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(strategies.NORMALISATIONS, "rank", lambda: Distribution(exact_limit))
-        patch.setattr(strategies, "Distribution", lambda: Distribution(exact_limit))
+        patch.setitem(rankers.NORMALISATIONS, "rank", lambda: Distribution(exact_limit))
+        patch.setattr(rankers, "Distribution", lambda: Distribution(exact_limit))
         found = selected_in_chunks(table, rows, asked, seed, 12)
     plain = asked.model_copy(update={"strategy": uncertainty})
     expected = selected_in_chunks(table, rows, plain, seed, 12)
@@ -164,7 +165,9 @@ def test_weight_one_is_the_uncertainty_to_the_id_whatever_the_coverage(
 
 
 # Without an ROI to weigh against nothing is normalised.
-SCALED = [(name, how) for name in STRATEGIES for how in (NORMALISATIONS if name in BY_ROI else ("rank",))]
+SCALED = [
+    (name, how) for name in STRATEGIES.names() for how in (NORMALISATIONS if name in BY_ROI else ("rank",))
+]
 
 
 @pytest.mark.parametrize(("strategy", "normalise"), SCALED)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xal_ray.acquire import distribution, strategies, streaming
+from xal_ray.acquire import distribution, rankers, strategies, streaming
 from xal_ray.acquire.distribution import Distribution, Range
 from xal_ray.acquire.strategies import select
 from xal_ray.acquire.streaming import Candidates, TopRows
@@ -363,8 +363,8 @@ def test_beyond_the_limit_dual_still_chooses_nearly_the_same(monkeypatch):
     chunk = Candidates.of([f"{number:05d}" for number in range(20_000)], columns)
     settings_ = Select(strategy="dual", query_size=200)
     exact = select(lambda: iter([chunk]), settings_, seed=0)
-    monkeypatch.setitem(strategies.NORMALISATIONS, "rank", lambda: Distribution(100))
-    monkeypatch.setattr(strategies, "Distribution", lambda: Distribution(100))
+    monkeypatch.setitem(rankers.NORMALISATIONS, "rank", lambda: Distribution(100))
+    monkeypatch.setattr(rankers, "Distribution", lambda: Distribution(100))
     binned = select(lambda: iter([chunk]), settings_, seed=0)
     assert len(set(exact.image_ids) & set(binned.image_ids)) >= 198
     np.testing.assert_allclose(binned.utilities, exact.utilities, atol=1e-3)

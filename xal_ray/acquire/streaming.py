@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from xal_ray.acquire.distribution import FloatArray, IntArray
 from xal_ray.acquire.draws import Digest, digests
+from xal_ray.registry.strategies import ROI_COLUMNS
 
 GROUPED_BUFFER = 1 << 16  # rows that wait for one look-up of their groups
 
-ROI_COLUMNS = frozenset({"misalignment", "shuffled_misalignment", "roi_area"})
 # Why a row has none of these, beside having no ROI: flags, 1 where it is so.
 NO_MAP, NO_DONOR = "no_map", "no_donor"
 

@@ -3,11 +3,6 @@
 from xal_ray.config.identity import HAS_EFFECT, IDENTITY_RULES, NO_RESULT
 from xal_ray.config.load import build_config, load_config, read_yaml
 from xal_ray.config.names import (
-    CONTROL_STRATEGIES,
-    MAP_STRATEGIES,
-    ROI_STRATEGIES,
-    STRATEGIES,
-    WEIGHTED_STRATEGIES,
     Backbone,
     Metric,
     Normalise,
@@ -34,14 +29,9 @@ from xal_ray.config.schema import Config
 from xal_ray.config.tree import flatten, set_key
 
 __all__ = [
-    "CONTROL_STRATEGIES",
     "HAS_EFFECT",
     "IDENTITY_RULES",
-    "MAP_STRATEGIES",
     "NO_RESULT",
-    "ROI_STRATEGIES",
-    "STRATEGIES",
-    "WEIGHTED_STRATEGIES",
     "Annotators",
     "Backbone",
     "Columns",

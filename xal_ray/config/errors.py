@@ -70,6 +70,8 @@ def explained(error: ValidationError, blamed: Sequence[str], where: str) -> Conf
     found: Any = first["input"]
     default = flatten(_defaults()).get(key)
     next_step = None if default is None else f"correct it; the default is {key}={default}"
+    if near := first.get("ctx", {}).get("near"):
+        next_step = f"did you mean '{near}'?"
     if first["type"] in ("model_type", "model_attributes_type"):
         reasons = dict.fromkeys([f"it is a section, of {', '.join(_fields_at(first['loc']))}"])
         next_step = f"set a key of it: --set {key}.{_fields_at(first['loc'])[0]}=VALUE"

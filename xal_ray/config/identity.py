@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from xal_ray.config.names import ROI_STRATEGIES, WEIGHTED_STRATEGIES
 from xal_ray.config.run import Model, Score, Select, Train
 
 
@@ -145,13 +144,19 @@ IDENTITY_RULES = (
         ("select.weight",),
         "with strategies that weigh",
         "The others weigh nothing.",
-        lambda settings: settings.select.strategy in WEIGHTED_STRATEGIES,
+        lambda settings: settings.select.spec.reads("weight"),
     ),
     IdentityRule(
-        ("select.normalise", "select.uncertainty"),
+        ("select.normalise",),
         "with strategies that look at ROIs",
         "The others read one column, as it is.",
-        lambda settings: settings.select.strategy in ROI_STRATEGIES,
+        lambda settings: settings.select.spec.reads("normalise"),
+    ),
+    IdentityRule(
+        ("select.uncertainty",),
+        "with strategies that look at ROIs",
+        "The others read one column, as it is.",
+        lambda settings: settings.select.spec.reads("uncertainty"),
     ),
     IdentityRule(
         ("labels.source",), "yes", "It says whose labels they are, and which images can be labelled at all."

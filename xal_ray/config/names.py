@@ -1,8 +1,16 @@
-"""Lists the names that a configuration may hold: strategies, sources, backbones, measures."""
+"""Lists the names that a configuration may hold: of what registries have, sources, backbones, measures."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from xal_ray.nearest_name import nearest_name
+from xal_ray.registry.lookup import Registry, UnknownNameError
+from xal_ray.registry.strategies import STRATEGIES
 
 Backbone = Literal[
     "resnet18",
@@ -16,17 +24,6 @@ Backbone = Literal[
 ]
 Saliency = Literal[
     "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigencam", "eigengradcam", "scorecam"
-]
-Strategy = Literal[
-    "random",
-    "entropy",
-    "margin",
-    "least_confidence",
-    "bald",
-    "misalignment",
-    "dual",
-    "shuffled_roi",
-    "smallest_roi",
 ]
 SourceKind = Literal[
     "table",
@@ -43,13 +40,44 @@ SourceKind = Literal[
     "coco",
     "yolo",
 ]
-Uncertainty = Literal["entropy", "margin", "least_confidence", "bald"]
 Normalise = Literal["none", "minmax", "rank"]
 Metric = Literal["balanced_accuracy", "accuracy", "macro_f1", "auroc"]
 
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-ROI_STRATEGIES: frozenset[str] = frozenset({"misalignment", "dual", "shuffled_roi", "smallest_roi"})
-MAP_STRATEGIES = ROI_STRATEGIES - {"smallest_roi"}  # which look at saliency maps
-# What they gain comes from elsewhere than from looking right: they are compared, and never recommended.
-CONTROL_STRATEGIES: frozenset[str] = frozenset({"shuffled_roi", "smallest_roi"})
-WEIGHTED_STRATEGIES: frozenset[str] = frozenset({"dual", "shuffled_roi"})
+UNKNOWN_NAME = "unknown_name"  # pydantic's type of the complaint; its context has the nearest one as `near`
+
+
+def _known_in(registry: Registry[Any]) -> AfterValidator:
+    """Refuse a name that a registry does not have, as pydantic does a value that is none of a `Literal`."""
+
+    def check(name: str) -> str:
+        try:
+            registry[name]
+        except UnknownNameError as error:
+            raise _unknown(error.known, error.near) from error
+        return name
+
+    return AfterValidator(check)
+
+
+def _unknown(known: Sequence[str], near: str | None) -> PydanticCustomError:
+    *others, last = map(repr, known)
+    return PydanticCustomError(
+        UNKNOWN_NAME, "Input should be {known}", {"known": f"{', '.join(others)} or {last}", "near": near}
+    )
+
+
+def _is_uncertainty(name: str) -> str:
+    if name not in _UNCERTAINTIES:
+        raise _unknown(_UNCERTAINTIES, nearest_name(name, _UNCERTAINTIES))
+    return name
+
+
+def _one_of(names: Sequence[str], *others: dict[str, str]) -> WithJsonSchema:
+    listed: dict[str, Any] = {"enum": list(names), "type": "string"}
+    return WithJsonSchema({"anyOf": [listed, *others]} if others else listed)
+
+
+_PATH = {"type": "string", "format": "MODULE:FUNCTION"}
+_UNCERTAINTIES = tuple(spec.name for spec in STRATEGIES if spec.is_uncertainty)
+Strategy = Annotated[str, _known_in(STRATEGIES), _one_of(STRATEGIES.names(), _PATH)]
+Uncertainty = Annotated[str, AfterValidator(_is_uncertainty), _one_of(_UNCERTAINTIES)]

@@ -9,6 +9,7 @@ from pydantic import Field
 from xal_ray.config.names import Backbone, Metric, Normalise, Saliency, Strategy, Uncertainty
 from xal_ray.config.sections import Fraction, NaturalInt, PositiveFloat, PositiveInt, Section
 from xal_ray.places import Place
+from xal_ray.registry.strategies import STRATEGIES, StrategySpec
 
 
 class Model(Section):
@@ -118,6 +119,16 @@ class Select(Section):
     """This many images are drawn at random and labelled before the first round."""
     max_per_group: NaturalInt = 0
     """A round picks at most this many images of a group, and 0 is no limit."""
+
+    @property
+    def spec(self) -> StrategySpec:
+        """Return what is known of the strategy."""
+        return STRATEGIES[self.strategy]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the score columns that the strategy reads."""
+        return self.spec.columns_with(self.uncertainty)
 
 
 class Labels(Section):

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from xal_ray.config.identity import HAS_EFFECT, NO_RESULT
-from xal_ray.config.names import ROI_STRATEGIES, STRATEGIES
 from xal_ray.config.pool import Pool
 from xal_ray.config.run import Labels, Model, Ray, Roi, Score, Select, Sweep, Train
 from xal_ray.config.sections import PositiveInt, Section
+from xal_ray.registry.strategies import STRATEGIES
 
 
 class Config(Section):
@@ -35,11 +35,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _strategy_has_its_roi(self) -> Config:
-        if self.roi.source == "none" and self.select.strategy in ROI_STRATEGIES:
+        if self.roi.source == "none" and self.select.spec.needs_roi:
             raise ValueError(
                 f"select.strategy={self.select.strategy} needs regions of interest, but roi.source is none; "
                 "set roi.source=oracle, or a strategy that needs none: "
-                + ", ".join(name for name in STRATEGIES if name not in ROI_STRATEGIES)
+                + ", ".join(spec.name for spec in STRATEGIES if not spec.needs_roi)
             )
         return self
 
@@ -54,10 +54,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _bald_needs_samples(self) -> Config:
-        asks = self.select.strategy == "bald" or (
-            self.select.uncertainty == "bald" and self.select.strategy in ROI_STRATEGIES
-        )
-        if asks and self.score.mc_samples < 2:
+        if "bald" in self.select.columns and self.score.mc_samples < 2:
             raise ValueError(
                 "bald needs dropout samples of the head, but score.mc_samples is "
                 f"{self.score.mc_samples}; set score.mc_samples=50"
@@ -123,6 +120,7 @@ class Config(Section):
         that was begun may go on with others of them. `IDENTITY_RULES` says why, key by key.
         """
         tree = self.model_dump(mode="json")
+        tree["select"]["strategy"] = self.select.spec.identity
         for key in [*NO_RESULT, *(key for key in HAS_EFFECT if not self.has_effect(key))]:
             *parents, leaf = key.split(".")
             node = tree

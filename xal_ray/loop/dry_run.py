@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xal_ray.config import ROI_STRATEGIES, Config
+from xal_ray.config import Config
 from xal_ray.engine.preflight import fit_to_cpus
 from xal_ray.engine.session import is_joined
 from xal_ray.engine.unfinished_pool import refuse_strangers
@@ -186,7 +186,7 @@ def _check_labels(config: Config, manifest: pa.Table) -> None:
 
 def _check_regions(config: Config, manifest: pa.Table) -> None:
     """Refuse a strategy that needs regions of interest where the source has none."""
-    if config.select.strategy not in ROI_STRATEGIES:
+    if not config.select.spec.needs_roi:
         return
     states = pc.unique(manifest["roi_state"]).to_pylist()
     drawn = any(manifest[name].null_count < manifest.num_rows for name in ("mask_uri", "polygons", "rle"))
@@ -223,7 +223,7 @@ def describe(config: Config, out: Path, *, here: bool = True) -> list[str]:
         f"pool       {found.about_pool}",
         *labels_lines,
         f"rounds     {rounds}, and a last one that only trains and evaluates",
-        f"select     {chosen.strategy}, weight {chosen.weight:g}, normalise {chosen.normalise}; "
+        f"select     {chosen.spec.title}, weight {chosen.weight:g}, normalise {chosen.normalise}; "
         f"ROI: {config.roi.source}",
         f"model      {config.model.backbone}, weights {config.model.weights}, freeze {config.model.freeze}",
         f"train      {trainer}, at most {config.train.max_steps} steps a round",

@@ -93,7 +93,7 @@ def check_model(config: Config, pool: PoolReader, tell: Callable[[str], None] = 
     spec = ModelSpec(config.model.backbone, pool.classes, pool.image_size, pool.channels)
     weights = "none" if config.train.init == "scratch" else config.model.weights
     network = build_network(spec, weights, config.seed, tell)
-    check_maps(network, pool.image_size, config.select.strategy)
+    check_maps(network, pool.image_size, config.select.spec)
 
 
 def describe_shortfalls(config: Config, pool: PoolReader) -> list[str]:

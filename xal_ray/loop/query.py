@@ -18,7 +18,6 @@ from xal_ray import config
 from xal_ray.acquire.strategies import Selection, select
 from xal_ray.acquire.streaming import Replay
 from xal_ray.acquire.subsample import draw, expected_overlap
-from xal_ray.config import ROI_STRATEGIES
 from xal_ray.errors import ConfigError
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
@@ -64,7 +63,7 @@ def check_strategy(settings: config.Config, pool: PoolReader) -> None:
             groups, and all are of one group.
     """
     strategy = settings.select.strategy
-    if strategy not in ROI_STRATEGIES:
+    if not settings.select.spec.needs_roi:
         return
     if not pool.card["roi"].get("present"):
         raise _no_regions(strategy, "the pool has none", pool)
@@ -72,9 +71,12 @@ def check_strategy(settings: config.Config, pool: PoolReader) -> None:
     with_roi = rows.filter(pc.equal(rows["roi_state"], "present"))
     if not with_roi.num_rows:
         raise _no_regions(strategy, "none of the pool's unlabelled images has one", pool)
-    if strategy == "shuffled_roi" and pc.count_distinct(with_roi["group_id"]).as_py() < 2:
+    if (
+        "shuffled_misalignment" in settings.select.columns
+        and pc.count_distinct(with_roi["group_id"]).as_py() < 2
+    ):
         raise ConfigError(
-            "select.strategy=shuffled_roi lends regions of interest to other groups, and all are of one",
+            f"select.strategy={strategy} lends regions of interest to other groups, and all are of one",
             expected="unlabelled images of at least two groups with regions of interest",
             found=f"{with_roi.num_rows} images of one group",
             where=str(pool.path),

@@ -136,9 +136,7 @@ def score_pool(
                     settings.roi,
                     settings.ray,
                     reporter,
-                    ranked_by_maps=[files.scores]
-                    if settings.select.strategy in config.MAP_STRATEGIES
-                    else [],
+                    ranked_by_maps=[files.scores] if settings.select.spec.needs_map else [],
                     verbose=verbose,
                 )
         except InputError:
@@ -183,7 +181,7 @@ def describe_pass(
     """
     lines = [
         f"score      {', '.join(splits)} of {pool_path}, with {model}, into {out}",
-        f"choose     {query_size}" + (f" by {settings.select.strategy}" if query_size else ""),
+        f"choose     {query_size}" + (f" by {settings.select.spec.title}" if query_size else ""),
     ]
     check_splits(splits, query_size)
     if here:
@@ -243,7 +241,7 @@ def _check(
             where=str(model),
             next_step="prepare the pool with the model's image_size, channels and classes",
         )
-    check_maps(network, spec.image_size, settings.select.strategy)
+    check_maps(network, spec.image_size, settings.select.spec)
     return card
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from xal_ray.config import MAP_STRATEGIES
 from xal_ray.engine.readiness import start_where_needed
 from xal_ray.engine.scoring import score
 from xal_ray.engine.training.stage import TrainRequest, train
@@ -67,7 +66,7 @@ def score_images(run: Run, files: RoundLayout) -> None:
             run.config.ray,
             run.reporter,
             activations=run.activations,
-            ranked_by_maps=[files.scores] if run.config.select.strategy in MAP_STRATEGIES else [],
+            ranked_by_maps=[files.scores] if run.config.select.spec.needs_map else [],
             verbose=run.verbose,
         )
         record["startup_s"] = round(pace.startup_s, 3)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xal_ray.config import MAP_STRATEGIES, Saliency, Strategy
+from xal_ray.config import Saliency
 from xal_ray.errors import ModelError
 from xal_ray.model.network import Network
+from xal_ray.registry.strategies import StrategySpec
 
 SCORECAM_BATCH = 16  # masked images in one forward pass
 
@@ -93,7 +94,7 @@ def explain_activation(
     return logits, _weighted_map(network.spatial(activation), weights)
 
 
-def check_maps(network: Network, image_size: int, strategy: Strategy) -> None:
+def check_maps(network: Network, image_size: int, strategy: StrategySpec) -> None:
     """Refuse a strategy that looks at saliency maps where each of them is a single cell.
 
     A map of one cell is the same everywhere, so that its misalignment is undefined for every image.
@@ -101,12 +102,12 @@ def check_maps(network: Network, image_size: int, strategy: Strategy) -> None:
     Args:
         network: The network, on any device.
         image_size: Height and width of its images, pixels.
-        strategy: `select.strategy`.
+        strategy: What is known of `select.strategy`.
 
     Raises:
         ModelError: It is so.
     """
-    if strategy not in MAP_STRATEGIES:
+    if not strategy.needs_map:
         return
     network.eval()
     device = network.classifier.weight.device
@@ -115,7 +116,7 @@ def check_maps(network: Network, image_size: int, strategy: Strategy) -> None:
     height, width = network.spatial(activation).shape[2:]
     if height * width == 1:
         raise ModelError(
-            f"select.strategy={strategy} ranks by saliency maps, and these would be of a single cell",
+            f"select.strategy={strategy.name} ranks by saliency maps, and these would be of a single cell",
             expected=f"an image size at which {network.target_layer_name} has several cells",
             found=f"1 x 1 at {image_size} pixels",
             where="pool.image_size",

@@ -137,18 +137,14 @@ def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
 def describe_request(config: Config) -> list[tuple[str, str]]:
     """Return what the run was asked for, as (term, words)."""
     select, model = config.select, config.model
-    weighed = f"{select.weight:g} × uncertainty + {1 - select.weight:g} × misalignment"  # noqa: RUF001
-    words = {
-        "random": "random picks",
-        "misalignment": "misalignment of saliency and ROI alone",
-        "dual": f"dual: {weighed} (normalise: {select.normalise})",
-        "shuffled_roi": f"a control, dual with the ROIs of other images: {weighed} "
-        f"(normalise: {select.normalise})",
-        "smallest_roi": "a control: the smallest ROI first",
-    }
+    spec = select.spec
+    words = spec.words if spec.origin is None else f"{spec.title}: {spec.words}"
+    if spec.is_weighted:
+        weighed = f"{select.weight:g} × uncertainty + {1 - select.weight:g} × misalignment"  # noqa: RUF001
+        words += f": {weighed} (normalise: {select.normalise})"
     per_group = f", at most {select.max_per_group} of a group" if select.max_per_group else ""
     return [
-        ("Strategy", words.get(select.strategy, f"{select.strategy}, largest first")),
+        ("Strategy", words),
         ("Uncertainty", (uncertainty_column(select) or "not looked at").replace("_", " ")),
         ("Query size", f"{select.query_size} labels a round{per_group}"),
         ("Budget", f"{select.initial_labels} initial labels, then {config.num_rounds} rounds of picks"),

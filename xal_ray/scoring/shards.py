@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 
 from xal_ray.acquire import fullsize
 from xal_ray.acquire.donors import Donors, draw_donors
-from xal_ray.acquire.strategies import needed_columns
 from xal_ray.acquire.streaming import NO_DONOR, NO_MAP, Candidates, GroupsOf, Replay
-from xal_ray.config import ROI_STRATEGIES, Select
+from xal_ray.config import Select
 from xal_ray.seeds import derive_seed
 from xal_ray.storage import iter_row_groups, names_in, read_table
 
@@ -51,8 +50,8 @@ def ranked_chunks(
     Returns:
         As `score_chunks`.
     """
-    columns = needed_columns(settings)
-    if settings.strategy not in ROI_STRATEGIES:
+    columns = settings.columns
+    if not settings.spec.needs_roi:
         return score_chunks(folder, columns, kept)
     if "shuffled_misalignment" not in columns:
         return score_chunks(folder, [*columns, "error_code"], kept)
@@ -72,7 +71,7 @@ def score_chunks(folder: Path, columns: Sequence[str], kept: BoolArray | None = 
 
     Args:
         folder: Shards with `image_id`, `entropy` and the columns.
-        columns: What to read, as `strategies.needed_columns` says; `entropy` is read in any case. Of
+        columns: What to read, as `Select.columns` says; `entropy` is read in any case. Of
             `error_code`, `no_map` becomes of it: 1 where the map is undefined, else 0.
         kept: (n,) which of the shards' rows are gone over, in their order, so that no id is read for it;
             None: all.

@@ -18,7 +18,7 @@ class Arm:
     Attributes:
         params: Configuration key to value, in the order of the sweep's parameters.
         is_baseline: The arm that the others are compared with.
-        is_control: Its strategy is one of `CONTROL_STRATEGIES`: it is compared, and never chosen.
+        is_control: Its strategy is a control (`StrategySpec.is_control`): it is compared, and never chosen.
     """
 
     params: Mapping[str, Value]

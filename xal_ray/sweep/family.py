@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xal_ray.config import ROI_STRATEGIES, WEIGHTED_STRATEGIES, Config, Select
+from xal_ray.config import Config, Select
+from xal_ray.registry.strategies import STRATEGIES
 from xal_ray.storage import digest
 from xal_ray.sweep.plan import ArmPlan, Plan, effect, plan_arm
 from xal_ray.sweep.record import RecordedArm
 
-TWO_CLASS_TWINS = frozenset({"entropy", "margin", "least_confidence"})
 CountClasses = Callable[[Config], int | None]  # of an arm's pool; None where it is not prepared yet
 
 
@@ -108,25 +108,31 @@ def _plainest(select: Select, num_classes: int | None) -> Select:
     }
     change: dict[str, Any] = {}
     strategy = select.strategy
-    if strategy in WEIGHTED_STRATEGIES and select.weight == 1.0:
+    if select.spec.origin is not None:  # what another package's ranks like is not known
+        return select
+    if select.spec.is_weighted and select.weight == 1.0:
         strategy = select.uncertainty
     elif strategy == "dual" and select.weight == 0.0:
         strategy = "misalignment"
     if num_classes == 2:
-        if strategy in TWO_CLASS_TWINS:
+        if STRATEGIES[strategy].by_top_two:
             strategy = "entropy"
-        elif strategy in ROI_STRATEGIES and select.uncertainty in TWO_CLASS_TWINS and _ranks_only(select):
+        elif (
+            STRATEGIES[strategy].needs_roi
+            and STRATEGIES[select.uncertainty].by_top_two
+            and _ranks_only(select)
+        ):
             change["uncertainty"] = "entropy"
-    if strategy not in ROI_STRATEGIES:
+    if not STRATEGIES[strategy].needs_roi:
         change |= usual
-    elif strategy not in WEIGHTED_STRATEGIES:
+    elif not STRATEGIES[strategy].is_weighted:
         change["weight"] = usual["weight"]
     return select.model_copy(update={"strategy": strategy, **change})
 
 
 def _ranks_only(select: Select) -> bool:
     """Return whether no more than the order of uncertainties counts."""
-    return select.normalise == "rank" or select.strategy not in WEIGHTED_STRATEGIES
+    return select.normalise == "rank" or not select.spec.is_weighted
 
 
 def _same_params(arm: ArmPlan, other: ArmPlan) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xal_ray import config
-from xal_ray.config import CONTROL_STRATEGIES, HAS_EFFECT, Config, build_config, flatten, set_key
+from xal_ray.config import HAS_EFFECT, Config, build_config, flatten, set_key
 from xal_ray.errors import ConfigError
 from xal_ray.places import place
 from xal_ray.storage import digest
@@ -78,7 +78,7 @@ def plan_arm(base: Config, params: Mapping[str, Value], *, is_baseline: bool = F
     kept = {key: _value_at(first, key) for key in params if key not in HAS_EFFECT or first.has_effect(key)}
     chosen = _with_params(base, kept) if kept != dict(params) else first
     params_of_arm = kept or {"select.strategy": chosen.select.strategy}
-    arm = Arm(params_of_arm, is_baseline, chosen.select.strategy in CONTROL_STRATEGIES)
+    arm = Arm(params_of_arm, is_baseline, chosen.select.spec.is_control)
     slug = _slug(base, chosen)
     chosen = _with_own_pool(base, _with_cache(base, chosen, params))
     return ArmPlan(arm, chosen, f"{slug}-{digest(effect(chosen))[:8]}")

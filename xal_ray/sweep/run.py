@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xal_ray.config import MAP_STRATEGIES, Config, build_config
+from xal_ray.config import Config, build_config
 from xal_ray.engine import actors
 from xal_ray.engine.activations import keep_activations
 from xal_ray.engine.session import start
@@ -252,7 +252,7 @@ def _build_models(base: Config, arms: Sequence[ArmPlan], reporter: Reporter, *, 
     seen = set()
     for each in arms:
         settings = each.config
-        looks_at_maps = settings.select.strategy in MAP_STRATEGIES
+        looks_at_maps = settings.select.spec.needs_map
         key = settings.pool_path(), settings.model, settings.train.init, looks_at_maps
         if key not in seen:
             seen.add(key)
