@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.loop.state import Run
 from xal_ray.model.files import WEIGHTS_FILE
+from xal_ray.record.events import Selected, SelectionRow
 from xal_ray.record.layout import INITIAL, RoundLayout
 from xal_ray.storage import digest, existing_files, names_in, read_json, read_table, sha256_file, write_bytes
 
@@ -49,11 +48,11 @@ def _hashes(files: RoundLayout) -> dict[str, str]:
     return {str(path.relative_to(files.folder)): sha256_file(path) for path in sorted(there)}
 
 
-def _audit(run: Run, files: RoundLayout) -> dict[str, Any]:
+def _audit(run: Run, files: RoundLayout) -> Selected:
     """Return what led to the picks, so that each can be traced."""
     if not files.selection.exists():
         return {}
-    picks = read_table(files.selection).to_pylist()
+    picks: list[SelectionRow] = read_table(files.selection).to_pylist()
     names = [row["image_id"] for row in picks]
     index = run.index.filter(pc.is_in(run.index["image_id"], pa.array(names, pa.string())))
     rows = {row["image_id"]: row for row in index.to_pylist()}

@@ -23,6 +23,7 @@ from xal_ray.places import is_remote, place
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
+from xal_ray.record.events import StageFigures
 from xal_ray.record.layout import INITIAL, RoundLayout, RunLayout
 from xal_ray.record.ledger import CheckLock, Ledger, is_lock
 from xal_ray.storage import TEMPORARY_SUFFIX, digest, names_in, remove_leftovers, sha256_file, write_bytes
@@ -137,10 +138,10 @@ class Run:
         return True
 
     @contextmanager
-    def stage(self, name: str, files: RoundLayout) -> Iterator[dict[str, Any]]:
+    def stage(self, name: str, files: RoundLayout) -> Iterator[StageFigures]:
         """Record how long a stage took, and what it puts into the dictionary that it is given."""
         begin = time.monotonic()
-        record: dict[str, Any] = {}
+        record: StageFigures = {}
         yield record
         seconds = round(time.monotonic() - begin, 3)
         self.ledger.append("stage_finished", round_number=files.number, stage=name, seconds=seconds, **record)

@@ -16,10 +16,11 @@ import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from xal_ray.errors import RunError
 from xal_ray.places import is_remote
+from xal_ray.record.events import RecordData
 from xal_ray.record.layout import SELECTION_FILE
 from xal_ray.storage import append_line, digest, disk_errors, write_bytes
 from xal_ray.storage.lock import LOCK_NAME, CheckLock, is_lock, locked
@@ -37,7 +38,7 @@ class Record:
     time_utc: str
     event: str
     round: int | None
-    data: dict[str, Any]
+    data: RecordData
     prev_hash: str
     hash: str
 
@@ -62,7 +63,7 @@ class Ledger:
             _cut_torn_line(path)
         self.records: list[Record] = _read(path)
 
-    def append(self, event: str, *, round_number: int | None = None, **data: Any) -> Record:
+    def append(self, event: str, *, round_number: int | None = None, **data: Unpack[RecordData]) -> Record:
         """Append a record and wait until the disk has it.
 
         Raises:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from xal_ray.errors import RunError, StorageError
 from xal_ray.storage.files import exclusive_create, names_in, write_bytes
@@ -64,6 +64,24 @@ def leased(
         lease.release()
 
 
+class Holder(TypedDict, total=False):
+    """What the object of a lease says of its holder; of one that is cut short nothing.
+
+    Attributes:
+        owner: A random name, one a lease.
+        host: The machine.
+        pid: The process.
+        renewed: How often it was renewed; that it grows says that the holder lives.
+        released: The holder has let go.
+    """
+
+    owner: str
+    host: str
+    pid: int
+    renewed: int
+    released: bool
+
+
 class Lease:
     """A lease that is held.
 
@@ -74,7 +92,7 @@ class Lease:
         what: What a person calls the folder.
     """
 
-    def __init__(self, objects: _Objects, number: int, holder: dict[str, Any], what: str) -> None:
+    def __init__(self, objects: _Objects, number: int, holder: Holder, what: str) -> None:
         self.objects = objects
         self.number = number
         self.holder = holder
@@ -154,10 +172,10 @@ class _Objects:
         """Return the number that holds; 0 where there is none."""
         return max(self.numbers(), default=0)
 
-    def read(self, number: int) -> dict[str, Any] | None:
+    def read(self, number: int) -> Holder | None:
         """Return who holds a number; None where it is gone."""
         try:
-            found: dict[str, Any] = json.loads(self.path(number).read_bytes())
+            found: Holder = json.loads(self.path(number).read_bytes())
         except FileNotFoundError:
             return None
         except ValueError:
@@ -169,11 +187,11 @@ class _Objects:
 class _Watch:
     """Holds what a waiting process has seen of the holder."""
 
-    seen: tuple[int, dict[str, Any]] | None = None
+    seen: tuple[int, Holder] | None = None
     since: float = field(default_factory=time.monotonic)
     lives: bool = False
 
-    def look(self, number: int, holder: dict[str, Any]) -> None:
+    def look(self, number: int, holder: Holder) -> None:
         if self.seen != (number, holder):
             self.lives = self.seen is not None
             self.seen, self.since = (number, holder), time.monotonic()
@@ -184,7 +202,13 @@ class _Watch:
 
 def _take(folder: Path, name: str, what: str, wait_s: float, on_wait: Callable[[], None]) -> Lease:
     objects, watch = _Objects(folder, name), _Watch()
-    me = {"owner": uuid.uuid4().hex, "host": _host(), "pid": os.getpid(), "renewed": 0, "released": False}
+    me: Holder = {
+        "owner": uuid.uuid4().hex,
+        "host": _host(),
+        "pid": os.getpid(),
+        "renewed": 0,
+        "released": False,
+    }
     deadline = time.monotonic() + wait_s
     while True:
         number = objects.highest()
@@ -202,7 +226,7 @@ def _take(folder: Path, name: str, what: str, wait_s: float, on_wait: Callable[[
         time.sleep(POLL_S)
 
 
-def _claim(objects: _Objects, number: int, me: dict[str, Any]) -> bool:
+def _claim(objects: _Objects, number: int, me: Holder) -> bool:
     """Make a number, which only one process can; numbers below are then history."""
     path = objects.path(number)
     if not exclusive_create(path, _serialised(me)):
@@ -229,11 +253,11 @@ def in_use(folder: Path, what: str) -> RunError:
     )
 
 
-def _serialised(holder: dict[str, Any]) -> bytes:
+def _serialised(holder: Holder) -> bytes:
     return json.dumps(holder, sort_keys=True).encode()
 
 
-def _is_dead(holder: dict[str, Any]) -> bool:
+def _is_dead(holder: Holder) -> bool:
     """Return whether the holder was a process of this machine that has ended."""
     if holder.get("host") != _host() or not isinstance(holder.get("pid"), int):
         return False
