@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import uuid
 from pathlib import Path
@@ -41,20 +42,37 @@ LONG = (
     "test_sweep_kinds",
     "test_training_resume",
     "test_kill",
-    "test_sweep",
-    "test_data_sets",
-    "test_kill_sweep",
     "test_benchmarks",
+    "test_three_hosts",
     "test_readme",
+    "test_canary",
+    "test_sweep",
+    "test_kill_sweep",
+    "test_aws_launch",
+    "test_open_ends",
+    "test_actors",
+    "test_learner",
     "test_training",
-    "test_nodes",
     "test_object_store",
     "test_loop",
-    "test_canary",
-    "test_actors",
+    "test_nodes",
+    "test_mri",
+    "test_data_sets",
+    "test_inference",
+    "test_scoring",
 )
 
+# A file whose tests are all slow.
+ALL_SLOW = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
+
 RAY = config.Ray(num_cpus=6, num_actors=2, object_store_mb=200, stall_timeout_s=120)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Files of slow tests alone are not imported where slow tests are left out: most of them import torch."""
+    if "not (slow" in config.option.markexpr and collection_path.suffix == ".py":
+        return bool(ALL_SLOW.search(collection_path.read_text(encoding="utf-8"))) or None
+    return None
 
 
 def pytest_collection_modifyitems(items):

@@ -348,7 +348,7 @@ def test_no_canary_is_in_any_file_log_or_message(tmp_path, elsewhere):
     aloud = ("--verbose", "--debug")
     given = ("scans", "--config", "run.yaml")
     too_many = ("--set", "pool.limits.max_error_fraction=0.001")
-    exported = ("--set", "labels.source=export", "--out", "runs/export")
+    exported = ("--set", "labels.source=export", "--set", "ray.num_actors=0", "--out", "runs/export")
     code, said = xal_ray(work, elsewhere, "prepare", *given, "--out", "refused", *too_many, *aloud)
     assert code == 2, said
     assert "too many images can't be used" in said

@@ -64,8 +64,8 @@ def test_killed_at_many_moments_the_run_ends_with_the_same_bytes(one_round, unin
     assert events.count("round_committed") == 3
 
 
-def start(config, out):
-    command = [sys.executable, "-m", "xal_ray.cli", "run", str(config), "--out", str(out)]
+def start(config, out, *words):
+    command = [sys.executable, "-m", "xal_ray.cli", "run", str(config), "--out", str(out), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -130,7 +130,7 @@ def test_killed_while_preparing_while_training_on_ray_and_while_scoring(
     kill_when(start(config, out), lambda: list(first.glob("*/*.parquet")))
     assert (first / "model.json").exists()
     assert not (first / "metrics.json").exists()
-    final = start(config, out)
+    final = start(config, out, "--set", "ray.num_actors=0")  # in its process: the bytes are the same
     text, _ = final.communicate(timeout=300)
     assert final.returncode == 0, text
     assert outputs(out) == uninterrupted

@@ -86,12 +86,11 @@ def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(tree, tmp_path):
     assert json.loads((out / "verdict.json").read_text())["seeds"] == [0, 1]
 
     threads = torch.get_num_threads()
-    for strategy in STRATEGIES:
-        for seed in SEEDS:
-            (folder,) = out.glob(f"trials/select.strategy={strategy}-*/seed-{seed:04d}")
-            select = {**tree["select"], "strategy": strategy}
-            whole = tmp_path / f"{strategy}-{seed}"
-            run(build_config({**tree, "seed": seed, "select": select}), whole, QUIET, with_report=False)
-            assert outputs(folder) == outputs(whole)
-            assert len(outputs(RunLayout(folder).path)) > 10
+    for strategy, seed in zip(STRATEGIES, SEEDS, strict=True):  # one that was killed, and one that was not
+        (folder,) = out.glob(f"trials/select.strategy={strategy}-*/seed-{seed:04d}")
+        select = {**tree["select"], "strategy": strategy}
+        whole = tmp_path / f"{strategy}-{seed}"
+        run(build_config({**tree, "seed": seed, "select": select}), whole, QUIET, with_report=False)
+        assert outputs(folder) == outputs(whole)
+        assert len(outputs(RunLayout(folder).path)) > 10
     torch.set_num_threads(threads)

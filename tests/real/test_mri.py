@@ -14,7 +14,7 @@ from xal_ray.progress import QUIET
 from xal_ray.record.layout import RunLayout
 from xal_ray.storage import read_table
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.ray, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
