@@ -134,8 +134,9 @@ def row_of(
     num = int(side.split()[1]) if side.startswith("Ray") else 1
 
     def marginal(which: str, kind: int) -> list[float]:
-        passes = costs[which]
-        return [(b[kind] - a[kind]) / step for a, b in zip(passes["small"], passes["large"], strict=True)]
+        passes = zip(costs[which]["small"], costs[which]["large"], strict=True)
+        # CPU time is counted in hundredths of a second: of a few small images there may be no difference.
+        return [(b[kind] - a[kind]) / step or float("nan") for a, b in passes]
 
     def median(values: list[float]) -> float:
         return statistics.median(values)
