@@ -8,6 +8,6 @@ def outputs(path):
     files = [
         file
         for file in sorted(path.rglob("*"))
-        if file.name in KEPT or file.parent.name in ("scores", "holdout")
+        if file.name in KEPT or file.parent.name in ("scores", "holdout", "labelled")
     ]
     return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}

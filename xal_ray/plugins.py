@@ -37,10 +37,12 @@ def strategy(
     Args:
         columns: The score columns that it reads: `entropy`, `margin`, `least_confidence`, `bald`, of regions
             of interest `misalignment`, `shuffled_misalignment`, `roi_area`, or `uncertainty`, which stands
-            for the one that `select.uncertainty` names.
+            for the one that `select.uncertainty` names; of the kind `batch` also `embedding`.
         settings: The keys of the section `select` that it reads: `uncertainty`, `weight`, `normalise`.
         kind: `row_wise`: the function takes (columns, settings) of some rows and gives their utilities, from
             0 to 1. `ranker`: it takes (replay, settings, seed), and gives a function that ranks a chunk.
+            `batch`: it takes (batch, settings, seed), and chooses images together
+            (`xal_ray/acquire/batch.py`).
         is_control: It is there to be compared with: a sweep never recommends it.
         words: What it does, in a line; by default the first line of its docstring.
     """

@@ -15,6 +15,7 @@ from xal_ray.acquire.streaming import Candidates
 from xal_ray.config import Select
 from xal_ray.registry.strategies import STRATEGIES
 
+BY_ROW = [spec.name for spec in STRATEGIES if spec.kind != "batch"]
 units = st.floats(0.0, 1.0, allow_subnormal=False)
 UNCERTAINTIES = [uncertainty.entropy, uncertainty.margin, uncertainty.least_confidence]
 UNIT_MEASURES = [
@@ -104,7 +105,7 @@ def tables(draw):
 @settings(deadline=None, max_examples=80)
 @given(
     tables(),
-    st.sampled_from(STRATEGIES.names()),
+    st.sampled_from(BY_ROW),
     st.sampled_from(NORMALISATIONS),
     units,
     st.integers(0, 2),
@@ -165,9 +166,7 @@ def test_weight_one_is_the_uncertainty_to_the_id_whatever_the_coverage(
 
 
 # Without an ROI to weigh against nothing is normalised.
-SCALED = [
-    (name, how) for name in STRATEGIES.names() for how in (NORMALISATIONS if name in BY_ROI else ("rank",))
-]
+SCALED = [(name, how) for name in BY_ROW for how in (NORMALISATIONS if name in BY_ROI else ("rank",))]
 
 
 @pytest.mark.parametrize(("strategy", "normalise"), SCALED)

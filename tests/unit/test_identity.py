@@ -54,11 +54,13 @@ OTHERS = {
     "select.query_size": 3,
     "select.initial_labels": 3,
     "select.max_per_group": 3,
+    "select.shortlist": 50,
     "labels.source": "export",
 }
 NEEDS = {  # what a value needs beside it
     "roi.source": ["select.strategy=margin"],
     "model.cache_activations": ["model.freeze=backbone"],
+    "select.shortlist": ["select.strategy=kcenter"],
 }
 # Where a key has no effect: what makes it so.
 IDLE = {
@@ -73,6 +75,7 @@ IDLE = {
     "select.weight": [["select.strategy=margin"], ["select.strategy=misalignment"]],
     "select.normalise": [["select.strategy=random"]],
     "select.uncertainty": [["select.strategy=entropy"]],
+    "select.shortlist": [["select.strategy=dual"], ["select.strategy=entropy"]],
 }
 FREE = {
     "name": "b",

@@ -119,3 +119,41 @@ def test_the_unlabelled_images_are_what_must_have_rois(rows, strategy, message):
         return
     with pytest.raises(ConfigError, match=message):
         check_strategy(settings, pool)
+
+
+def test_a_batch_is_chosen_from_the_shards_and_kept_away_from_what_is_labelled(tmp_path):
+    """Images on a line, at their number; 3 and 8 are labelled, 1 has no score, and 11 is no candidate."""
+    files = RoundLayout(tmp_path, 3)
+    kind = pa.list_(pa.float16(), 1)
+
+    def write(folder, numbers, name):
+        columns = {
+            "image_id": [IDS[number] for number in numbers],
+            "entropy": pa.array([None if number == 1 else 0.5 for number in numbers], pa.float32()),
+            "embedding": pa.array([None if n == 1 else [np.float16(n)] for n in numbers], kind),
+        }
+        write_table(folder / f"{name}.parquet", pa.table(columns))
+
+    write(files.scores, [0, 1, 2, 4, 5], 0)
+    write(files.scores, [6, 7, 9, 10, 11], 1)
+    write(files.labelled, [3, 8], 0)
+    split = ["labeled" if number == 3 else "pool" for number in range(12)]
+    index = pa.table({"image_id": IDS, "group_id": IDS, "split": split})
+    question = Query(
+        title="round 3",
+        index=index,
+        image_size=64,
+        candidates=~np.isin(np.arange(12), [3, 8, 11]),
+        scored=~np.isin(np.arange(12), [3, 8]),
+        runners_up=pa.array([], pa.string()),
+        select=Select(strategy="kcenter", query_size=4),
+        score=Score(),
+        seed=1,
+    )
+    assert choose(question, files, Heard()) == 4
+    picks = read_table(files.selection)
+    names = picks["image_id"].to_pylist()
+    assert names[0] == "i00"  # 3 away from the nearest label; then 2 away, and then 1
+    assert set(names[1:3]) == {"i10", *({"i05", "i06"} & set(names[1:3]))}
+    assert picks["utility"].to_pylist() == [3.0, 2.0, 2.0, 1.0]
+    assert picks["uncertainty"].to_pylist() == [0.5] * 4

@@ -1,7 +1,7 @@
 """Says what a strategy owes, and holds those of other packages to it.
 
 A strategy ranks the unlabelled images that have scores. Its record (`registry/strategies.py`) says by which
-columns, and by which of two kinds of code:
+columns, and by which kind of code. Two kinds rank row by row (the third, `batch`, is in `acquire/batch.py`):
 
 `row_wise`   `(columns, settings) -> utilities`: the columns of some rows, (n,) float64 each, by the names
              that the record has, to the rows' utilities. It is called chunk by chunk.
@@ -77,14 +77,18 @@ def rank_of(spec: StrategySpec, replay: Replay, settings: Select, seed: int) -> 
         PluginError: It is another package's and failed or breaks its contract. What is returned raises it
             too.
     """
-    code = spec.load()
-    usual = {key: Select.model_fields[key].default for key in SETTINGS if not spec.reads(key)}
-    own = settings.model_copy(update=usual)
+    code, own = spec.load(), own_settings(spec, settings)
     if spec.origin is None:
         return _as_rank(spec, code, replay, own, seed)
-    with _blamed(spec):
+    with blamed(spec):
         rank = _as_rank(spec, code, replay, own, seed)
     return _Held(spec, rank).rank
+
+
+def own_settings(spec: StrategySpec, settings: Select) -> Select:
+    """Return the section with what the strategy does not read at its default, so that it can't matter."""
+    usual = {key: Select.model_fields[key].default for key in SETTINGS if not spec.reads(key)}
+    return settings.model_copy(update=usual)
 
 
 def short(value: float) -> str:
@@ -153,7 +157,7 @@ class _Held:
         return found
 
     def _checked(self, chunk: Candidates) -> Ranking:
-        with _blamed(self._spec):
+        with blamed(self._spec):
             found = self._rank(chunk)
         if not isinstance(found, Ranking):
             raise breach(self._spec, "a Ranking", f"a {type(found).__name__}")
@@ -181,7 +185,7 @@ class _Held:
 
     def _reasons(self, reason: Callable[[int], str]) -> Callable[[int], str]:
         def checked(row: int) -> str:
-            with _blamed(self._spec):
+            with blamed(self._spec):
                 text = reason(row)
             if not isinstance(text, str) or not text.strip():
                 raise breach(self._spec, "reasons that are sentences", repr(text))
@@ -191,7 +195,7 @@ class _Held:
 
 
 @contextmanager
-def _blamed(spec: StrategySpec) -> Iterator[None]:
+def blamed(spec: StrategySpec) -> Iterator[None]:
     """Say of an error whose code it comes from."""
     try:
         yield

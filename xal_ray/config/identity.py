@@ -154,9 +154,15 @@ IDENTITY_RULES = (
     ),
     IdentityRule(
         ("select.uncertainty",),
-        "with strategies that look at ROIs",
+        "with strategies that look at ROIs or choose a batch",
         "The others read one column, as it is.",
         lambda settings: settings.select.spec.reads("uncertainty"),
+    ),
+    IdentityRule(
+        ("select.shortlist",),
+        "with strategies that choose a batch",
+        "The others see every image.",
+        lambda settings: settings.select.spec.reads("shortlist"),
     ),
     IdentityRule(
         ("labels.source",), "yes", "It says whose labels they are, and which images can be labelled at all."

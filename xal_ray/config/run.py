@@ -108,7 +108,9 @@ class Select(Section):
     strategy: Strategy = "dual"
     """Images are ranked by this strategy."""
     uncertainty: Uncertainty = "entropy"
-    """Strategies that look at regions of interest measure uncertainty by this formula."""
+    """Strategies that look at regions of interest measure uncertainty by this formula, and those that choose
+    a batch get a shortlist by it.
+    """
     weight: Fraction = 0.5
     """Uncertainty has this weight beside misalignment, which has the rest."""
     normalise: Normalise = "rank"
@@ -119,6 +121,10 @@ class Select(Section):
     """This many images are drawn at random and labelled before the first round."""
     max_per_group: NaturalInt = 0
     """A round picks at most this many images of a group, and 0 is no limit."""
+    shortlist: PositiveInt | Literal["auto", "all"] = "auto"
+    """Strategies that choose a batch see this many images, the most uncertain, and never fewer than they
+    shall choose; `auto` is 10 for each of these, and `all` takes the memory for the embeddings of all.
+    """
 
     @property
     def spec(self) -> StrategySpec:

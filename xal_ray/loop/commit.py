@@ -43,7 +43,7 @@ def _hashes(files: RoundLayout) -> dict[str, str]:
         files.labels,
     ]
     there = existing_files(kept)
-    for shards in (files.scores, files.holdout):
+    for shards in (files.scores, files.holdout, files.labelled):
         there |= {shards / name for name in names_in(shards, ".parquet")}
     return {str(path.relative_to(files.folder)): sha256_file(path) for path in sorted(there)}
 
@@ -59,7 +59,9 @@ def _audit(run: Run, files: RoundLayout) -> Selected:
     card = read_json(files.model_card) if files.model_card.exists() else {}
     return {
         "strategy": run.config.select.strategy if files.number != INITIAL else "random",
-        "select": run.config.select.model_dump(mode="json"),
+        "select": run.config.select.model_dump(
+            mode="json", exclude=set() if run.config.has_effect("select.shortlist") else {"shortlist"}
+        ),
         "config_hash": digest(run.config.identity()),
         "seed": run.config.seed,
         "pool_size": run.unlabelled().num_rows,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xal_ray.config import Config
+from xal_ray.acquire.shortlist import describe_shortlist
+from xal_ray.config import Config, Select
 from xal_ray.engine.preflight import fit_to_cpus
 from xal_ray.engine.session import is_joined
 from xal_ray.engine.unfinished_pool import refuse_strangers
@@ -200,6 +201,11 @@ def _check_regions(config: Config, manifest: pa.Table) -> None:
         )
 
 
+def _of_strategy(select: Select) -> str:
+    listed = describe_shortlist(select)
+    return f"among {listed}" if listed else f"weight {select.weight:g}, normalise {select.normalise}"
+
+
 def describe(config: Config, out: Path, *, here: bool = True) -> list[str]:
     """Return the resolved plan in words: what a run would do, without doing any of it or asking a cloud.
 
@@ -223,8 +229,7 @@ def describe(config: Config, out: Path, *, here: bool = True) -> list[str]:
         f"pool       {found.about_pool}",
         *labels_lines,
         f"rounds     {rounds}, and a last one that only trains and evaluates",
-        f"select     {chosen.spec.title}, weight {chosen.weight:g}, normalise {chosen.normalise}; "
-        f"ROI: {config.roi.source}",
+        f"select     {chosen.spec.title}, {_of_strategy(chosen)}; ROI: {config.roi.source}",
         f"model      {config.model.backbone}, weights {config.model.weights}, freeze {config.model.freeze}",
         f"train      {trainer}, at most {config.train.max_steps} steps a round",
         f"score      {config.score.saliency}, {actors.num_actors} actors x {actors.cpus_per_actor:g} CPU, "

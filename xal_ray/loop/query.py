@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray import config
+from xal_ray.acquire.batch import Embeddings, Known
+from xal_ray.acquire.shortlist import select_batch
 from xal_ray.acquire.strategies import Selection, select
 from xal_ray.acquire.streaming import Replay
 from xal_ray.acquire.subsample import draw, expected_overlap
@@ -22,6 +25,7 @@ from xal_ray.errors import ConfigError
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
 from xal_ray.record.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout, selection_table
+from xal_ray.scoring.embeddings import all_embeddings, embeddings_of
 from xal_ray.scoring.shards import groups_of, ranked_chunks, score_chunks
 from xal_ray.storage import write_json, write_table
 
@@ -152,6 +156,7 @@ def choose(query: Query, files: RoundLayout, reporter: Reporter) -> int:
         seed=query.seed,
         index=query.index,
         num_runners_up=query.score.runners_up,
+        embeddings=_embeddings(query, files) if wanted.spec.needs_embeddings else None,
     )
     if query.score.runners_up:
         write_table(files.runners_up, pa.table({"image_id": picks.runners_up}, schema=RUNNERS_UP_SCHEMA))
@@ -170,6 +175,7 @@ def pick(
     seed: int,
     index: pa.Table,
     num_runners_up: int = 0,
+    embeddings: Embeddings | None = None,
 ) -> Selection:
     """Choose as many as are asked for, or all where there are fewer, within the cap.
 
@@ -180,9 +186,30 @@ def pick(
         seed: Of strategies that draw.
         index: The pool's index, for the groups.
         num_runners_up: How many to name beside the picks.
+        embeddings: Of the candidates and of what is labelled, for a strategy that reads them.
     """
     fitting = wanted.model_copy(update={"query_size": min(wanted.query_size, num_candidates)})
-    return select(replay, fitting, seed=seed, groups=groups_of(index), num_runners_up=num_runners_up)
+    groups = groups_of(index)
+    if fitting.spec.kind != "batch":
+        return select(replay, fitting, seed=seed, groups=groups, num_runners_up=num_runners_up)
+    return select_batch(
+        replay,
+        fitting,
+        seed=seed,
+        groups=groups,
+        embeddings=embeddings,
+        num_runners_up=num_runners_up,
+    )
+
+
+def _embeddings(query: Query, files: RoundLayout) -> Embeddings:
+    """Return what a strategy compares: the candidates, and what is labelled."""
+    image_ids, embeddings = all_embeddings(files.labelled)
+    # Shards hold rows of the index in its order, which is that of the ids.
+    rows = query.index.filter(pa.array(is_in(query.index["image_id"], pa.array(image_ids, pa.string()))))
+    was_picked: BoolArray = pc.equal(rows["split"], "pool").to_numpy()
+    known = Known(image_ids, rows["group_id"].to_pylist(), embeddings, was_picked)
+    return Embeddings(partial(embeddings_of, files.scores), known)
 
 
 def note_shortfall(

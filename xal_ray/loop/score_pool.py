@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from xal_ray import config
+from xal_ray.acquire.shortlist import describe_shortlist
 from xal_ray.advice import followable
 from xal_ray.engine.readiness import made_ready, start_where_needed
 from xal_ray.engine.scoring import score
@@ -127,6 +128,9 @@ def score_pool(
             _bind(out, _record(card, pool, settings, splits, query_size, known))
             files = RoundLayout(out, 0)
             requests = {files.scores: index.filter(pa.array(rows))}
+            embeds = settings.select.spec.needs_embeddings
+            if embeds and query_size:
+                requests[files.labelled] = _labelled(index, known)
             with sharing([pool.path, out], settings.ray):
                 score(
                     pool,
@@ -137,6 +141,7 @@ def score_pool(
                     settings.ray,
                     reporter,
                     ranked_by_maps=[files.scores] if settings.select.spec.needs_map else [],
+                    with_embeddings=[files.scores, files.labelled] if embeds else [],
                     verbose=verbose,
                 )
         except InputError:
@@ -179,9 +184,11 @@ def describe_pass(
     Raises:
         InputError: The pass would be refused.
     """
+    listed = describe_shortlist(settings.select.model_copy(update={"query_size": query_size}))
+    among = f", among {listed}" if query_size and listed else ""
     lines = [
         f"score      {', '.join(splits)} of {pool_path}, with {model}, into {out}",
-        f"choose     {query_size}" + (f" by {settings.select.spec.title}" if query_size else ""),
+        f"choose     {query_size}" + (f" by {settings.select.spec.title}" if query_size else "") + among,
     ]
     check_splits(splits, query_size)
     if here:
@@ -267,6 +274,12 @@ def _rows(
     return rows, candidates
 
 
+def _labelled(index: pa.Table, known: LeftOut) -> pa.Table:
+    """Return the index rows of what came with a label or is left out: a batch is compared with them."""
+    is_known = is_in(index["image_id"], known.image_ids) | is_in(index["split"], pa.array(["labeled"]))
+    return index.filter(pa.array(is_known))
+
+
 def _record(
     card: Mapping[str, Any],
     pool: PoolReader,
@@ -293,6 +306,8 @@ def _record(
         "score": identity["score"],
         "roi": identity["roi"],
     }
+    if settings.select.spec.needs_embeddings:
+        scores["embedding"] = True
     if settings.score.subsample < 1.0:  # which rows are scored depends on who may be chosen
         scores["drawn_for"] = draw if query_size else None
     return {"scores": scores, "choice": draw if query_size else None}

@@ -28,6 +28,12 @@ def rows_to_score(run: Run, files: RoundLayout) -> pa.Table:
     return run.index.filter(pa.array(_scored(run, files)))
 
 
+def labelled_rows(run: Run) -> pa.Table:
+    """Return the index rows of what is labelled now."""
+    known = pa.array(list(run.labels()), pa.string())
+    return run.index.filter(pa.array(is_in(run.index["image_id"], known)))
+
+
 def select_images(run: Run, files: RoundLayout) -> None:
     """Scores to `selection.parquet`."""
     if files.selection.exists():

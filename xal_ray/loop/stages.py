@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 from xal_ray.engine.readiness import start_where_needed
 from xal_ray.engine.scoring import score
 from xal_ray.engine.training.stage import TrainRequest, train
-from xal_ray.loop.selection import rows_to_score
+from xal_ray.loop.selection import labelled_rows, rows_to_score
 from xal_ray.loop.state import Run
 from xal_ray.metrics.holdout import assess
 from xal_ray.pool.schema import rows_of_splits
@@ -53,9 +54,13 @@ def score_images(run: Run, files: RoundLayout) -> None:
     """Unlabelled rows to `scores/`, validation and test rows to `holdout/`: one pass over both."""
     if _is_evaluated(run, files):
         return
+    with_embeddings: list[Path] = []
     requests = {files.holdout: rows_of_splits(run.index, "val", "test")}
     if run.asks(files):
         requests[files.scores] = rows_to_score(run, files)
+        if run.config.select.spec.needs_embeddings:
+            with_embeddings = [files.scores, files.labelled]
+            requests[files.labelled] = labelled_rows(run)
     with run.stage("score", files) as record:
         pace = score(
             run.pool,
@@ -67,6 +72,7 @@ def score_images(run: Run, files: RoundLayout) -> None:
             run.reporter,
             activations=run.activations,
             ranked_by_maps=[files.scores] if run.config.select.spec.needs_map else [],
+            with_embeddings=with_embeddings,
             verbose=run.verbose,
         )
         record["startup_s"] = round(pace.startup_s, 3)

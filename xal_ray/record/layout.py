@@ -6,6 +6,7 @@ runs/<name>/
   rounds/000/         model.safetensors, model.json, scores/, holdout/, metrics.json,
                       selection.parquet, labels.parquet, COMMITTED,
                       runners_up.parquet and subsample.json where only a part is scored,
+                      labelled/ for a batch strategy, and
                       shortfall.json where fewer were chosen than were asked for
   rounds/000/to_label selection.csv and the picked images, for a run that exports
 """
@@ -86,6 +87,11 @@ class RoundLayout:
     def holdout(self) -> Path:
         """Score shards of the validation and test images."""
         return self.folder / "holdout"
+
+    @property
+    def labelled(self) -> Path:
+        """Score shards of the labelled images; for a strategy that compares candidates with them."""
+        return self.folder / "labelled"
 
     @property
     def model_card(self) -> Path:

@@ -9,13 +9,19 @@ from xal_ray.nearest_name import nearest_name
 from xal_ray.registry.lookup import Entry, Registry
 
 # How a strategy's code is called; `acquire/contract.py` says what each kind owes.
-Kind = Literal["row_wise", "ranker"]
+Kind = Literal["row_wise", "ranker", "batch"]
 
 UNCERTAINTY = "uncertainty"  # among a strategy's columns: the one that `select.uncertainty` names
 # Columns of a score table that are NaN where an image has no ROI.
 MAP_COLUMNS = ("misalignment", "shuffled_misalignment")
 ROI_COLUMNS = (*MAP_COLUMNS, "roi_area")
-SETTINGS = ("uncertainty", "weight", "normalise")  # keys of `select` that only some strategies read
+EMBEDDING = "embedding"  # not a number an image: only strategies of the kind `batch` may read it
+SETTINGS = (
+    "uncertainty",
+    "weight",
+    "normalise",
+    "shortlist",
+)  # keys of `select` that only some strategies read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +31,7 @@ class StrategySpec(Entry):
     Attributes:
         kind: How its code is called.
         columns: The score columns that it reads; of `UNCERTAINTY`, the one that `select.uncertainty` names.
+            One of the kind `batch` reads that in any case, since its shortlist is made by it.
         settings: Which of `SETTINGS` it reads. The others have no effect on it, and no part in the identity
             of a run.
         is_weighted: Its utility is `w U + (1 - w) M` with `select.weight`: at w = 1 it is its uncertainty.
@@ -52,14 +59,22 @@ class StrategySpec(Entry):
         """Tell whether it ranks by saliency maps."""
         return not set(MAP_COLUMNS).isdisjoint(self.columns)
 
+    @property
+    def needs_embeddings(self) -> bool:
+        """Tell whether it reads what the model's last layer sees of images."""
+        return EMBEDDING in self.columns
+
     def reads(self, key: str) -> bool:
         """Tell whether a key of `SETTINGS` has an effect on it."""
+        if self.kind == "batch" and key in (UNCERTAINTY, "shortlist"):
+            return True
         return key in self.settings or (key == UNCERTAINTY and UNCERTAINTY in self.columns)
 
     def columns_with(self, uncertainty: str) -> tuple[str, ...]:
-        """Return the score columns that it reads, with this value of `select.uncertainty`."""
-        names = (uncertainty if name == UNCERTAINTY else name for name in self.columns)
-        return tuple(dict.fromkeys(names))
+        """Return the score columns of numbers that it reads, with this value of `select.uncertainty`."""
+        first = (uncertainty,) if self.kind == "batch" else ()
+        names = (uncertainty if name == UNCERTAINTY else name for name in self.columns if name != EMBEDDING)
+        return tuple(dict.fromkeys([*first, *names]))
 
 
 def _wrong(spec: StrategySpec) -> tuple[str, str] | None:
@@ -74,6 +89,8 @@ def _wrong(spec: StrategySpec) -> tuple[str, str] | None:
                 near = nearest_name(name, known)
                 found = f"'{name}'" + (f" (did you mean '{near}'?)" if near else "")
                 return f"{title} out of {', '.join(known)}", found
+    if spec.needs_embeddings and spec.kind != "batch":
+        return f"kind='batch' for the column {EMBEDDING}", f"kind='{spec.kind}'"
     return None
 
 
@@ -150,6 +167,13 @@ STRATEGIES = Registry(
             columns=(UNCERTAINTY, "roi_area"),
             settings=("normalise",),
             is_control=True,
+        ),
+        StrategySpec(
+            name="kcenter",
+            path="xal_ray.acquire.kcenter:kcenter",
+            kind="batch",
+            words="k-center: the farthest from all that is labelled or picked",
+            columns=(EMBEDDING,),
         ),
     ),
     _wrong,

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from xal_ray.acquire.shortlist import describe_shortlist
 from xal_ray.acquire.strategies import uncertainty_column
 from xal_ray.config import Config
 from xal_ray.errors import RunError
@@ -142,6 +143,8 @@ def describe_request(config: Config) -> list[tuple[str, str]]:
     if spec.is_weighted:
         weighed = f"{select.weight:g} × uncertainty + {1 - select.weight:g} × misalignment"  # noqa: RUF001
         words += f": {weighed} (normalise: {select.normalise})"
+    if listed := describe_shortlist(select):
+        words += f", among {listed}"
     per_group = f", at most {select.max_per_group} of a group" if select.max_per_group else ""
     return [
         ("Strategy", words),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xal_ray.acquire.contract import own_settings
 from xal_ray.config import Config, Select
 from xal_ray.registry.strategies import STRATEGIES
 from xal_ray.storage import digest
@@ -103,9 +104,6 @@ def ranking(settings: Config, num_classes: int | None) -> str:
 
 def _plainest(select: Select, num_classes: int | None) -> Select:
     """The plainest of the strategies that rank alike; keys that change nothing are at their default."""
-    usual: dict[str, Any] = {
-        key: Select.model_fields[key].default for key in ("weight", "normalise", "uncertainty")
-    }
     change: dict[str, Any] = {}
     strategy = select.strategy
     if select.spec.origin is not None:  # what another package's ranks like is not known
@@ -123,11 +121,8 @@ def _plainest(select: Select, num_classes: int | None) -> Select:
             and _ranks_only(select)
         ):
             change["uncertainty"] = "entropy"
-    if not STRATEGIES[strategy].needs_roi:
-        change |= usual
-    elif not STRATEGIES[strategy].is_weighted:
-        change["weight"] = usual["weight"]
-    return select.model_copy(update={"strategy": strategy, **change})
+    plainest = select.model_copy(update={"strategy": strategy, **change})
+    return own_settings(plainest.spec, plainest)
 
 
 def _ranks_only(select: Select) -> bool:
