@@ -21,11 +21,12 @@ from xal_ray.engine.session import start, stop
 from xal_ray.errors import XalRayError
 from xal_ray.images.capabilities import decoder_capabilities
 from xal_ray.machine import private_folder, settle, usable_cpus
+from xal_ray.registry.backbones import BACKBONES
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "grad-cam", "pyarrow", "numpy", "pandas")
 _PILLOW_CODECS = {"PNG": "zlib", "JPEG": "jpg", "TIFF (compressed)": "libtiff", "WebP": "webp"}
 _EXTRAS = {
-    "backbone efficientnet_lite0": ("efficientnet_lite_pytorch", "lite"),
+    **{f"backbone {spec.name}": (spec.package, spec.extra) for spec in BACKBONES if spec.package},
     "object store s3://": ("s3fs", "s3"),
     "object store gs://": ("gcsfs", "gs"),
     "search of a sweep, optuna": ("optuna", "optuna"),

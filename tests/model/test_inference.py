@@ -13,13 +13,13 @@ from torch import nn
 
 from xal_ray import config
 from xal_ray.acquire import uncertainty
-from xal_ray.model.architectures import ARCHITECTURES
 from xal_ray.model.folding import fold_batch_norms
 from xal_ray.model.inference import Explainer, resolve_precision
 from xal_ray.model.network import ModelSpec, images_to_tensor
 from xal_ray.model.saliency import explain
 from xal_ray.model.weights import build_network, save_model
 from xal_ray.pool.schema import PixelRows
+from xal_ray.registry.backbones import BACKBONES
 from xal_ray.scoring.scorer import Scorer, _halves
 
 pytestmark = pytest.mark.slow
@@ -326,8 +326,8 @@ def test_auto_takes_bf16_where_ranks_bear_it_and_the_processor_has_it(monkeypatc
         assert resolve_precision("auto", CPU, False) == "fp32"
         assert resolve_precision("bf16", CPU, False) == "bf16"
     assert resolve_precision("fp32", CPU, True) == "fp32"
-    assert ARCHITECTURES["resnet50"].bf16_keeps_ranks
-    assert not ARCHITECTURES["efficientnet_lite0"].bf16_keeps_ranks  # measured: see docs/performance.md
+    assert BACKBONES["resnet50"].bf16_keeps_ranks
+    assert not BACKBONES["efficientnet_lite0"].bf16_keeps_ranks  # measured: see docs/performance.md
 
 
 def test_bald_worked_out_by_hand():

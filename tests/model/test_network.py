@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
 import torchvision
 
-from xal_ray.config import Backbone
 from xal_ray.errors import ModelError
 from xal_ray.model.network import ModelSpec, freeze_backbone, images_to_tensor
 from xal_ray.model.weights import build_network
+from xal_ray.registry.backbones import BACKBONES
 
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-BACKBONES = get_args(Backbone)
+NAMES = BACKBONES.names()
 
 
 def make_spec(backbone: str = "resnet18", size: int = 64, channels: int = 1, classes: int = 3) -> ModelSpec:
@@ -34,7 +32,7 @@ def random_pixels(count: int, size: int, channels: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, channels)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", NAMES)
 def test_cut_network_equals_the_whole_model(backbone: str) -> None:
     network = build_network(make_spec(backbone), "none", seed=1)
     images = random_images(2, 64)
@@ -49,7 +47,7 @@ def test_cut_network_equals_the_whole_model(backbone: str) -> None:
     assert not network.training
 
 
-@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "vit_b_16"])
+@pytest.mark.parametrize("backbone", [name for name in NAMES if name != "vit_b_16"])
 def test_closed_form_is_claimed_only_where_the_head_is_pool_and_linear(backbone: str) -> None:
     network = build_network(make_spec(backbone), "none", seed=1)
     weight = network.linear_weight

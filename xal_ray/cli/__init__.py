@@ -9,7 +9,7 @@ from xal_ray.machine import settle_user
 
 # In the order of the help.
 # isort: off
-from xal_ray.cli import pools, runs, clusters, doctor  # noqa: F401
+from xal_ray.cli import pools, runs, clusters, registries, doctor  # noqa: F401
 from xal_ray.cli.application import app
 from xal_ray.cli.process import (
     BROKEN_PIPE,

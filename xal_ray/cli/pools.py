@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
 from xal_ray.cli.application import app
 from xal_ray.cli.errors import errors_shown
 from xal_ray.cli.options import DebugOption, SetOption, VerboseOption, a_place
-from xal_ray.config import Config, SourceKind, build_config, read_yaml
+from xal_ray.config import Config, build_config, read_yaml
 from xal_ray.errors import ConfigError
 from xal_ray.progress import Reporter
+from xal_ray.registry.lookup import UnknownNameError
+from xal_ray.registry.sources import SOURCES
 
 _PANEL = "Images and labels"
 
@@ -45,7 +46,7 @@ def prepare(
     kind: Annotated[
         str | None,
         typer.Option(
-            "--kind", metavar="KIND", help="Read SOURCE as one of " + ", ".join(get_args(SourceKind)) + "."
+            "--kind", metavar="KIND", help="Read SOURCE as one of " + ", ".join(SOURCES.names()) + "."
         ),
     ] = None,
     overrides: SetOption = None,
@@ -112,10 +113,10 @@ def _config_for_prepare(source: str, kind: str | None, config: Path | None, over
     tree: dict[str, Any] = read_yaml(config) if config is not None else {"name": "prepare"}
     pool: dict[str, Any] = tree.setdefault("pool", {})
     section: dict[str, Any] = pool.setdefault("source", {})
-    if source == "phantom":
-        section["kind"] = "phantom"
+    if _is_source_without_path(source):
+        section["kind"] = source
     else:
-        if section.get("kind") == "phantom":
+        if section.get("kind") is not None and not SOURCES[section["kind"]].needs_path:
             del section["kind"]
         section["path"] = source
     if kind is not None:
@@ -123,18 +124,25 @@ def _config_for_prepare(source: str, kind: str | None, config: Path | None, over
     return build_config(tree, overrides, where=str(config or "the command line"))
 
 
+def _is_source_without_path(source: str) -> bool:
+    """Tell the name of a source that makes its images itself from a path."""
+    is_plugin = ":" in source and "://" not in source and not Path(source).exists()
+    return (source in SOURCES.names() or is_plugin) and not SOURCES[source].needs_path
+
+
 def _known_kind(kind: str) -> str:
-    kinds = get_args(SourceKind)
-    if kind in kinds:
-        return kind
-    near = difflib.get_close_matches(kind.lower(), kinds, n=1)
-    raise ConfigError(
-        "the kind of the source is not known",
-        expected="one of " + ", ".join(kinds),
-        found=kind,
-        where=f"--kind {kind}",
-        next_step=f"did you mean --kind {near[0]}?" if near else "leave it out: a file is a table",
-    )
+    try:
+        return SOURCES[kind].name
+    except UnknownNameError as error:
+        raise ConfigError(
+            "the kind of the source is not known",
+            expected="one of " + ", ".join(error.known),
+            found=kind,
+            where=f"--kind {kind}",
+            next_step=f"did you mean --kind {error.near}?"
+            if error.near
+            else "leave it out: a file is a table",
+        ) from error
 
 
 def _print_card(path: Path, card: dict[str, Any]) -> None:

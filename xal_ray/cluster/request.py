@@ -11,6 +11,7 @@ from xal_ray.config import Config, build_config
 from xal_ray.errors import ConfigError
 from xal_ray.places import is_remote
 from xal_ray.record.layout import REPORT_FILE, SCORE_RECORD, SELECTION_FILE
+from xal_ray.registry.sources import SOURCES
 from xal_ray.sweep.layout import BEST_NAME, PAGE_NAME, TABLE_NAME, VERDICT_NAME
 
 Command = Literal["run", "sweep", "score"]
@@ -145,7 +146,8 @@ def check_places(request: JobRequest) -> None:
     else:
         _refuse_local("pool.path", request.settings.pool_path())
         source = request.settings.pool.source
-        needed = source.kind != "phantom" and not _is_pool(request.settings.pool_path())
+        reads_files = source.kind is None or SOURCES[source.kind].needs_path
+        needed = reads_files and not _is_pool(request.settings.pool_path())
         if needed and source.path is not None:
             _refuse_local("pool.source.path", source.path)
         _refuse_local("labels.from_run", request.settings.labels.from_run)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from xal_ray.config.errors import blamed_overrides, explained
 from xal_ray.config.schema import Config
 from xal_ray.config.tree import merge_overrides, parse_yaml
-from xal_ray.errors import ConfigError
+from xal_ray.errors import ConfigError, PluginError
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
@@ -41,6 +41,8 @@ def build_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), *, wher
         return Config.model_validate(merged)
     except ValidationError as error:
         raise explained(error, blamed_overrides(tree, given, error), where) from error
+    except PluginError:
+        raise  # it says itself where it is at fault
     except ConfigError as error:  # of a place
         if error.details["where"]:
             raise

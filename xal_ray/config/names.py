@@ -9,36 +9,13 @@ from pydantic import AfterValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from xal_ray.nearest_name import nearest_name
+from xal_ray.registry.backbones import BACKBONES
 from xal_ray.registry.lookup import Registry, UnknownNameError
+from xal_ray.registry.sources import SOURCES
 from xal_ray.registry.strategies import STRATEGIES
 
-Backbone = Literal[
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "densenet121",
-    "efficientnet_b0",
-    "convnext_tiny",
-    "vit_b_16",
-    "efficientnet_lite0",
-]
 Saliency = Literal[
     "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigencam", "eigengradcam", "scorecam"
-]
-SourceKind = Literal[
-    "table",
-    "folder",
-    "phantom",
-    "vindr",
-    "siim_covid",
-    "brats",
-    "cheng",
-    "rsna_pneumonia",
-    "nih_cxr14",
-    "chexlocalize",
-    "isic2018",
-    "coco",
-    "yolo",
 ]
 Normalise = Literal["none", "minmax", "rank"]
 Metric = Literal["balanced_accuracy", "accuracy", "macro_f1", "auroc"]
@@ -81,3 +58,5 @@ _PATH = {"type": "string", "format": "MODULE:FUNCTION"}
 _UNCERTAINTIES = tuple(spec.name for spec in STRATEGIES if spec.is_uncertainty)
 Strategy = Annotated[str, _known_in(STRATEGIES), _one_of(STRATEGIES.names(), _PATH)]
 Uncertainty = Annotated[str, AfterValidator(_is_uncertainty), _one_of(_UNCERTAINTIES)]
+Backbone = Annotated[str, _known_in(BACKBONES), _one_of(BACKBONES.names(), _PATH)]
+SourceKind = Annotated[str, _known_in(SOURCES), _one_of(SOURCES.names(), _PATH)]

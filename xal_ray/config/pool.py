@@ -10,6 +10,9 @@ from xal_ray.config.names import SourceKind
 from xal_ray.config.sections import Fraction, NaturalInt, PositiveFloat, PositiveInt, Section
 from xal_ray.errors import ConfigError
 from xal_ray.places import Place
+from xal_ray.registry.sources import SOURCES
+
+PlainValue = str | int | float | bool | None
 
 
 class Columns(Section):
@@ -125,6 +128,8 @@ class Source(Section):
     """An image with more than one of these findings is left out, or gets the first of the list."""
     readers: Annotators = Annotators()
     slices: Slices = Slices()
+    options: dict[str, PlainValue | tuple[PlainValue, ...]] = Field(default={})
+    """These plain values are what a source of another package reads, by names of its own."""
 
     def resolved_kind(self) -> SourceKind:
         """Return the kind as it is written or, where it is left out, as the path tells it.
@@ -140,8 +145,9 @@ class Source(Section):
                     where="pool.source",
                     next_step="set pool.source.path to a manifest or a folder, or pool.source.kind=phantom",
                 )
-            kind = "folder" if self.path.is_dir() else "table"
-        if kind != "phantom" and self.path is None:
+            found = "folder" if self.path.is_dir() else "file"
+            kind = next(spec.name for spec in SOURCES if spec.usual_for == found)
+        if self.path is None and SOURCES[kind].needs_path:
             raise ConfigError(
                 f"a source of kind '{kind}' needs a path",
                 where="pool.source.path",

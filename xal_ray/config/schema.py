@@ -11,6 +11,7 @@ from xal_ray.config.identity import HAS_EFFECT, NO_RESULT
 from xal_ray.config.pool import Pool
 from xal_ray.config.run import Labels, Model, Ray, Roi, Score, Select, Sweep, Train
 from xal_ray.config.sections import PositiveInt, Section
+from xal_ray.registry.backbones import BACKBONES
 from xal_ray.registry.strategies import STRATEGIES
 
 
@@ -121,6 +122,7 @@ class Config(Section):
         """
         tree = self.model_dump(mode="json")
         tree["select"]["strategy"] = self.select.spec.identity
+        tree["model"]["backbone"] = BACKBONES[self.model.backbone].identity
         for key in [*NO_RESULT, *(key for key in HAS_EFFECT if not self.has_effect(key))]:
             *parents, leaf = key.split(".")
             node = tree

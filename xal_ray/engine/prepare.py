@@ -41,7 +41,7 @@ from xal_ray.places import is_remote
 from xal_ray.pool.card import build_card, count_values, find_warned, open_prepared, refused_of, warnings_of
 from xal_ray.pool.completeness import check_complete, incomplete
 from xal_ray.pool.leakage import check_groups, overlap_between
-from xal_ray.pool.reading import CASE_READERS
+from xal_ray.pool.reading import makes_many
 from xal_ray.pool.schema import (
     ATTRIBUTE_SCHEMA,
     INDEX_SCHEMA,
@@ -168,7 +168,7 @@ def _make(
 def _shards(plan: PoolPlan, folder: Path) -> tuple[list[Shard], str]:
     """Return the parts of the pool, and what a row of their manifests is."""
     rows_per_part, unit = plan.settings.rows_per_part, "images"
-    if set(plan.manifest["reader"].unique().to_pylist()) <= CASE_READERS:
+    if all(makes_many(name) for name in plan.manifest["reader"].unique().to_pylist()):
         rows_per_part, unit = max(1, rows_per_part // _IMAGES_OF_A_CASE), "files or cases"
     return cut(plan.manifest, folder / ROWS, rows_per_part), unit
 

@@ -18,8 +18,9 @@ from xal_ray.errors import ConfigError, LabelError
 from xal_ray.labels.earlier_run import labels_of_run, run_with_labels
 from xal_ray.loop.plan import check_budget, check_model, describe_shortfalls
 from xal_ray.loop.state import check_folder
-from xal_ray.model.architectures import check_image_size
+from xal_ray.model.backbones import check_image_size
 from xal_ray.model.network import ModelSpec
+from xal_ray.model.saliency import check_cut
 from xal_ray.model.weights import build_network, is_at_hand
 from xal_ray.places import is_remote, place
 from xal_ray.pool.card import open_prepared
@@ -27,6 +28,7 @@ from xal_ray.pool.manifest import classes_of
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.pool.sources import read_source
 from xal_ray.record.layout import RunLayout
+from xal_ray.registry.backbones import BACKBONES, BackboneSpec
 from xal_ray.storage import refuse_no_folder
 
 _ANY_TWO = ("a", "b")  # classes, where they are not known yet: the last layer is made anew in any case
@@ -110,15 +112,20 @@ def _check_weights(
     is_elsewhere = not here and weights not in ("none", "imagenet") and not place(weights).exists()
     if not is_at_hand(model.backbone, weights) or is_elsewhere:
         note(f"the weights {weights} are not on this machine, and not looked at")
-    elif weights == "none" and model.backbone != "efficientnet_lite0":
-        # Nothing to load, and importing torchvision takes seconds; the other's package may be missing.
+    elif weights == "none" and _is_sure_to_be_had(BACKBONES[model.backbone]):
+        # Nothing to load, and importing torchvision takes seconds.
         check_image_size(model.backbone, pool.image_size if pool is not None else config.pool.image_size)
     elif pool is not None:
         check_model(config, pool)
     else:
         settings = config.pool
         spec = ModelSpec(model.backbone, settings.classes or _ANY_TWO, settings.image_size, settings.channels)
-        build_network(spec, weights, config.seed)
+        check_cut(build_network(spec, weights, config.seed), config)
+
+
+def _is_sure_to_be_had(backbone: BackboneSpec) -> bool:
+    """Return whether a backbone needs neither an optional package nor another one's code."""
+    return backbone.package is None and backbone.origin is None
 
 
 def _check_others(config: Config, note: Callable[[str], None], *, here: bool) -> None:

@@ -14,7 +14,7 @@ from xal_ray.loop.labelling import answerable_images
 from xal_ray.loop.query import check_strategy, pick, shortfall
 from xal_ray.loop.selection import everyone, random_query
 from xal_ray.model.network import ModelSpec
-from xal_ray.model.saliency import check_maps
+from xal_ray.model.saliency import check_cut, check_maps
 from xal_ray.model.weights import build_network
 from xal_ray.pool.activations import refuse_remote
 from xal_ray.pool.schema import PoolReader, rows_of_splits
@@ -93,6 +93,7 @@ def check_model(config: Config, pool: PoolReader, tell: Callable[[str], None] = 
     spec = ModelSpec(config.model.backbone, pool.classes, pool.image_size, pool.channels)
     weights = "none" if config.train.init == "scratch" else config.model.weights
     network = build_network(spec, weights, config.seed, tell)
+    check_cut(network, config)
     check_maps(network, pool.image_size, config.select.spec)
 
 

@@ -19,7 +19,7 @@ from xal_ray.engine.shared import sharing
 from xal_ray.errors import ConfigError, InputError, ModelError, PoolError, RunError
 from xal_ray.labels.exclusions import LeftOut, left_out, run_of_model
 from xal_ray.loop.query import BoolArray, Query, check_strategy, choose, is_in, rows_to_score
-from xal_ray.model.saliency import check_maps
+from xal_ray.model.saliency import check_cut, check_maps
 from xal_ray.model.weights import load_model
 from xal_ray.places import is_remote
 from xal_ray.pool.schema import SPLITS, PoolReader, open_pool
@@ -240,6 +240,7 @@ def _check(
     if query_size:
         check_strategy(settings, pool)
     network, spec, card = load_model(model)
+    check_cut(network, settings)
     if (spec.classes, spec.image_size, spec.channels) != (pool.classes, pool.image_size, pool.channels):
         raise ModelError(
             "the model was trained on another kind of pool",

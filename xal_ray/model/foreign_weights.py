@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xal_ray.config import Backbone
 from xal_ray.errors import ModelError
-from xal_ray.model.architectures import ARCHITECTURES, VIT_PATCH, Architecture, create_model
+from xal_ray.model.backbones import create_model
+from xal_ray.model.backbones.vision_transformer import resized
+from xal_ray.model.network import ModelSpec, Network
 from xal_ray.model.weight_files import no_state_dict, state_dicts
+from xal_ray.registry.backbones import BACKBONES, BackboneSpec
 
 # Where several state dicts of a file fit as well, the first of these is taken.
 _USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "teacher", "student", "module")
 _WRAPPERS = frozenset({"module", "_orig_mod"})  # DataParallel, torch.compile: at any place of a name
 # torchvision's published densenets still have dots that its module names have lost: `norm.1` → `norm1`.
 _DENSENET_DOTS = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-_POSITIONS = "encoder.pos_embedding"  # of vit_b_16; its length is the image size's
 _TESTED_SIZE = 224
 
 Shapes = Mapping[str, torch.Size]
@@ -53,19 +54,17 @@ class _Fit:
 
 
 def load_checkpoint(
-    model: nn.Module,
-    backbone: Backbone,
-    image_size: int,
+    network: Network,
+    spec: ModelSpec,
     content: Mapping[Any, Any],
     path: Path,
     tell: Callable[[str], None],
 ) -> None:
-    """Load weights into a model; its last layer stays as it is where the file's is for other classes.
+    """Load weights into a network; its last layer stays as it is where the file's is for other classes.
 
     Args:
-        model: The model.
-        backbone: What it is.
-        image_size: Of the images, pixels.
+        network: The network.
+        spec: Its specification.
         content: What `read_checkpoint` gave.
         path: The file, for messages.
         tell: Hears how the file was understood, and what became of the last layer.
@@ -73,20 +72,21 @@ def load_checkpoint(
     Raises:
         ModelError: There is no state dict, or it is another model's, or holds numbers that are not finite.
     """
+    model, backbone = network.model, network.backbone
     own = {name: value.shape for name, value in model.state_dict().items()}
-    head = head_names(ARCHITECTURES[backbone])
+    head = head_names(network.classifier_name)
     found = list(state_dicts(content))
     if not found:
         raise no_state_dict(path, f"{', '.join(map(str, list(content)[:8])) or 'nothing'}, and no tensors")
     fit = _best_fit(found, own, head)
     state = fit.state
-    if backbone == "vit_b_16" and _POSITIONS in state:
-        state = _with_positions(state, image_size, path)
+    if any(name in state for name in backbone.resized):
+        state = _with_positions(state, backbone, spec.image_size, path)
     state, heads = _without_other_heads(state, own, head)
     if set(fit.state) <= set(head):
         raise ModelError(
             "the weights are those of a last layer only",
-            expected=f"weights of {backbone}",
+            expected=f"weights of {backbone.name}",
             found=_first(sorted(fit.state)),
             where=str(path),
             next_step=f"give the others' file: {path.parent / 'backbone.json'}, of kept activations, "
@@ -103,9 +103,9 @@ def load_checkpoint(
         tell(f"{path.name}: {note}")
 
 
-def head_names(architecture: Architecture) -> list[str]:
+def head_names(classifier: str) -> list[str]:
     """Return the names of the last linear layer's weights: its bias, then its weight."""
-    return [f"{architecture.classifier}.{part}" for part in ("bias", "weight")]
+    return [f"{classifier}.{part}" for part in ("bias", "weight")]
 
 
 def misfits_of(own: Shapes, given: Shapes, *, besides: Sequence[str] = ()) -> str:
@@ -181,50 +181,52 @@ def _without_other_heads(
     return {name: value for name, value in state.items() if name not in heads}, heads
 
 
-def _with_positions(state: Mapping[str, Tensor], image_size: int, path: Path) -> dict[str, Tensor]:
+def _with_positions(
+    state: Mapping[str, Tensor], backbone: BackboneSpec, image_size: int, path: Path
+) -> dict[str, Tensor]:
     """Return the positions of a vision transformer, interpolated to another image size."""
-    from torchvision.models.vision_transformer import interpolate_embeddings
-
     try:
-        return dict(interpolate_embeddings(image_size, VIT_PATCH, dict(state)))
+        return resized(state, image_size, backbone.size_multiple)
     except ValueError as error:
         raise ModelError(
             "the weights do not fit the backbone",
             found=str(error),
             where=str(path),
-            next_step="give weights of torchvision's vit_b_16, or choose another model.backbone",
+            next_step=f"give weights of torchvision's {backbone.name}, or choose another model.backbone",
         ) from error
 
 
 def _of_another_model(
-    misfits: str, found: Sequence[tuple[str, dict[str, Tensor]]], backbone: Backbone, path: Path
+    misfits: str, found: Sequence[tuple[str, dict[str, Tensor]]], backbone: BackboneSpec, path: Path
 ) -> ModelError:
-    others = [name for name in ARCHITECTURES if name != backbone and _is_of(name, found)]
+    others = [other.name for other in BACKBONES if other.name != backbone.name and _is_of(other, found)]
+    names = "torchvision's names" if backbone.origin is None else "the plug-in's names"
     return ModelError(
         "the weights do not fit the backbone",
-        expected=f"weights of {backbone}",
+        expected=f"weights of {backbone.name}",
         found=misfits,
         where=str(path),
         next_step=f"--set model.backbone={others[0]}: these weights are of {' or '.join(others)}"
         if others
-        else f"give weights of {backbone} under torchvision's names, or model.weights=imagenet or none; "
+        else f"give weights of {backbone.name} under {names}, or model.weights=imagenet or none; "
         "these are of none of the backbones",
     )
 
 
-def _is_of(backbone: Backbone, found: Sequence[tuple[str, dict[str, Tensor]]]) -> bool:
+def _is_of(backbone: BackboneSpec, found: Sequence[tuple[str, dict[str, Tensor]]]) -> bool:
     """Return whether a file's weights are those of a backbone, whatever their last layer."""
     try:
         with torch.device("meta"):
-            model = create_model(backbone, 2, _TESTED_SIZE)
+            model = create_model(backbone.name, 2, _TESTED_SIZE)
     except ModelError:
         return False  # its package is not installed
     own = {name: value.shape for name, value in model.state_dict().items()}
-    head = head_names(ARCHITECTURES[backbone])
+    assert backbone.classifier is not None  # noqa: S101  it is built in
+    head = head_names(backbone.classifier)
     fit = _best_fit(found, own, head)
     state, _ = _without_other_heads(fit.state, own, head)
     shapes = {name: value.shape for name, value in state.items()}
-    return not misfits_of(own, shapes, besides=[*head, _POSITIONS])
+    return not misfits_of(own, shapes, besides=[*head, *backbone.resized])
 
 
 def _check_numbers(

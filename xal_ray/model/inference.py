@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from xal_ray.config import Saliency
 from xal_ray.model.folding import fold_batch_norms
 from xal_ray.model.network import ModelSpec, Network, images_to_tensor
-from xal_ray.model.saliency import Kept, explain_activation, explain_kept, explain_with_library
+from xal_ray.model.saliency import Kept, explain, explain_activation, explain_kept, explain_with_library
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -94,7 +94,7 @@ class Explainer:
         self.spec = spec
         self.device = device
         self.saliency = saliency
-        keeps_ranks = network.architecture.bf16_keeps_ranks and saliency == "gradcam"
+        keeps_ranks = network.backbone.bf16_keeps_ranks and saliency == "gradcam"
         self.precision = resolve_precision(precision, device, keeps_ranks)
         self.network = network.to(device).eval()
         self.masks = None if dropout_masks is None else dropout_masks.to(device)
@@ -115,6 +115,8 @@ class Explainer:
         """
         if isinstance(inputs, Kept):
             logits, maps = explain_kept(self.network, inputs, self.device)
+        elif self.saliency == "gradcam" and not self.network.is_cut:
+            logits, maps = explain(self.network, images_to_tensor(inputs, self.spec, self.device))
         elif self.saliency == "gradcam":
             images = images_to_tensor(inputs, self.spec, self.device)
             logits, maps = explain_activation(self.network, self._features(images, exact))
@@ -130,6 +132,8 @@ class Explainer:
     @cached_property
     def _folded(self) -> Network:
         """Return the network made fast, on first use: activations do without it."""
+        if not self.network.is_ours:
+            return self.network
         size = self.spec.image_size
         fold_batch_norms(self.network, torch.zeros(1, 3, size, size, device=self.device))
         return self.network.to(memory_format=torch.channels_last)

@@ -1,16 +1,17 @@
 """Networks cut in two at the layer that saliency maps are drawn from, and the images they take.
 
 `activation = network.features(images)` is the target layer's output, `logits = network.head(activation)` the
-rest. The cut is what makes Grad-CAM cost no more than inference (see `saliency.py`). The wrapped model keeps
-its own parameter names, so that a state dict of torchvision loads, and a saved model loads in torchvision.
+rest. The cut is what makes Grad-CAM cost no more than inference (see `saliency.py`). A plug-in's model may
+have none: it is then run as a whole. The wrapped model keeps its own parameter names, so that a state dict of
+torchvision loads, and a saved model loads in torchvision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xal_ray.config import Backbone
 from xal_ray.errors import ModelError
-from xal_ray.model.architectures import ARCHITECTURES
+from xal_ray.model.backbones import Cut, cut_of
+from xal_ray.model.backbones.from_plugin import from_target, last_linear, watched
+from xal_ray.registry.backbones import BACKBONES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,13 +33,13 @@ class ModelSpec:
     """Holds what a network is made for.
 
     Attributes:
-        backbone: The architecture.
+        backbone: Its name: one of the registry's, or a plug-in's path.
         classes: Class names; a class's position is its index in the logits.
         image_size: Height and width of the images, pixels.
         channels: 1 (grey) or 3 (RGB).
     """
 
-    backbone: Backbone
+    backbone: str
     classes: tuple[str, ...]
     image_size: int
     channels: int
@@ -53,11 +55,11 @@ class ModelSpec:
         Raises:
             KeyError: A field is missing.
             ValueError: A field does not fit.
+            UnknownNameError, PluginError: There is no such backbone here.
         """
-        if value["backbone"] not in get_args(Backbone):
-            raise ValueError(f"unknown backbone {value['backbone']!r}")
+        BACKBONES[str(value["backbone"])]
         classes = tuple(str(name) for name in value["classes"])
-        return cls(value["backbone"], classes, int(value["image_size"]), int(value["channels"]))
+        return cls(str(value["backbone"]), classes, int(value["image_size"]), int(value["channels"]))
 
 
 class Network(nn.Module):
@@ -65,7 +67,8 @@ class Network(nn.Module):
 
     Attributes:
         model: The whole model, with its original parameter names.
-        architecture: Where it is cut.
+        backbone: What is known of it.
+        classifier_name: The last linear layer, in the original model.
         target_layer: An identity through which the activation passes: the place for a hook.
         target_layer_name: What that is in the original model.
         frozen: Only the last linear layer is trained; `train()` then leaves all else in eval mode.
@@ -73,25 +76,69 @@ class Network(nn.Module):
 
     def __init__(self, spec: ModelSpec, model: nn.Module) -> None:
         super().__init__()
-        self.architecture = ARCHITECTURES[spec.backbone]
+        self.backbone = BACKBONES[spec.backbone]
         self.model = model
+        self.classifier_name = self.backbone.classifier or last_linear(
+            self.backbone, model, len(spec.classes)
+        )
         self.target_layer = nn.Identity()
-        self.target_layer_name = self.architecture.target_layer
+        self.target_layer_name = self.backbone.target_layer
         self.frozen = False
+
+    @property
+    def _cut(self) -> Cut | None:
+        return cut_of(self.backbone, self.classifier_name)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the model is known by heart: its layout in memory and its layers may be changed."""
+        return self.backbone.cut is not None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there is a `head`; without one the whole model has to run for its logits."""
+        return self._cut is not None
 
     def features(self, images: Tensor) -> Tensor:
         """The target layer's activation for (n, 3, s, s) images: (n, k, h, w), or tokens (n, 2 + h w, k)."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        activation: Tensor = self.target_layer(self.architecture.features(self.model, images))
+        images = self._laid_out(images)
+        cut = self._cut
+        if cut is None:
+            return watched(self.model, images, self.target_layer_name)[0]
+        activation: Tensor = self.target_layer(cut.features(self.model, images))
         return activation
 
     def head(self, activation: Tensor) -> Tensor:
-        """Return the logits, (n, C). In eval mode an image's logits depend on its own activation only."""
-        return self.architecture.head(self.model, activation)
+        """Return the logits, (n, C), where the network is cut.
+
+        In eval mode an image's logits depend on its own activation only.
+        """
+        cut = self._cut
+        assert cut is not None  # noqa: S101  `is_cut` has been asked
+        return cut.head(self.model, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (n, C), of (n, 3, s, s) images."""
-        return self.head(self.features(images))
+        if self.is_ours:
+            return self.head(self.features(images))
+        logits: Tensor = self.model(self._laid_out(images))
+        return logits
+
+    def from_activation(
+        self, images: Tensor, tap: Callable[[Tensor], Tensor] = lambda leaf: leaf
+    ) -> tuple[Tensor, Tensor]:
+        """Return the activation, and the logits with a graph from it on alone, for a network without a cut.
+
+        Args:
+            images: (n, 3, s, s).
+            tap: What the activation passes before the rest of the network sees it.
+        """
+        return from_target(self.model, self._laid_out(images), self.target_layer_name, tap)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        """Return the images as they lie best in memory; a plug-in's model may bear the usual layout alone."""
+        layout = torch.channels_last if self.is_ours else torch.contiguous_format
+        return images.contiguous(memory_format=layout)
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The activation for (n, 3, s, s) images, and the last linear layer's input that follows, (n, d)."""
@@ -99,7 +146,8 @@ class Network(nn.Module):
         hook = self.classifier.register_forward_pre_hook(lambda _, arguments: kept.append(arguments[0]))
         try:
             activation = self.features(images)
-            self.head(activation)
+            if self.is_ours:  # another model has run as a whole
+                self.head(activation)
         finally:
             hook.remove()
         return activation, kept[0]
@@ -115,14 +163,14 @@ class Network(nn.Module):
     @property
     def classifier(self) -> nn.Linear:
         """Return the last linear layer."""
-        layer = self.model.get_submodule(self.architecture.classifier)
+        layer = self.model.get_submodule(self.classifier_name)
         assert isinstance(layer, nn.Linear)  # noqa: S101  by construction, for the type checker
         return layer
 
     @property
     def linear_weight(self) -> Tensor | None:
         """Return the (C, k) weight, where the head is a global average pool and a linear layer; else None."""
-        return self.classifier.weight if self.architecture.pooled_linear else None
+        return self.classifier.weight if self.backbone.pooled_linear else None
 
     def train(self, mode: bool = True) -> Network:
         """Set training mode; of a frozen network the last layer's alone: no BatchNorm statistic moves."""
@@ -156,7 +204,7 @@ def dropout_before_classifier(network: Network, rate: float) -> Iterator[None]:
     hook = layer.register_forward_pre_hook(
         lambda layer, arguments: (F.dropout(arguments[0], rate, training=layer.training),)
     )
-    name = network.architecture.own_dropout
+    name = network.backbone.own_dropout
     own = network.model.get_submodule(name) if name is not None else nn.Dropout()
     assert isinstance(own, nn.Dropout)  # noqa: S101  by construction, for the type checker
     before, own.p = own.p, 0.0
@@ -217,7 +265,7 @@ def normalise_images(pixels: Tensor, spec: ModelSpec) -> Tensor:
 
 def _normalised(values: Tensor, spec: ModelSpec) -> Tensor:
     """(..., channels or 1) levels, 0 to 255 → (..., 3), or (..., channels) for one scale of all channels."""
-    if spec.backbone == "efficientnet_lite0":
+    if BACKBONES[spec.backbone].scaling == "symmetric":
         return (values.float() - 127.0) / 128.0
     mean = torch.tensor(IMAGENET_MEAN, device=values.device)
     std = torch.tensor(IMAGENET_STD, device=values.device)

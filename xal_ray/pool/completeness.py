@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.errors import StageError
-from xal_ray.pool.reading import CASE_READERS
+from xal_ray.pool.reading import makes_many
 
 _NUM_EXAMPLES = 3
 
@@ -26,7 +26,8 @@ def check_complete(manifest: pa.Table, rows: pa.Table, quarantine: pa.Table, *, 
     Raises:
         StageError: An image is missing, stands there twice, or is not of this manifest.
     """
-    is_case = pc.is_in(manifest["reader"], value_set=pa.array(sorted(CASE_READERS)))
+    cases_of = [name for name in manifest["reader"].unique().to_pylist() if makes_many(name)]
+    is_case = pc.is_in(manifest["reader"], value_set=pa.array(cases_of, pa.string()))
     cases = manifest.filter(is_case)["image_id"]
     images = manifest.filter(pc.invert(is_case))["image_id"]
     read, left_out = rows["image_id"], quarantine["image_id"]

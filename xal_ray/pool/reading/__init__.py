@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-
 from xal_ray.config import Pool
 from xal_ray.pool.manifest import Row
 from xal_ray.pool.reading.read import ReadImage
+from xal_ray.registry.row_readers import FILES, ROW_READERS
 
-__all__ = ["CASE_READERS", "READ_ROW", "ReadImage", "read_row"]
+__all__ = ["READ_ROW", "ReadImage", "makes_many", "read_row"]
 
-CASE_READERS = frozenset({"brats"})  # these make many images of a row
 READ_ROW = f"{__name__}:read_row"  # as a child process is told
 
 
@@ -28,7 +26,10 @@ def read_row(row: Row, pool: Pool) -> list[ReadImage]:
         ImageError: A file can't be used.
         SourceError: A mask or box does not fit its image.
     """
-    # Each reader is a module of its name here; a file that is an image needs none.
-    reader = importlib.import_module(f"{__name__}.{row['reader'] or 'files'}")
-    images: list[ReadImage] = reader.read(row, pool)
+    images: list[ReadImage] = ROW_READERS[row["reader"] or FILES].load()(row, pool)
     return images
+
+
+def makes_many(reader: str | None) -> bool:
+    """Return whether a manifest row is a case, of which any number of images may come."""
+    return ROW_READERS[reader or FILES].makes_many

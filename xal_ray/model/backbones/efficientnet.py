@@ -1,0 +1,19 @@
+"""The cut of torchvision's EfficientNets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def features(model: Any, images: Tensor) -> Tensor:
+    """Return the target layer's output."""
+    activation: Tensor = model.features(images)
+    return activation
+
+
+def head(model: Any, activation: Tensor) -> Tensor:
+    """Return the logits."""
+    logits: Tensor = model.classifier(model.avgpool(activation).flatten(1))
+    return logits
