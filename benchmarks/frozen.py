@@ -17,6 +17,7 @@ import common
 
 from xal_ray.config import Config, build_config
 from xal_ray.engine.activations import keep_activations
+from xal_ray.engine.context import open_context
 from xal_ray.engine.prepare import prepare
 from xal_ray.engine.session import prepare_environment
 from xal_ray.loop import run
@@ -42,8 +43,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = configuration(args, folder)
-        pool = prepare(base.pool, base.pool_path(), base.ray, QUIET)
-        making_s = cpu_s(lambda: keep_activations(pool, base.model, base.ray, QUIET))
+        with open_context(base.ray, QUIET) as context:
+            pool = prepare(base.pool, base.pool_path(), context)
+            making_s = cpu_s(lambda: keep_activations(pool, base.model, context))
         seconds = {side: [] for side in SIDES}
         for _ in range(args.repeats):
             for side in SIDES:

@@ -79,6 +79,7 @@ def main() -> None:
 def make(args: argparse.Namespace, folder: Path, count: int) -> None:
     """A pool of generated images, and a model. Runs in a process of its own, so that no memory is kept."""
     from xal_ray.engine import session
+    from xal_ray.engine.context import open_context
     from xal_ray.engine.prepare import prepare
     from xal_ray.model.network import ModelSpec
     from xal_ray.model.weights import build_network, save_model
@@ -91,7 +92,8 @@ def make(args: argparse.Namespace, folder: Path, count: int) -> None:
         channels=3,
         splits=config.Splits(val=0.0, test=0.0),
     )
-    pool = prepare(settings, folder / "pool", config.Ray(), QUIET)
+    with open_context(config.Ray(), QUIET) as context:
+        pool = prepare(settings, folder / "pool", context)
     spec = ModelSpec(args.backbone, pool.classes, args.image_size, 3)
     save_model(folder / "model", build_network(spec, "none", seed=0), spec, {})
     session.stop()
@@ -99,6 +101,7 @@ def make(args: argparse.Namespace, folder: Path, count: int) -> None:
 
 def score_alone(folder: Path, out: Path, count: int, num_actors: int) -> dict[str, float]:
     from xal_ray.engine import scoring, session
+    from xal_ray.engine.context import open_context
     from xal_ray.pool.schema import open_pool
     from xal_ray.progress import QUIET
 
@@ -115,7 +118,8 @@ def score_alone(folder: Path, out: Path, count: int, num_actors: int) -> dict[st
     sampler = threading.Thread(target=sample)
     sampler.start()
     rows: Any = pool.index().slice(0, count)
-    scoring.score(pool, folder / "model", {out: rows}, config.Score(), config.Roi(), resources, QUIET)
+    with open_context(resources, QUIET) as context:
+        scoring.score(pool, folder / "model", {out: rows}, config.Score(), config.Roi(), context)
     done.set()
     sampler.join()
     session.stop()

@@ -81,11 +81,13 @@ def write_config(args: argparse.Namespace, shared: Path) -> Path:
     path.write_text(yaml.safe_dump(tree))
     from xal_ray.config import load_config
     from xal_ray.engine import session
+    from xal_ray.engine.context import open_context
     from xal_ray.engine.prepare import prepare
     from xal_ray.progress import QUIET
 
     settings = load_config(path)
-    prepare(settings.pool, settings.pool_path(), settings.ray, QUIET)
+    with open_context(settings.ray, QUIET) as context:
+        prepare(settings.pool, settings.pool_path(), context)
     session.stop()
     return path
 

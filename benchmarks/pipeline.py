@@ -20,7 +20,8 @@ import common
 import pyarrow as pa
 
 from xal_ray import config
-from xal_ray.engine import actors, scoring, session
+from xal_ray.engine import scoring, session
+from xal_ray.engine.context import StageContext, open_context
 from xal_ray.engine.prepare import prepare
 from xal_ray.engine.shards import cut
 from xal_ray.model.network import ModelSpec
@@ -74,7 +75,8 @@ def make(args: argparse.Namespace, folder: Path) -> tuple[PoolReader, Path]:
         image_size=args.image_size,
         splits=config.Splits(val=0.0, test=0.0),
     )
-    pool = prepare(settings, folder / "pool", config.Ray(), QUIET)
+    with open_context(config.Ray(), QUIET) as context:
+        pool = prepare(settings, folder / "pool", context)
     spec = ModelSpec(args.backbone, pool.classes, args.image_size, 1)
     weights = "imagenet" if args.backbone == "efficientnet_lite0" else "none"
     save_model(folder / "model", build_network(spec, weights, seed=0), spec, {})
@@ -102,16 +104,16 @@ def measure(
         for name, rows in sizes.items():
             note("plain loop", name, lambda out, rows=rows: run_plain(pool, plain, rows, out, settings))
         for num in args.actors:
-            resources = config.Ray(num_actors=num)
-            actors.release()
+            context = StageContext(config.Ray(num_actors=num), QUIET)
 
-            def through_ray(out: Path, rows: pa.Table, resources: config.Ray = resources) -> None:
-                scoring.score(pool, model, {out: rows}, settings, ROI, resources, QUIET)
+            def through_ray(out: Path, rows: pa.Table, context: StageContext = context) -> None:
+                scoring.score(pool, model, {out: rows}, settings, ROI, context)
 
             side = f"Ray, {num} actor{'s' * (num > 1)}"
             note(side, "first", lambda out: through_ray(out, sizes["small"]))
             for name, rows in sizes.items():
                 note(side, name, lambda out, rows=rows: through_ray(out, rows))
+            context.actors.release()
     return costs
 
 

@@ -24,6 +24,7 @@ import torch
 from scipy.stats import rankdata, spearmanr
 
 from xal_ray import config
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.prepare import prepare
 from xal_ray.engine.training.stage import TrainRequest, train
 from xal_ray.model.network import images_to_tensor
@@ -91,7 +92,7 @@ def make_pool(args: argparse.Namespace, folder: Path) -> PoolReader:
     else:
         source = config.Source(kind="table", path=args.manifest)
     settings = config.Pool(source=source, image_size=args.image_size)
-    return prepare(settings, folder / "pool", config.Ray(), Reporter(quiet=True))
+    return prepare(settings, folder / "pool", StageContext(config.Ray(), Reporter(quiet=True)))
 
 
 def train_model(
@@ -115,8 +116,7 @@ def train_model(
             seed=0,
         ),
         out,
-        config.Ray(),
-        Reporter(quiet=True),
+        StageContext(config.Ray(), Reporter(quiet=True)),
     )
 
 

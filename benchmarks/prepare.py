@@ -111,6 +111,7 @@ class Listening(Reporter):
 def through_ray(settings: config.Pool, out: Path, num_actors: int) -> dict[str, float]:
     """`prepare` in a Ray of its own."""
     from xal_ray.engine import session
+    from xal_ray.engine.context import open_context
     from xal_ray.engine.prepare import prepare
 
     resources = config.Ray(num_decoders=num_actors)
@@ -125,7 +126,8 @@ def through_ray(settings: config.Pool, out: Path, num_actors: int) -> dict[str, 
     sampler.start()
     heard = Listening()
     try:
-        prepare(settings, out, resources, heard)
+        with open_context(resources, heard) as context:
+            prepare(settings, out, context)
     finally:
         done.set()
         sampler.join()

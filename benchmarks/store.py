@@ -87,6 +87,7 @@ def counting_server() -> Iterator[Counter[str]]:
 
 def count_runs(seen: Counter[str], sizes: Sequence[int]) -> list[dict[str, Any]]:
     """Prepare a pool of each size and run one query round in it; the requests of each."""
+    from xal_ray.engine.context import open_context
     from xal_ray.engine.prepare import prepare
     from xal_ray.engine.session import start, stop
     from xal_ray.loop import run
@@ -99,7 +100,8 @@ def count_runs(seen: Counter[str], sizes: Sequence[int]) -> list[dict[str, Any]]
     try:
         for size in sizes:
             settings, before = configuration(size), Counter(seen)
-            made.append((prepare(settings.pool, settings.pool_path(), settings.ray, QUIET), seen - before))
+            with open_context(settings.ray, QUIET) as context:
+                made.append((prepare(settings.pool, settings.pool_path(), context), seen - before))
     finally:
         stop()
     found = []

@@ -91,6 +91,15 @@ def ray_session():
     session.stop()
 
 
+@pytest.fixture(scope="module")
+def stages(ray_session):
+    """What stages are given; its actors stay warm for all tests of a file, and leave none to the next."""
+    from xal_ray.engine.context import open_context
+
+    with open_context(ray_session, QUIET) as context:
+        yield context
+
+
 @pytest.fixture(scope="session")
 def s3_server():
     """The endpoint of an S3 on this machine."""
@@ -126,9 +135,11 @@ def phantom_settings():
 @pytest.fixture(scope="session")
 def phantom_pool(tmp_path_factory, ray_session, phantom_settings):
     """80 generated images of 64 px, 2 x 2 cells of a map, in four parts, with lesions. Read only."""
+    from xal_ray.engine.context import open_context
     from xal_ray.engine.prepare import prepare
 
-    return prepare(phantom_settings, tmp_path_factory.mktemp("pools") / "phantom", ray_session, QUIET)
+    with open_context(ray_session, QUIET) as context:
+        return prepare(phantom_settings, tmp_path_factory.mktemp("pools") / "phantom", context)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xal_ray.config import Config, load_config
+    from xal_ray.engine.context import open_context
     from xal_ray.engine.prepare import prepare
     from xal_ray.loop import run
     from xal_ray.loop.score_pool import score_pool
@@ -24,6 +25,7 @@ __all__ = [
     "Scorer",
     "build_report",
     "load_config",
+    "open_context",
     "open_pool",
     "prepare",
     "run",
@@ -36,6 +38,7 @@ _HOMES = {
     "Scorer": "xal_ray.scoring.scorer",
     "build_report": "xal_ray.report.page",
     "load_config": "xal_ray.config",
+    "open_context": "xal_ray.engine.context",
     "open_pool": "xal_ray.pool.schema",
     "prepare": "xal_ray.engine.prepare",
     "run": "xal_ray.loop",

@@ -11,14 +11,13 @@ import pytest
 
 import xal_ray
 from xal_ray import config
-from xal_ray.engine import actors, shared
+from xal_ray.engine import shared
 from xal_ray.engine.actors import ActorShape
 from xal_ray.engine.code_check import SameCode
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.engine.training import stage
 from xal_ray.errors import PoolError, StageError
 from xal_ray.machine import private_folder
-from xal_ray.progress import QUIET
 from xal_ray.storage import read_table, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -53,10 +52,10 @@ def notes(folder):
     return [row for path in sorted(folder.glob("*.parquet")) for row in read_table(path).to_pylist()]
 
 
-def test_the_next_stage_finds_the_actors_of_the_last_one(tmp_path, ray_session):
+def test_the_next_stage_finds_the_actors_of_the_last_one(tmp_path, stages):
     work = witness()
     for name in ("first", "second"):
-        run_shards("noting", shards_of(tmp_path / name), work, {"name": name}, TWO, QUIET)
+        run_shards("noting", shards_of(tmp_path / name), work, {"name": name}, TWO, stages)
     first, second = notes(tmp_path / "first"), notes(tmp_path / "second")
     assert {row["pid"] for row in second} <= {row["pid"] for row in first}
     assert {row["name"] for row in second} == {"second"}
@@ -65,17 +64,17 @@ def test_the_next_stage_finds_the_actors_of_the_last_one(tmp_path, ray_session):
         assert sorted(r["num_done"] for r in second if r["pid"] == pid)[0] == 1
 
 
-def test_the_same_work_is_not_set_up_twice(tmp_path, ray_session):
+def test_the_same_work_is_not_set_up_twice(tmp_path, stages):
     work, one = witness(), ActorShape(1, 0.5)
     for name in ("a", "b"):
-        run_shards("noting", shards_of(tmp_path / name, 2), work, {"name": "same"}, one, QUIET)
+        run_shards("noting", shards_of(tmp_path / name, 2), work, {"name": "same"}, one, stages)
     assert sorted(row["num_done"] for row in notes(tmp_path / "b")) == [3, 4]
 
 
-def test_an_actor_with_other_code_than_its_driver_does_nothing(tmp_path, ray_session, monkeypatch):
+def test_an_actor_with_other_code_than_its_driver_does_nothing(tmp_path, stages, monkeypatch):
     monkeypatch.setattr(shared, "SameCode", lambda: SameCode("0123456789abcdef", "/opt/other on head"))
     with pytest.raises(StageError, match="other code than the process that drives it"):
-        run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, ActorShape(1, 0.5), QUIET)
+        run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, ActorShape(1, 0.5), stages)
     assert not list(tmp_path.iterdir())
 
 
@@ -85,6 +84,7 @@ from pathlib import Path
 from xal_ray import config
 from xal_ray.engine import session
 from xal_ray.engine.actors import ActorShape
+from xal_ray.engine.context import open_context
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.progress import QUIET
 
@@ -94,7 +94,9 @@ class Work:
         path.write_text(f"{torch.__file__} {xal_ray.scoring.scorer.__file__}")
 
 session.start(config.Ray(num_cpus=3))
-run_shards("noting", [Shard(Path(sys.argv[1]), pa.table({"n": [1]}))], Work, {}, ActorShape(1, 0.5), QUIET)
+with open_context(config.Ray(), QUIET) as context:
+    shards = [Shard(Path(sys.argv[1]), pa.table({"n": [1]}))]
+    run_shards("noting", shards, Work, {}, ActorShape(1, 0.5), context)
 session.stop()
 """
 
@@ -113,48 +115,48 @@ def test_actors_do_not_look_into_the_working_directory(tmp_path):
     assert str(here) not in (tmp_path / "said").read_text()
 
 
-def test_another_shape_ends_the_actors_of_the_former(tmp_path, ray_session):
-    run_shards("noting", shards_of(tmp_path / "two"), witness(), {"name": "x"}, TWO, QUIET)
-    assert actors.held() == TWO
-    run_shards("noting", shards_of(tmp_path / "one"), witness(), {"name": "x"}, ActorShape(1, 0.5), QUIET)
-    assert actors.held() == ActorShape(1, 0.5)
+def test_another_shape_ends_the_actors_of_the_former(tmp_path, stages):
+    run_shards("noting", shards_of(tmp_path / "two"), witness(), {"name": "x"}, TWO, stages)
+    assert stages.actors.held == TWO
+    run_shards("noting", shards_of(tmp_path / "one"), witness(), {"name": "x"}, ActorShape(1, 0.5), stages)
+    assert stages.actors.held == ActorShape(1, 0.5)
     before = {row["pid"] for row in notes(tmp_path / "two")}
     assert not before & {row["pid"] for row in notes(tmp_path / "one")}
 
 
-def test_actors_give_way_to_training_workers_only_where_both_do_not_fit(tmp_path, ray_session):
-    run_shards("noting", shards_of(tmp_path / "small"), witness(), {"name": "x"}, TWO, QUIET)
-    stage._check_and_make_room(2, {"CPU": 1.0}, ray_session, QUIET)
-    assert actors.held() == TWO
-    stage._check_and_make_room(2, {"CPU": 2.0}, ray_session, QUIET)  # with 1 for reads and the actors': all 6
-    assert actors.held() == TWO
-    stage._check_and_make_room(5, {"CPU": 1.0}, ray_session, QUIET)
-    assert actors.held().num_actors == 0
+def test_actors_give_way_to_training_workers_only_where_both_do_not_fit(tmp_path, stages):
+    run_shards("noting", shards_of(tmp_path / "small"), witness(), {"name": "x"}, TWO, stages)
+    stage._check_and_make_room(2, {"CPU": 1.0}, stages)
+    assert stages.actors.held == TWO
+    stage._check_and_make_room(2, {"CPU": 2.0}, stages)  # with 1 for reads and the actors': all 6
+    assert stages.actors.held == TWO
+    stage._check_and_make_room(5, {"CPU": 1.0}, stages)
+    assert stages.actors.held.num_actors == 0
 
 
-def test_after_an_error_nobody_goes_on_writing(tmp_path, ray_session):
+def test_after_an_error_nobody_goes_on_writing(tmp_path, stages):
     arguments = {"name": "x", "fail_at": "00002.parquet"}
     with pytest.raises(PoolError, match="no such thing"):
-        run_shards("noting", shards_of(tmp_path), witness(), arguments, TWO, QUIET)
-    assert actors.held().num_actors == 0
+        run_shards("noting", shards_of(tmp_path), witness(), arguments, TWO, stages)
+    assert stages.actors.held.num_actors == 0
     done = len(notes(tmp_path))
-    run_shards("noting", shards_of(tmp_path), witness(), {"name": "again"}, TWO, QUIET)
+    run_shards("noting", shards_of(tmp_path), witness(), {"name": "again"}, TWO, stages)
     assert [row["name"] for row in notes(tmp_path)].count("again") == 6 - done
 
 
-def test_actors_that_others_may_need_end_with_the_stage(tmp_path, ray_session):
-    arguments = {"name": "x"}
-    run_shards("noting", shards_of(tmp_path), witness(), arguments, TWO, QUIET, config.Ray(keep_actors=False))
+def test_actors_that_others_may_need_end_with_the_stage(tmp_path, stages):
+    arguments, released = {"name": "x"}, stages.with_resources(config.Ray(keep_actors=False))
+    run_shards("noting", shards_of(tmp_path), witness(), arguments, TWO, released)
     assert len(notes(tmp_path)) == 6
-    assert actors.held().num_actors == 0
+    assert stages.actors.held.num_actors == 0
 
 
-def test_what_a_stage_costs_to_begin_is_told_apart(tmp_path, ray_session):
-    pace = run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, TWO, QUIET)
+def test_what_a_stage_costs_to_begin_is_told_apart(tmp_path, stages):
+    pace = run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, TWO, stages)
     assert pace.num_rows == 6
     assert 0 < pace.startup_s < pace.seconds
     assert pace.rows_per_s == pytest.approx(6 / (pace.seconds - pace.startup_s))
-    again = run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, TWO, QUIET)
+    again = run_shards("noting", shards_of(tmp_path), witness(), {"name": "x"}, TWO, stages)
     assert again.num_rows == 0
 
 
@@ -191,7 +193,8 @@ for name, settings in (("whole", {}), ("parts", {"num_actors": 8, "gpus_per_acto
     folder, shape = Path(sys.argv[1]) / name, session.scoring_shape(resources)
     folder.mkdir()
     shards = [Shard(folder / f"{n}.parquet", pa.table({"n": [n]})) for n in range(shape.num_actors)]
-    run_shards("noting", shards, note(), {"num_actors": shape.num_actors}, shape, QUIET)
+    with open_context(resources, QUIET) as context:
+        run_shards("noting", shards, note(), {"num_actors": shape.num_actors}, shape, context)
 session.stop()
 """
 

@@ -9,6 +9,7 @@ import torch
 
 from xal_ray import config
 from xal_ray.engine import scoring, session
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.errors import ModelError, PoolError
 from xal_ray.model.network import ModelSpec
@@ -31,30 +32,33 @@ def model(tmp_path_factory, phantom_pool):
     return folder
 
 
-def score(pool, model, folder, ray_session, num_actors):
-    resources = ray_session.model_copy(update={"num_actors": num_actors})
-    return scoring.score(pool, model, {folder: pool.index()}, SETTINGS, config.Roi(), resources, QUIET)
+def score(pool, model, folder, stages, num_actors):
+    context = stages.with_resources(stages.resources.model_copy(update={"num_actors": num_actors}))
+    return scoring.score(pool, model, {folder: pool.index()}, SETTINGS, config.Roi(), context)
 
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_no_actors_give_the_same_bytes_as_some(phantom_pool, model, tmp_path, ray_session):
+def test_no_actors_give_the_same_bytes_as_some(phantom_pool, model, tmp_path, stages):
     before = torch.get_num_threads()
     try:
-        pace = score(phantom_pool, model, tmp_path / "here", ray_session, 0)
+        pace = score(phantom_pool, model, tmp_path / "here", stages, 0)
     finally:
         torch.set_num_threads(before)
-    score(phantom_pool, model, tmp_path / "there", ray_session, 2)
+    score(phantom_pool, model, tmp_path / "there", stages, 2)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
     assert pace.num_rows == phantom_pool.card["num_rows"]
     assert 0 <= pace.startup_s < pace.seconds
 
 
-def test_errors_reach_the_caller_as_they_are(phantom_pool, tmp_path, ray_session):
+def test_errors_reach_the_caller_as_they_are(phantom_pool, tmp_path, stages):
     with pytest.raises(ModelError, match=r"model\.json"):
-        score(phantom_pool, tmp_path / "nothing", tmp_path / "scores", ray_session, 0)
+        score(phantom_pool, tmp_path / "nothing", tmp_path / "scores", stages, 0)
+
+
+HERE = StageContext(config.Ray(), QUIET)
 
 
 class Note:
@@ -74,12 +78,12 @@ class Note:
 def test_shards_are_done_in_order_and_finished_ones_are_kept(tmp_path):
     shards = [Shard(tmp_path / f"{number}.parquet", pa.table({"n": [number]})) for number in range(4)]
     with pytest.raises(PoolError, match="no such thing"):
-        run_shards("noting", shards, Note, {"fail_at": "2.parquet"}, session.IN_PROCESS, QUIET)
+        run_shards("noting", shards, Note, {"fail_at": "2.parquet"}, session.IN_PROCESS, HERE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.parquet", "1.parquet"]
     before = contents(tmp_path)
-    assert run_shards("noting", shards, Note, {}, session.IN_PROCESS, QUIET).num_rows == 2
+    assert run_shards("noting", shards, Note, {}, session.IN_PROCESS, HERE).num_rows == 2
     assert contents(tmp_path) | before == contents(tmp_path)
-    assert run_shards("noting", shards, Note, {}, session.IN_PROCESS, QUIET).num_rows == 0
+    assert run_shards("noting", shards, Note, {}, session.IN_PROCESS, HERE).num_rows == 0
 
 
 def test_no_actors_are_no_actors_whatever_the_cluster_has():

@@ -59,9 +59,9 @@ def random_weights(spec, seed, folder):
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18", "densenet121"])
-def test_scores_from_kept_activations_equal_scores_from_images(backbone, pool, tmp_path, ray_session):
+def test_scores_from_kept_activations_equal_scores_from_images(backbone, pool, tmp_path, stages):
     settings = model_settings(backbone, pool, tmp_path)
-    reader = keep_activations(pool, settings, ray_session, QUIET)
+    reader = keep_activations(pool, settings, stages)
     spec = ModelSpec(backbone, pool.classes, pool.image_size, pool.channels)
     network = build_network(spec, settings.weights, 3)
     save_model(tmp_path / "whole", network, spec, {})
@@ -122,13 +122,13 @@ def test_a_part_that_was_made_anew_at_its_path_is_read_anew(tmp_path):
         assert reader.read_embeddings(references)[0, 0] == value
 
 
-def test_the_same_images_by_name_with_other_pixels_have_activations_of_their_own(pool, ray_session):
+def test_the_same_images_by_name_with_other_pixels_have_activations_of_their_own(pool, stages):
     """As where a pool was made anew at its path, and its old activations were left there."""
     settings = config.Model(backbone="efficientnet_lite0", weights="imagenet", freeze="backbone")
-    here = ray_session.model_copy(update={"num_actors": 0})
-    before = keep_activations(pool, settings, here, QUIET)
+    here = stages.with_resources(stages.resources.model_copy(update={"num_actors": 0}))
+    before = keep_activations(pool, settings, here)
     changed = PoolReader(pool.path, {**pool.card, "content_hash": "of other pixels"})
-    after = keep_activations(changed, settings, here, QUIET)
+    after = keep_activations(changed, settings, here)
     assert before.path != after.path
     assert before.shapes == after.shapes
 
@@ -156,53 +156,53 @@ def test_a_whole_run_picks_the_same_images(tiny_run, pool, tmp_path):
     assert size < 20_000 < (outcomes[False].round(0).folder / "model.safetensors").stat().st_size
 
 
-def test_the_backbone_runs_once(pool, ray_session, monkeypatch):
+def test_the_backbone_runs_once(pool, stages, monkeypatch):
     settings = config.Model(backbone="efficientnet_lite0", weights="imagenet", freeze="backbone")
-    first = keep_activations(pool, settings, ray_session, QUIET)
+    first = keep_activations(pool, settings, stages)
 
     def refuse(*_, **__):
         raise AssertionError("it ran again")
 
     monkeypatch.setattr(kept, "run_shards", refuse)
-    assert keep_activations(pool, settings, ray_session, QUIET) == first
+    assert keep_activations(pool, settings, stages) == first
 
 
-def test_a_killed_pass_goes_on_from_its_finished_parts(pool, ray_session):
+def test_a_killed_pass_goes_on_from_its_finished_parts(pool, stages):
     settings = config.Model(backbone="efficientnet_lite0", weights="imagenet", freeze="backbone")
-    reader = keep_activations(pool, settings, ray_session, QUIET)
+    reader = keep_activations(pool, settings, stages)
     parts = sorted((reader.path / "parts").iterdir())
     content = parts[1].read_bytes()
     stamps = {path: path.stat().st_mtime_ns for path in parts}
     (reader.path / "card.json").unlink()
     parts[1].unlink()
-    keep_activations(pool, settings, ray_session, QUIET)
+    keep_activations(pool, settings, stages)
     assert parts[1].read_bytes() == content
     assert [path for path in parts if path.stat().st_mtime_ns != stamps[path]] == [parts[1]]
 
 
-def test_other_weights_lie_in_another_folder(pool, tmp_path, ray_session):
+def test_other_weights_lie_in_another_folder(pool, tmp_path, stages):
     folders = set()
     for seed in (1, 2):
         spec = ModelSpec("resnet18", pool.classes, pool.image_size, pool.channels)
         weights = random_weights(spec, seed, tmp_path)
         settings = config.Model(backbone="resnet18", weights=weights, freeze="backbone")
-        folders.add(keep_activations(pool, settings, ray_session, QUIET).path)
+        folders.add(keep_activations(pool, settings, stages).path)
     assert len(folders) == 2
 
 
-def test_no_room_is_known_before_anything_is_made(pool, tmp_path, ray_session, monkeypatch):
+def test_no_room_is_known_before_anything_is_made(pool, tmp_path, stages, monkeypatch):
     settings = model_settings("resnet34", pool, tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(StorageError, match="no room for the backbone's activations"):
-        keep_activations(pool, settings, ray_session, QUIET)
+        keep_activations(pool, settings, stages)
 
 
-def test_a_damaged_part_is_named(phantom_pool, tmp_path, ray_session):
+def test_a_damaged_part_is_named(phantom_pool, tmp_path, stages):
     shutil.copytree(phantom_pool.path, tmp_path / "pool")
     pool = open_pool(tmp_path / "pool")
     settings = config.Model(backbone="efficientnet_lite0", weights="imagenet", freeze="backbone")
-    reader = keep_activations(pool, settings, ray_session, QUIET)
+    reader = keep_activations(pool, settings, stages)
     parts = sorted((reader.path / "parts").iterdir())
     parts[0].write_bytes(parts[0].read_bytes()[:1000])
     shutil.copy(parts[2], parts[1])
@@ -215,9 +215,9 @@ def test_a_damaged_part_is_named(phantom_pool, tmp_path, ray_session):
         assert f"{number:05d}.arrow" in str(caught.value)
 
 
-def test_a_model_without_its_backbone_says_where_that_was(pool, tmp_path, ray_session):
+def test_a_model_without_its_backbone_says_where_that_was(pool, tmp_path, stages):
     settings = config.Model(backbone="efficientnet_lite0", weights="imagenet", freeze="backbone")
-    reader = keep_activations(pool, settings, ray_session, QUIET)
+    reader = keep_activations(pool, settings, stages)
     spec = ModelSpec("efficientnet_lite0", pool.classes, pool.image_size, pool.channels)
     shutil.copytree(reader.backbone, tmp_path / "backbone")
     network = build_network(spec, "imagenet", 3)

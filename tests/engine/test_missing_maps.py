@@ -7,6 +7,7 @@ import pytest
 
 from xal_ray import config
 from xal_ray.engine import scoring
+from xal_ray.engine.context import StageContext
 from xal_ray.errors import ModelError, StageError
 from xal_ray.loop.plan import check_model
 from xal_ray.model.network import ModelSpec
@@ -40,7 +41,13 @@ def check(folder, codes, *, limit=0.01, ranked=True):
     told = Lines()
     by_maps = [folder] if ranked else []
     scoring.score(
-        None, folder, {folder: rows}, settings, config.Roi(), config.Ray(), told, ranked_by_maps=by_maps
+        None,
+        folder,
+        {folder: rows},
+        settings,
+        config.Roi(),
+        StageContext(config.Ray(), told),
+        ranked_by_maps=by_maps,
     )
     return told.lines
 

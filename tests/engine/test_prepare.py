@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from xal_ray.pool.schema import (
     open_pool,
 )
 from xal_ray.pool.sources import phantom
-from xal_ray.progress import QUIET, Reporter
+from xal_ray.progress import Reporter
 from xal_ray.roi import mask_to_grid
 from xal_ray.storage import read_table
 
@@ -93,8 +94,8 @@ def test_labels_of_the_pool_split_are_hidden_and_the_others_are_not(phantom_pool
     assert sorted(hidden["image_id"].to_pylist()) == sorted(in_pool)
 
 
-def test_a_manifest_with_masks_is_packed(images, tmp_path, ray_session):
-    pool = prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+def test_a_manifest_with_masks_is_packed(images, tmp_path, stages):
+    pool = prepare(settings_of(images), tmp_path / "pool", stages)
     rows = pool.read_rows(pool.index())
     assert pool.card["counts"] == {"pool": 6, "val": 3, "test": 3}
     assert pool.card["class_counts"] == {"cat": 6, "dog": 6}
@@ -105,26 +106,26 @@ def test_a_manifest_with_masks_is_packed(images, tmp_path, ray_session):
     assert not (tmp_path / ".pool.partial").exists()
 
 
-def test_the_content_hash_depends_on_content_not_on_place_or_order(images, tmp_path, ray_session):
-    first = prepare(settings_of(images), tmp_path / "a", ray_session, QUIET)
+def test_the_content_hash_depends_on_content_not_on_place_or_order(images, tmp_path, stages):
+    first = prepare(settings_of(images), tmp_path / "a", stages)
     moved = tmp_path / "moved"
     shutil.move(images, moved)
     header, *lines = (moved / "manifest.csv").read_text().splitlines()
     (moved / "manifest.csv").write_text("\n".join([header, *reversed(lines)]))
-    same = prepare(settings_of(moved), tmp_path / "b", ray_session, QUIET)
+    same = prepare(settings_of(moved), tmp_path / "b", stages)
     assert same.content_hash == first.content_hash
     (moved / "manifest.csv").write_text(
         "\n".join([header.replace("x", "x"), *lines]).replace("i00,0", "i00,1")
     )
-    other = prepare(settings_of(moved), tmp_path / "c", ray_session, QUIET)
+    other = prepare(settings_of(moved), tmp_path / "c", stages)
     assert other.content_hash != first.content_hash
 
 
-def test_a_bad_image_is_quarantined_and_the_rest_goes_on(images, tmp_path, ray_session):
+def test_a_bad_image_is_quarantined_and_the_rest_goes_on(images, tmp_path, stages):
     data = (images / "3.png").read_bytes()
     (images / "3.png").write_bytes(data[: len(data) // 2])
     limits = config.Limits(max_error_fraction=0.1)
-    pool = prepare(settings_of(images, limits=limits), tmp_path / "pool", ray_session, QUIET)
+    pool = prepare(settings_of(images, limits=limits), tmp_path / "pool", stages)
     (row,) = read_table(pool.path / "quarantine.parquet").to_pylist()
     assert (row["image_id"], row["stage"], row["error_code"]) == ("i03", "decode", "truncated")
     index = pool.index()
@@ -134,15 +135,15 @@ def test_a_bad_image_is_quarantined_and_the_rest_goes_on(images, tmp_path, ray_s
     assert pool.card["exclusions"] == {"truncated": 1}
 
 
-def test_too_many_bad_images_abort_and_leave_nothing(images, tmp_path, ray_session):
+def test_too_many_bad_images_abort_and_leave_nothing(images, tmp_path, stages):
     (images / "3.png").write_bytes(b"no image")
     with pytest.raises(SourceError, match="too many images") as caught:
-        prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+        prepare(settings_of(images), tmp_path / "pool", stages)
     assert "3.png" in str(caught.value)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images"]
 
 
-def test_one_bad_region_costs_one_image_at_most_and_is_listed(images, tmp_path, ray_session):
+def test_one_bad_region_costs_one_image_at_most_and_is_listed(images, tmp_path, stages):
     Image.fromarray(np.zeros((20, 29), dtype=np.uint8)).save(images / "7-mask.png")
     header, *rows = (images / "manifest.csv").read_text().splitlines()
     boxes = {2: "25,2,36,9", 4: "9,2,2,9", 5: "40,2,50,9"}
@@ -151,9 +152,9 @@ def test_one_bad_region_costs_one_image_at_most_and_is_listed(images, tmp_path, 
         rows[number] = row.replace(f"{number}-mask.png", mask) + f",{boxes.get(number, ',,,')}"
     (images / "manifest.csv").write_text("\n".join([header + ",box_x0,box_y0,box_x1,box_y1", *rows]))
     with pytest.raises(SourceError, match=r"(?s)too many images.*1: .'roi_mismatch': 1.*row 6.*wrong order"):
-        prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+        prepare(settings_of(images), tmp_path / "pool", stages)
     limits = config.Limits(max_error_fraction=0.3)
-    pool = prepare(settings_of(images, limits=limits), tmp_path / "pool", ray_session, QUIET)
+    pool = prepare(settings_of(images, limits=limits), tmp_path / "pool", stages)
     refused = {row["image_id"]: row for row in read_table(pool.path / "quarantine.parquet").to_pylist()}
     assert {name: row["stage"] for name, row in refused.items()} == {
         "i04": "source",
@@ -169,7 +170,7 @@ def test_one_bad_region_costs_one_image_at_most_and_is_listed(images, tmp_path, 
     assert any("reach out of them" in note and "warnings.parquet" in note for note in pool.card["notes"])
 
 
-def test_what_reading_notices_is_said_once_counted_and_listed(images, tmp_path, ray_session):
+def test_what_reading_notices_is_said_once_counted_and_listed(images, tmp_path, stages):
     Image.fromarray(np.zeros((20, 30), dtype=np.uint8)).save(images / "0-mask.png")
     Image.fromarray(np.full((20, 30), 3, dtype=np.uint8)).save(images / "1-mask.png")
     for number in (2, 3):  # values of 12 bits
@@ -177,7 +178,7 @@ def test_what_reading_notices_is_said_once_counted_and_listed(images, tmp_path, 
     said = []
     reporter = Reporter(quiet=True)
     reporter.line = said.append
-    pool = prepare(settings_of(images), tmp_path / "pool", ray_session, reporter)
+    pool = prepare(settings_of(images), tmp_path / "pool", replace(stages, reporter=reporter))
     assert pool.card["roi"] == {"present": 11, "absent_confirmed": 1}
     assert not pool.read_rows(pool.index()).has_roi[0]
     counted = {name: (each["num_images"], each["example"]) for name, each in pool.card["remarks"].items()}
@@ -188,40 +189,40 @@ def test_what_reading_notices_is_said_once_counted_and_listed(images, tmp_path, 
     listed = read_table(pool.path / "warnings.parquet").to_pylist()
     assert ("few_greys", "i03") in [(row["kind"], row["image_id"]) for row in listed]
     ranged = settings_of(images, raster=config.Raster(window="range"))
-    pool = prepare(ranged, tmp_path / "ranged", ray_session, QUIET)
+    pool = prepare(ranged, tmp_path / "ranged", stages)
     assert list(pool.card["remarks"]) == ["whole_mask"]
 
 
 def test_a_pool_that_is_there_is_opened_and_other_settings_are_refused(
-    phantom_pool, phantom_settings, ray_session
+    phantom_pool, phantom_settings, stages
 ):
     stamp = (phantom_pool.path / "card.json").stat().st_mtime_ns
-    again = prepare(phantom_settings, phantom_pool.path, ray_session, QUIET)
+    again = prepare(phantom_settings, phantom_pool.path, stages)
     assert again.content_hash == phantom_pool.content_hash
     assert (phantom_pool.path / "card.json").stat().st_mtime_ns == stamp
     other = phantom_settings.model_copy(update={"image_size": 48})
     with pytest.raises(PoolError, match="other settings") as caught:
-        prepare(other, phantom_pool.path, ray_session, QUIET)
+        prepare(other, phantom_pool.path, stages)
     assert "pool.image_size" in str(caught.value)
 
 
-def test_a_manifest_that_has_changed_since_is_noticed(images, tmp_path, ray_session):
-    pool = prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+def test_a_manifest_that_has_changed_since_is_noticed(images, tmp_path, stages):
+    pool = prepare(settings_of(images), tmp_path / "pool", stages)
     manifest = images / "manifest.csv"
     lines = manifest.read_text().splitlines()
     manifest.write_text("\n".join(lines[:-1]))
     with pytest.raises(PoolError, match="manifest has changed"):
-        prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+        prepare(settings_of(images), tmp_path / "pool", stages)
     shutil.rmtree(images)  # a packed pool stands alone
-    again = prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+    again = prepare(settings_of(images), tmp_path / "pool", stages)
     assert again.content_hash == pool.content_hash
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(phantom_settings, tmp_path, ray_session):
+def test_a_folder_that_holds_something_else_is_left_alone(phantom_settings, tmp_path, stages):
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "thesis.txt").write_text("dear")
     with pytest.raises(PoolError, match="something else"):
-        prepare(phantom_settings, tmp_path / "pool", ray_session, QUIET)
+        prepare(phantom_settings, tmp_path / "pool", stages)
     assert (tmp_path / "pool" / "thesis.txt").read_text() == "dear"
 
 
@@ -234,8 +235,8 @@ def test_another_schema_version_is_refused(phantom_pool, tmp_path):
     assert "99" in str(caught.value)
 
 
-def test_a_killed_prepare_goes_on_from_its_finished_parts(images, tmp_path, ray_session, monkeypatch):
-    whole = prepare(settings_of(images), tmp_path / "whole", ray_session, QUIET)
+def test_a_killed_prepare_goes_on_from_its_finished_parts(images, tmp_path, stages, monkeypatch):
+    whole = prepare(settings_of(images), tmp_path / "whole", stages)
 
     import xal_ray.engine.prepare as engine
 
@@ -244,13 +245,13 @@ def test_a_killed_prepare_goes_on_from_its_finished_parts(images, tmp_path, ray_
 
     monkeypatch.setattr(engine, "_finish", killed)
     with pytest.raises(KeyboardInterrupt):
-        prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+        prepare(settings_of(images), tmp_path / "pool", stages)
     monkeypatch.undo()
     partial = tmp_path / ".pool.partial"
     parts = {path: path.stat().st_mtime_ns for path in (partial / "parts").iterdir()}
     assert len(parts) == 3
     (partial / "rows" / "00001.parquet").unlink()
-    resumed = prepare(settings_of(images), tmp_path / "pool", ray_session, QUIET)
+    resumed = prepare(settings_of(images), tmp_path / "pool", stages)
     assert resumed.content_hash == whole.content_hash
     kept = tmp_path / "pool" / "parts" / "00000.parquet"
     assert kept.stat().st_mtime_ns == parts[partial / "parts" / "00000.parquet"]

@@ -14,7 +14,6 @@ from xal_ray.errors import ConfigError, ModelError, StageError
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, save_model
 from xal_ray.pool.schema import rows_of_splits
-from xal_ray.progress import QUIET
 from xal_ray.scoring.scorer import ALIGNMENT_COLUMNS, Scorer, score_schema
 from xal_ray.storage import read_shards, write_table
 
@@ -33,16 +32,15 @@ def model(tmp_path_factory, phantom_pool):
     return folder
 
 
-def score(pool, model, folder, rows, ray_session, **changes):
-    scoring.score(
-        pool, model, {folder: rows}, SETTINGS, config.Roi(), ray_session.model_copy(update=changes), QUIET
-    )
+def score(pool, model, folder, rows, stages, **changes):
+    context = stages.with_resources(stages.resources.model_copy(update=changes))
+    scoring.score(pool, model, {folder: rows}, SETTINGS, config.Roi(), context)
     return read_shards(folder, score_schema(len(pool.classes)))
 
 
-def test_rays_scores_equal_a_plain_loops_row_for_row(phantom_pool, model, tmp_path, ray_session):
+def test_rays_scores_equal_a_plain_loops_row_for_row(phantom_pool, model, tmp_path, stages):
     rows = phantom_pool.index()
-    scores = score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
+    scores = score(phantom_pool, model, tmp_path / "scores", rows, stages)
     scorer = Scorer(model, SETTINGS, use_roi=True)
     plain = {}
     for image_id in rows["image_id"].to_pylist():
@@ -58,15 +56,15 @@ def test_rays_scores_equal_a_plain_loops_row_for_row(phantom_pool, model, tmp_pa
                 assert value == expected[name], name
 
 
-def test_the_same_batches_in_a_plain_loop_give_the_same_bits(phantom_pool, model, tmp_path, ray_session):
+def test_the_same_batches_in_a_plain_loop_give_the_same_bits(phantom_pool, model, tmp_path, stages):
     rows = phantom_pool.index()
-    scores = score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
+    scores = score(phantom_pool, model, tmp_path / "scores", rows, stages)
     scorer = Scorer(model, SETTINGS, use_roi=True)
     shards = [scorer(phantom_pool.read_rows(rows.slice(start, 16))) for start in range(0, rows.num_rows, 16)]
     assert scores.equals(pa.concat_tables(shards))
 
 
-def test_a_warm_actor_takes_up_the_model_that_lies_at_the_path_now(phantom_pool, tmp_path, ray_session):
+def test_a_warm_actor_takes_up_the_model_that_lies_at_the_path_now(phantom_pool, tmp_path, stages):
     rows = phantom_pool.index().slice(0, 4)
     spec = ModelSpec(
         "efficientnet_lite0", phantom_pool.classes, phantom_pool.image_size, phantom_pool.channels
@@ -74,43 +72,39 @@ def test_a_warm_actor_takes_up_the_model_that_lies_at_the_path_now(phantom_pool,
     probs = []
     for seed in (3, 4):
         save_model(tmp_path / "model", build_network(spec, "imagenet", seed), spec, {})
-        scores = score(
-            phantom_pool, tmp_path / "model", tmp_path / f"{seed}", rows, ray_session, num_actors=1
-        )
+        scores = score(phantom_pool, tmp_path / "model", tmp_path / f"{seed}", rows, stages, num_actors=1)
         probs.append(scores["probs"])
     assert not probs[0].equals(probs[1])
 
 
-def test_the_number_of_actors_changes_no_byte(phantom_pool, model, tmp_path, ray_session):
+def test_the_number_of_actors_changes_no_byte(phantom_pool, model, tmp_path, stages):
     rows = phantom_pool.index()
-    score(phantom_pool, model, tmp_path / "one", rows, ray_session, num_actors=1)
-    score(phantom_pool, model, tmp_path / "three", rows, ray_session, num_actors=3)
+    score(phantom_pool, model, tmp_path / "one", rows, stages, num_actors=1)
+    score(phantom_pool, model, tmp_path / "three", rows, stages, num_actors=3)
     shards = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert shards == [f"{number:05d}.parquet" for number in range(5)]
     for name in shards:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
 
 
-def test_only_requested_rows_are_scored_and_finished_shards_are_kept(
-    phantom_pool, model, tmp_path, ray_session
-):
+def test_only_requested_rows_are_scored_and_finished_shards_are_kept(phantom_pool, model, tmp_path, stages):
     rows = rows_of_splits(phantom_pool.index(), "pool")
-    first = score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
+    first = score(phantom_pool, model, tmp_path / "scores", rows, stages)
     assert first["image_id"].to_pylist() == rows["image_id"].to_pylist()
     assert rows.num_rows < phantom_pool.card["num_rows"]
     stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
     lost = tmp_path / "scores" / "00001.parquet"
     content = lost.read_bytes()
     lost.unlink()
-    score(phantom_pool, model, tmp_path / "scores", rows, ray_session)
+    score(phantom_pool, model, tmp_path / "scores", rows, stages)
     assert lost.read_bytes() == content
     changed = {p.name for p in (tmp_path / "scores").iterdir() if p.stat().st_mtime_ns != stamps[p.name]}
     assert changed == {"00001.parquet"}
 
 
-def test_values_are_in_their_ranges_and_null_without_a_roi(phantom_pool, model, tmp_path, ray_session):
+def test_values_are_in_their_ranges_and_null_without_a_roi(phantom_pool, model, tmp_path, stages):
     rows = phantom_pool.index()
-    scores = score(phantom_pool, model, tmp_path / "scores", rows, ray_session).to_pylist()
+    scores = score(phantom_pool, model, tmp_path / "scores", rows, stages).to_pylist()
     has_roi = {row["image_id"]: row["roi_state"] == "present" for row in rows.to_pylist()}
     for row in scores:
         assert sum(row["probs"]) == pytest.approx(1, abs=1e-6)
@@ -146,7 +140,7 @@ def test_a_map_without_contrast_keeps_its_uncertainty_and_has_no_misalignment(ph
     assert table["misalignment"].null_count == 5
 
 
-def test_too_many_rows_without_a_score_stop_the_stage(phantom_pool, tmp_path, ray_session):
+def test_too_many_rows_without_a_score_stop_the_stage(phantom_pool, tmp_path, stages):
     spec = ModelSpec(
         "efficientnet_lite0", phantom_pool.classes, phantom_pool.image_size, phantom_pool.channels
     )
@@ -154,12 +148,12 @@ def test_too_many_rows_without_a_score_stop_the_stage(phantom_pool, tmp_path, ra
     network.classifier.bias.data[:] = float("inf")
     save_model(tmp_path / "model", network, spec, {})
     with pytest.raises(StageError, match="no score"):
-        score(phantom_pool, tmp_path / "model", tmp_path / "scores", phantom_pool.index(), ray_session)
+        score(phantom_pool, tmp_path / "model", tmp_path / "scores", phantom_pool.index(), stages)
 
 
-def test_an_actors_own_error_reaches_the_caller_as_it_is(phantom_pool, tmp_path, ray_session):
+def test_an_actors_own_error_reaches_the_caller_as_it_is(phantom_pool, tmp_path, stages):
     with pytest.raises(ModelError, match=r"model\.json"):
-        score(phantom_pool, tmp_path / "nothing", tmp_path / "scores", phantom_pool.index(), ray_session)
+        score(phantom_pool, tmp_path / "nothing", tmp_path / "scores", phantom_pool.index(), stages)
 
 
 def writer():
@@ -186,27 +180,30 @@ def shards_of(tmp_path, count=6):
 
 
 @pytest.mark.fault
-def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, ray_session):
+def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path, stages):
     run_shards(
-        "writing", shards_of(tmp_path), writer(), {"die_at": "00003.parquet"}, ActorShape(2, 0.5), QUIET
+        "writing", shards_of(tmp_path), writer(), {"die_at": "00003.parquet"}, ActorShape(2, 0.5), stages
     )
     assert (tmp_path / "died").exists()
     table = read_shards(tmp_path, pa.schema([("n", pa.int64())]))
     assert sorted(table["n"].to_pylist()) == sorted([*range(6), *range(100, 106)])
 
 
-def test_a_stage_that_stands_still_is_named(tmp_path, ray_session):
-    shards, work, short = shards_of(tmp_path, 1), writer(), config.Ray(stall_timeout_s=0.5)
+def test_a_stage_that_stands_still_is_named(tmp_path, stages):
+    shards, work = shards_of(tmp_path, 1), writer()
+    short = stages.with_resources(config.Ray(stall_timeout_s=0.5))
     with pytest.raises(StageError, match=r"stood still for 0\.5 s") as caught:
-        run_shards("writing", shards, work, {"sleep_s": 3.0}, ActorShape(1, 0.5), QUIET, short)
+        run_shards(
+            "writing", shards, work, {"sleep_s": 3.0}, ActorShape(1, 0.5), stages.with_resources(short)
+        )
     assert "ray.num_cpus" in str(caught.value)
 
 
-def test_what_could_never_be_scheduled_is_refused_at_once(tmp_path, ray_session):
+def test_what_could_never_be_scheduled_is_refused_at_once(tmp_path, stages):
     with pytest.raises(ConfigError, match="starve"):
-        run_shards("writing", shards_of(tmp_path), writer(), {}, ActorShape(6, 1.0), QUIET)
+        run_shards("writing", shards_of(tmp_path), writer(), {}, ActorShape(6, 1.0), stages)
     with pytest.raises(ConfigError, match="GPUs"):
-        run_shards("writing", shards_of(tmp_path), writer(), {}, ActorShape(1, 0.5, 64.0), QUIET)
+        run_shards("writing", shards_of(tmp_path), writer(), {}, ActorShape(1, 0.5, 64.0), stages)
 
 
 @pytest.mark.parametrize(

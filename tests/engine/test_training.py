@@ -8,10 +8,11 @@ import pytest
 from rich.console import Console
 
 from xal_ray import config
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.training.stage import TrainRequest, train
 from xal_ray.errors import ConfigError, LabelError, ModelError
 from xal_ray.pool.schema import rows_of_splits
-from xal_ray.progress import QUIET, Reporter
+from xal_ray.progress import Reporter
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -34,9 +35,9 @@ def request(phantom_pool, labelled, model=None, previous=None, **train_changes):
     return TrainRequest(phantom_pool, rows, val, model or config.Model(), settings, previous, 0, 11)
 
 
-def test_no_worker_and_one_worker_give_the_same_files(phantom_pool, labelled, tmp_path, ray_session):
-    train(request(phantom_pool, labelled), tmp_path / "0", ray_session, QUIET)
-    train(request(phantom_pool, labelled, num_workers=1), tmp_path / "1", ray_session, QUIET)
+def test_no_worker_and_one_worker_give_the_same_files(phantom_pool, labelled, tmp_path, stages):
+    train(request(phantom_pool, labelled), tmp_path / "0", stages)
+    train(request(phantom_pool, labelled, num_workers=1), tmp_path / "1", stages)
     for name in ("model.safetensors", "model.json"):
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
     card = json.loads((tmp_path / "0" / "model.json").read_text())
@@ -50,12 +51,12 @@ def test_on_a_cluster_the_drivers_own_training_is_told_once(phantom_pool, labell
     first = request(phantom_pool, labelled, config.Model(backbone="efficientnet_b0"), max_steps=1)
     for each in (first, replace(first, round_number=1)):
         reporter = Reporter(Console(file=heard, width=400))
-        train(each, tmp_path / str(each.round_number), joined, reporter)
+        train(each, tmp_path / str(each.round_number), StageContext(joined, reporter))
     assert heard.getvalue().count("train.num_workers=1") == 1
 
 
-def test_two_workers_train_one_model(phantom_pool, labelled, tmp_path, ray_session):
-    train(request(phantom_pool, labelled, num_workers=2), tmp_path, ray_session, QUIET)
+def test_two_workers_train_one_model(phantom_pool, labelled, tmp_path, stages):
+    train(request(phantom_pool, labelled, num_workers=2), tmp_path, stages)
     card = json.loads((tmp_path / "model.json").read_text())
     assert [row["step"] for row in card["history"]] == [2, 4]
     assert all(np.isfinite(row["val_loss"]) for row in card["history"])
@@ -78,20 +79,20 @@ def test_no_label_is_lost_between_workers(phantom_pool, labelled, ray_session):
 
 
 def test_too_few_labels_for_the_workers_are_refused_before_any_starts(
-    phantom_pool, labelled, tmp_path, ray_session
+    phantom_pool, labelled, tmp_path, stages
 ):
     few = replace(request(phantom_pool, labelled, num_workers=2), train=labelled[0].slice(0, 3))
     with pytest.raises(LabelError, match="at least 4: 2 for each worker"):
-        train(few, tmp_path, ray_session, QUIET)
+        train(few, tmp_path, stages)
 
 
-def test_init_previous_goes_on_from_the_last_model(phantom_pool, labelled, tmp_path, ray_session):
-    train(request(phantom_pool, labelled), tmp_path / "first", ray_session, QUIET)
+def test_init_previous_goes_on_from_the_last_model(phantom_pool, labelled, tmp_path, stages):
+    train(request(phantom_pool, labelled), tmp_path / "first", stages)
     still = {"learning_rate": 1e-12, "weight_decay": 0.0, "max_steps": 1}
     again = request(phantom_pool, labelled, previous=tmp_path / "first", init="previous", **still)
-    train(again, tmp_path / "second", ray_session, QUIET)
+    train(again, tmp_path / "second", stages)
     fresh = request(phantom_pool, labelled, previous=tmp_path / "first", **still)
-    train(fresh, tmp_path / "fresh", ray_session, QUIET)
+    train(fresh, tmp_path / "fresh", stages)
     losses = [
         json.loads((tmp_path / name / "model.json").read_text())["history"] for name in ("second", "fresh")
     ]
@@ -106,7 +107,7 @@ def test_init_previous_goes_on_from_the_last_model(phantom_pool, labelled, tmp_p
 
 
 def test_weights_that_can_not_be_had_are_explained_through_ray_train_too(
-    phantom_pool, labelled, tmp_path, ray_session
+    phantom_pool, labelled, tmp_path, stages
 ):
     for workers in (0, 1):
         model = config.Model(weights=str(tmp_path / "none.pth"))
@@ -114,12 +115,11 @@ def test_weights_that_can_not_be_had_are_explained_through_ray_train_too(
             train(
                 request(phantom_pool, labelled, model, num_workers=workers),
                 tmp_path / "x",
-                ray_session,
-                QUIET,
+                stages,
             )
     assert not (tmp_path / "x" / "model.json").exists()
 
 
-def test_more_workers_than_there_are_processors_are_refused(phantom_pool, labelled, tmp_path, ray_session):
+def test_more_workers_than_there_are_processors_are_refused(phantom_pool, labelled, tmp_path, stages):
     with pytest.raises(ConfigError, match="starve"):
-        train(request(phantom_pool, labelled, num_workers=64), tmp_path, ray_session, QUIET)
+        train(request(phantom_pool, labelled, num_workers=64), tmp_path, stages)

@@ -6,6 +6,7 @@ import pytest
 from xal_ray import config
 from xal_ray.engine import shards, watchdog
 from xal_ray.engine.actors import ActorPool, ActorShape
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.shards import Shard
 from xal_ray.engine.watchdog import Watchdog
 from xal_ray.errors import PoolError, StageError
@@ -31,12 +32,12 @@ def silence(monkeypatch):
     """A watchdog whose clock and dispatcher the test plays: returns (watch, at)."""
     clock = {"now": 1000.0}
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock["now"])
-    monkeypatch.setattr(watchdog, "present", lambda shape: "1 node, 0 CPU, 0 GPU")
+    monkeypatch.setattr(watchdog, "declared_now", lambda shape: "1 node, 0 CPU, 0 GPU")
 
     def watch(address):
         told = Told()
         resources = config.Ray(address=address, stall_timeout_s=100.0)
-        watched = Watchdog("scoring", ActorPool(FOUR_GPUS, None, []), resources, told)
+        watched = Watchdog("scoring", ActorPool(FOUR_GPUS, None, []), StageContext(resources, told))
 
         def at(seconds, up=0, pulse=0, trouble=None):
             clock["now"] = 1000.0 + seconds
@@ -117,7 +118,7 @@ def play(monkeypatch, folder, *pipelines):
     monkeypatch.setattr(shards, "_receipts", receipts)
     work = [Shard(folder / f"{n}.parquet", pa.table({"n": [n]})) for n in range(3)]
     told = Told()
-    done = list(shards._pipelines("scoring", work, b"", ActorShape(1, 0.5), told, config.Ray()))
+    done = list(shards._pipelines("scoring", work, b"", ActorShape(1, 0.5), StageContext(config.Ray(), told)))
     assert next(todo, None) is None
     return sorted(receipt["shard"] for receipt in done), told.said
 

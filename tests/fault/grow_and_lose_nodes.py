@@ -21,6 +21,7 @@ from rich.console import Console
 from xal_ray import config
 from xal_ray.engine import session, watchdog
 from xal_ray.engine.actors import ActorShape
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.scoring import ScoreShard
 from xal_ray.engine.shards import cut, run_shards
 from xal_ray.pool.schema import REFERENCE_COLUMNS, open_pool
@@ -85,13 +86,13 @@ def main():
     session.start(resources)
     watchdog.TELL_EVERY_S, watchdog._LOOK_EVERY_S = 1.0, 0.5
     said = io.StringIO()
-    reporter = Reporter(Console(file=said, width=200))
+    context = StageContext(resources, Reporter(Console(file=said, width=200)))
     shards = cut(pool.index().select(REFERENCE_COLUMNS), out, SETTINGS.rows_per_shard)
     scorer = {"model": model, "settings": SETTINGS, "use_roi": True, "threads": 1}
     arguments = {"notes": notes, "images": pool, "scorer": scorer}
     shape = session.scoring_shape(resources)
     with ThreadPoolExecutor(1) as aside:  # nodes can be added by the main thread only
-        stage = aside.submit(run_shards, "scoring", shards, Gated, arguments, shape, reporter, resources)
+        stage = aside.submit(run_shards, "scoring", shards, Gated, arguments, shape, context)
         bring_and_take(cluster, notes, said, stage)
         pace = stage.result()
     outcome = {
@@ -100,7 +101,7 @@ def main():
         "notes": sorted(path.name for path in notes.iterdir()),
         "said": said.getvalue(),
         "nodes": [node["Alive"] for node in ray.nodes()],
-        "all_released": session.actors.held() == ActorShape(0, 0.0),
+        "all_released": context.actors.held == ActorShape(0, 0.0),
     }
     out.with_name("outcome.json").write_text(json.dumps(outcome))
     session.stop()

@@ -9,6 +9,7 @@ import pytest
 
 from xal_ray import config
 from xal_ray.engine import scoring
+from xal_ray.engine.context import StageContext
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, save_model
 from xal_ray.progress import QUIET
@@ -28,8 +29,8 @@ def test_a_stage_grows_with_its_cluster_and_outlives_a_node(phantom_pool, ray_se
     model, pool = tmp_path / "model", phantom_pool
     spec = ModelSpec("efficientnet_lite0", pool.classes, pool.image_size, pool.channels)
     save_model(model, build_network(spec, "imagenet", seed=3), spec, {})
-    alone = ray_session.model_copy(update={"num_actors": 0})
-    scoring.score(pool, model, {tmp_path / "alone": pool.index()}, SETTINGS, config.Roi(), alone, QUIET)
+    alone = StageContext(ray_session.model_copy(update={"num_actors": 0}), QUIET)
+    scoring.score(pool, model, {tmp_path / "alone": pool.index()}, SETTINGS, config.Roi(), alone)
     command = [sys.executable, str(DRIVER), str(pool.path), str(model), str(tmp_path / "scores")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]

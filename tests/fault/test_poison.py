@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from xal_ray import config
-from xal_ray.engine.actors import ActorShape, release
+from xal_ray.engine.actors import ActorShape
+from xal_ray.engine.context import open_context
 from xal_ray.engine.packing import PackShard
 from xal_ray.engine.scoring import ScoreShard
 from xal_ray.engine.shards import cut, run_shards
@@ -67,19 +68,22 @@ def shards_in(folder, count=10, rows_per_shard=5):
 
 def test_an_image_that_kills_its_process_is_left_out_and_the_others_are_done(tmp_path, ray_session):
     told = Told()
-    run_shards("noting", shards_in(tmp_path), poisoned(), {"poison": ["im7"]}, HURRIED, told, ONCE)
+    with open_context(ONCE, told) as context:
+        run_shards("noting", shards_in(tmp_path), poisoned(), {"poison": ["im7"]}, HURRIED, context)
     rows = [row for path in sorted(tmp_path.glob("*.parquet")) for row in read_table(path).to_pylist()]
     assert [row["image_id"] for row in rows] == [f"im{n}" for n in range(10)]
     assert {row["image_id"]: row["error_code"] for row in rows if row["error_code"]} == {"im7": "crashed"}
     (text,) = [text for text in told.said if "crashed" in text]
     assert "00001.parquet: 1 of 5 images" in text
-    release()
 
 
 def test_a_shard_that_dies_without_a_guilty_image_ends_the_stage_with_the_reason(tmp_path, ray_session):
     shards = shards_in(tmp_path, 2, 2)
-    with pytest.raises(StageError, match="kills every process") as caught:
-        run_shards("noting", shards, poisoned(), {"together": 2}, HURRIED, QUIET, ONCE)
+    with (
+        open_context(ONCE, QUIET) as context,
+        pytest.raises(StageError, match="kills every process") as caught,
+    ):
+        run_shards("noting", shards, poisoned(), {"together": 2}, HURRIED, context)
     assert "00000.parquet" in str(caught.value)
     assert "lack of memory" in str(caught.value)
     assert not list(tmp_path.glob("*.parquet"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from training_request import EVERY_STEPS, MAX_STEPS, AtCheckpoint, Lines, small_request
 
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.training.stage import train
 from xal_ray.errors import StageError
 from xal_ray.progress import QUIET
@@ -31,9 +32,9 @@ def kill_the_worker():
     os.kill(workers[0], signal.SIGKILL)
 
 
-def test_killed_in_two_trainings_the_model_has_the_same_bytes(phantom_pool, tmp_path, ray_session):
+def test_killed_in_two_trainings_the_model_has_the_same_bytes(phantom_pool, tmp_path, ray_session, stages):
     """The first one may lose no worker and fails; the second goes on where it ended, and loses one too."""
-    train(small_request(phantom_pool), tmp_path / "whole", ray_session, QUIET)
+    train(small_request(phantom_pool), tmp_path / "whole", stages)
     request = small_request(phantom_pool, num_workers=1)
     out, folder = tmp_path / "killed", tmp_path / "killed" / "training"
     # The same Ray, as if others owned it: then checkpoints lie beside the model.
@@ -41,7 +42,7 @@ def test_killed_in_two_trainings_the_model_has_the_same_bytes(phantom_pool, tmp_
     first = AtCheckpoint(folder, 0, kill_the_worker)
     first.start()
     with pytest.raises(StageError, match="inside Ray Train"):
-        train(request, out, joined.model_copy(update={"max_failures": 0}), QUIET)
+        train(request, out, StageContext(joined.model_copy(update={"max_failures": 0}), QUIET))
     first.join()
     assert first.step >= EVERY_STEPS
     assert not (out / "model.json").exists()
@@ -51,7 +52,7 @@ def test_killed_in_two_trainings_the_model_has_the_same_bytes(phantom_pool, tmp_
     lines = Lines()
     second = AtCheckpoint(folder, first.step, kill_the_worker)
     second.start()
-    train(request, out, joined, lines)
+    train(request, out, StageContext(joined, lines))
     second.join()
     # A training from the start would have reported its first checkpoints once more.
     assert first.step < second.step < MAX_STEPS

@@ -12,6 +12,7 @@ from training_request import EVERY_STEPS, AtCheckpoint, Lines, small_request
 
 from xal_ray import config
 from xal_ray.engine import session
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.training.stage import train
 from xal_ray.pool.schema import open_pool
 
@@ -36,7 +37,7 @@ def main() -> None:
     taken = AtCheckpoint(out / "training", 0, lambda: cluster.remove_node(nodes[1], allow_graceful=False))
     taken.start()
     lines = Lines()
-    train(small_request(pool, num_workers=2), out, resources, lines)
+    train(small_request(pool, num_workers=2), out, StageContext(resources, lines))
     taken.join()
     (out / "found.json").write_text(json.dumps({"removed_at": taken.step, "lines": lines.said}))
     session.stop()

@@ -32,13 +32,13 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_rounds(kind, tmp_path, ray_session):
+def test_two_rounds(kind, tmp_path, ray_session, stages):
     layout = importlib.import_module(f"layouts.{kind}")
     settings = layout.build(tmp_path / "set", num_patients=40, seed=1)
     tree = yaml.safe_load(json.dumps(settings, default=str))  # as a person would write it
     tree["image_size"] = 32
     tree["limits"] = {"max_error_fraction": 0.2}
-    pool = prepare(config.Pool(**tree), tmp_path / "pool", ray_session, QUIET)
+    pool = prepare(config.Pool(**tree), tmp_path / "pool", stages)
 
     index = pool.index()
     groups = index.group_by("group_id").aggregate([("split", "count_distinct")])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from xal_ray.config import build_config
 from xal_ray.engine import prepare as engine
+from xal_ray.engine.context import StageContext
 from xal_ray.errors import ConfigError, InputError, PoolError, StorageError
 from xal_ray.loop import describe, run
 from xal_ray.loop.score_pool import describe_pass
@@ -108,7 +109,7 @@ def test_a_pool_to_compare_with_is_known_to_be_there_before_an_image_is_decoded(
     monkeypatch.setattr(engine, "start", lambda *_, **__: pytest.fail("Ray was started"))
     config = build_config(phantom, [f"pool.compare_with=[{tmp_path}/none]"])
     with pytest.raises(PoolError, match="none"):
-        engine.prepare(config.pool, tmp_path / "pool", config.ray, QUIET)
+        engine.prepare(config.pool, tmp_path / "pool", StageContext(config.ray, QUIET))
     assert everything(tmp_path) == []
 
 
@@ -201,7 +202,7 @@ def test_weights_that_were_replaced_under_a_begun_run_are_named_as_what_differs(
     pool, layout = PoolReader(tmp_path, {"content_hash": "0" * 64}), RunLayout(tmp_path / "run")
     (tmp_path / "w.pth").write_bytes(b"before")
     config = build_config(phantom, [f"model.weights={tmp_path}/w.pth"])
-    open_run(config, pool, layout, QUIET, verbose=False)
+    open_run(config, pool, layout, StageContext(config.ray, QUIET))
     check_folder(config, pool, layout)
     (tmp_path / "w.pth").write_bytes(b"after")
     with pytest.raises(InputError, match="another configuration") as caught:

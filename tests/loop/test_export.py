@@ -53,14 +53,14 @@ def label_as_a_person_would(path):
     return filled, rows
 
 
-def test_classes_must_be_named(unlabelled_folder, tmp_path, ray_session):
+def test_classes_must_be_named(unlabelled_folder, tmp_path, stages):
     with pytest.raises(SourceError, match="classes"):
-        prepare(pool_settings(unlabelled_folder), tmp_path / "pool", ray_session, QUIET)
+        prepare(pool_settings(unlabelled_folder), tmp_path / "pool", stages)
 
 
-def test_two_rounds_with_labels_imported_between_them(unlabelled_folder, tmp_path, ray_session):
+def test_two_rounds_with_labels_imported_between_them(unlabelled_folder, tmp_path, ray_session, stages):
     settings = pool_settings(unlabelled_folder, classes=("bright", "dark"))
-    pool = prepare(settings, tmp_path / "pool", ray_session, QUIET)
+    pool = prepare(settings, tmp_path / "pool", stages)
     assert pool.card["counts"] == {"pool": 30}
     tree = {
         "name": "export",

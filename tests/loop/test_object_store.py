@@ -34,7 +34,7 @@ def killed(*_, **__):
 
 
 def test_a_run_in_a_store_that_was_killed_twice_equals_the_local_one(
-    phantom_pool, phantom_settings, tiny_run, s3_bucket, ray_session, tmp_path, monkeypatch
+    phantom_pool, phantom_settings, tiny_run, s3_bucket, stages, tmp_path, monkeypatch
 ):
     place, layout = s3_bucket / "pools" / "phantom", RunLayout(s3_bucket / "runs" / "tiny")
     local, remote = (
@@ -91,7 +91,7 @@ def test_a_run_in_a_store_that_was_killed_twice_equals_the_local_one(
     with pytest.raises(RunError, match="something else"):
         run(remote, s3_bucket / "others", QUIET)
     with pytest.raises(PoolError, match="something else"):
-        prepare(phantom_settings, s3_bucket / "others", ray_session, QUIET)
+        prepare(phantom_settings, s3_bucket / "others", stages)
 
 
 def contents(folder):
@@ -128,18 +128,18 @@ def settings_of(path, **changes):
     return config.Pool(image_size=16, source=config.Source(path=path), splits=splits, **changes)
 
 
-def test_sources_labels_and_exports_may_lie_in_a_store(images, s3_bucket, tmp_path, ray_session):
-    local = prepare(settings_of(images / "manifest.csv"), tmp_path / "pool", ray_session, QUIET)
+def test_sources_labels_and_exports_may_lie_in_a_store(images, s3_bucket, tmp_path, stages):
+    local = prepare(settings_of(images / "manifest.csv"), tmp_path / "pool", stages)
     remote = s3_bucket / "set 1"
     for name, data in local_contents(images).items():
         write_bytes(remote / name, data)
     text = (images / "manifest.csv").read_text().replace("cat/0.png,", f"{remote}/cat/0.png,", 1)
     write_bytes(remote / "manifest.csv", text.encode())
 
-    pool = prepare(settings_of(remote / "manifest.csv"), s3_bucket / "pool", ray_session, QUIET)
+    pool = prepare(settings_of(remote / "manifest.csv"), s3_bucket / "pool", stages)
     assert pool.content_hash == local.content_hash
     assert contents(s3_bucket / "pool")["index.parquet"] == (local.path / "index.parquet").read_bytes()
-    assert prepare(settings_of(remote / "manifest.csv"), s3_bucket / "pool", ray_session, QUIET) == pool
+    assert prepare(settings_of(remote / "manifest.csv"), s3_bucket / "pool", stages) == pool
 
     selection = pool.index().select(["image_id"]).slice(0, 2).to_pylist()
     picks = [{**row, "rank": rank, "utility": 0.5, "reason": "r"} for rank, row in enumerate(selection)]
@@ -165,15 +165,15 @@ def pool_rows(picks):
     return pa.Table.from_pylist(picks)
 
 
-def test_a_folder_of_images_in_a_store_with_one_that_is_too_large(images, s3_bucket, tmp_path, ray_session):
+def test_a_folder_of_images_in_a_store_with_one_that_is_too_large(images, s3_bucket, tmp_path, stages):
     (images / "manifest.csv").unlink()
     (images / "dog" / "1.png").write_bytes((images / "dog" / "1.png").read_bytes() + bytes(5000))
     for name, data in local_contents(images).items():
         write_bytes(s3_bucket / "set" / name, data)
     limits = config.Limits(max_file_bytes=4000, max_error_fraction=0.5)
     changes = {"group_by": "image", "limits": limits}
-    local = prepare(settings_of(images, **changes), tmp_path / "pool", ray_session, QUIET)
-    pool = prepare(settings_of(s3_bucket / "set", **changes), s3_bucket / "pool", ray_session, QUIET)
+    local = prepare(settings_of(images, **changes), tmp_path / "pool", stages)
+    pool = prepare(settings_of(s3_bucket / "set", **changes), s3_bucket / "pool", stages)
     assert pool.content_hash == local.content_hash
     assert pool.card["exclusions"] == {"file_too_large": 1}
     (row,) = read_table(pool.path / "quarantine.parquet").to_pylist()

@@ -62,12 +62,12 @@ def test_a_round_on_real_slices(some_slices, tmp_path, ray_session, request):
     assert layout.report.stat().st_size > 100_000
 
 
-def test_packed_rois_cover_what_the_masks_cover(some_slices, tmp_path, ray_session):
+def test_packed_rois_cover_what_the_masks_cover(some_slices, tmp_path, stages):
     from xal_ray import config
     from xal_ray.engine.prepare import prepare
 
     settings = config.Pool(image_size=96, source=config.Source(path=some_slices))
-    pool = prepare(settings, tmp_path / "pool", ray_session, QUIET)
+    pool = prepare(settings, tmp_path / "pool", stages)
     rows = pool.read_rows(pool.index())
     origins = read_table(pool.path / "origins.parquet").to_pylist()
     uris = {row["image_id"]: row["uri"] for row in origins}
@@ -77,7 +77,7 @@ def test_packed_rois_cover_what_the_masks_cover(some_slices, tmp_path, ray_sessi
         assert (rows.rois[position] / 255).mean() == pytest.approx(mask.mean(), abs=2e-3)
 
 
-def test_alignment_is_that_of_the_map_laid_over_the_slice(some_slices, tmp_path, ray_session):
+def test_alignment_is_that_of_the_map_laid_over_the_slice(some_slices, tmp_path, stages):
     from xal_ray import config
     from xal_ray.acquire import alignment, fullsize
     from xal_ray.engine.prepare import prepare
@@ -89,8 +89,7 @@ def test_alignment_is_that_of_the_map_laid_over_the_slice(some_slices, tmp_path,
     pool = prepare(
         config.Pool(image_size=size, source=config.Source(path=some_slices)),
         tmp_path / "pool",
-        ray_session,
-        QUIET,
+        stages,
     )
     spec = ModelSpec("efficientnet_lite0", pool.classes, size, 1)
     save_model(tmp_path / "model", build_network(spec, "imagenet", seed=0), spec, {})

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from xal_ray import config
 from xal_ray.engine import prepare, unfinished_pool
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.packing import Binding
 from xal_ray.errors import PoolError, StageError
 from xal_ray.pool.schema import SCHEMA_VERSION
@@ -37,7 +38,7 @@ def test_who_comes_with_other_settings_is_refused_while_the_pool_is_made(tmp_pat
         with pytest.raises(
             PoolError, match="another process prepares this pool, with other settings"
         ) as said:
-            prepare.prepare(OTHER, out, config.Ray(), QUIET)
+            prepare.prepare(OTHER, out, StageContext(config.Ray(), QUIET))
         assert (folder / "rows").exists()
     assert said.value.exit_code == 2
     assert said.value.details["expected"] == "pool.image_size: 48"
@@ -51,7 +52,7 @@ def test_who_comes_with_the_same_settings_says_so_and_waits_and_uses_the_pool(tm
 
     def wait():
         reporter = Reporter(Console(file=heard, width=400))
-        opened.append(prepare.prepare(SETTINGS, out, config.Ray(), reporter))
+        opened.append(prepare.prepare(SETTINGS, out, StageContext(config.Ray(), reporter)))
 
     refuse = prepare.refuse_other_plan
     monkeypatch.setattr(prepare, "refuse_other_plan", lambda *given: (refuse(*given), waits.set()))
@@ -126,5 +127,5 @@ def test_a_link_to_an_empty_folder_stands_for_that_folder(tmp_path, monkeypatch)
     made = []
     monkeypatch.setattr(prepare, "_make", lambda plan, out, *_, **__: made.append(out))
     monkeypatch.setattr(prepare, "open_pool", lambda out: out)
-    prepare.prepare(SETTINGS, tmp_path / "link", config.Ray(), QUIET)
+    prepare.prepare(SETTINGS, tmp_path / "link", StageContext(config.Ray(), QUIET))
     assert made == [tmp_path / "scratch" / "pool"]

@@ -60,10 +60,12 @@ def prepare(
     Example: xal-ray prepare BraTS2021 --kind brats --out pools/brats --set pool.channels=3
     """
     with errors_shown(debug):
+        from xal_ray.engine.context import open_context
         from xal_ray.engine.prepare import prepare as prepare_pool
 
         settings = _config_for_prepare(source, kind, config, overrides or [])
-        pool = prepare_pool(settings.pool, out, settings.ray, Reporter(), verbose=verbose)
+        with open_context(settings.ray, Reporter(), verbose=verbose) as context:
+            pool = prepare_pool(settings.pool, out, context)
         _print_card(out, pool.card)
 
 

@@ -1,4 +1,4 @@
-"""Activations of a frozen backbone, made once for all rows of a pool, spread over the session's actors."""
+"""Activations of a frozen backbone, made once for all rows of a pool, spread over warm actors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 
 from xal_ray import config
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.session import ready_to_score
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.errors import StorageError
@@ -20,7 +21,6 @@ from xal_ray.model.network import ModelSpec, Network, images_to_tensor
 from xal_ray.model.weights import backbone_sha256, build_network, load_backbone, save_backbone
 from xal_ray.pool.activations import ActivationReader, Shapes, part_path, refuse_remote, write_part
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
-from xal_ray.progress import Reporter
 from xal_ray.storage import digest, write_json
 from xal_ray.storage.lock import locked
 
@@ -31,10 +31,7 @@ BATCH_SIZE = 32
 def keep_activations(
     pool: PoolReader,
     model: config.Model,
-    resources: config.Ray,
-    reporter: Reporter,
-    *,
-    verbose: bool = False,
+    context: StageContext,
 ) -> ActivationReader:
     """Run a frozen backbone over a pool, or open what an earlier run has made of it.
 
@@ -43,9 +40,7 @@ def keep_activations(
     Args:
         pool: The packed pool.
         model: The network; its weights are not `none`.
-        resources: Actors, CPUs and GPUs.
-        reporter: Hears about progress.
-        verbose: Let Ray speak.
+        context: Actors, CPUs and GPUs, and who hears about progress.
 
     Raises:
         ModelError: The weights can't be had, or do not fit.
@@ -68,11 +63,13 @@ def keep_activations(
     card = reader.path / "card.json"
     if card.exists():
         return reader
-    say = partial(reporter.line, "another process runs this frozen backbone over the pool: waiting for it")
+    say = partial(
+        context.reporter.line, "another process runs this frozen backbone over the pool: waiting for it"
+    )
     with locked(reader.path, what="kept activations", wait_s=math.inf, on_wait=cache(say)):  # said once
         if not card.exists():
             save_backbone(reader.backbone, network, spec)
-            _make(pool, spec, reader, resources, reporter, verbose)
+            _make(pool, spec, reader, context)
             write_json(card, {**made_of, "backbone": model.backbone, "num_images": pool.card["num_rows"]})
     return reader
 
@@ -112,9 +109,7 @@ def _make(
     pool: PoolReader,
     spec: ModelSpec,
     reader: ActivationReader,
-    resources: config.Ray,
-    reporter: Reporter,
-    verbose: bool,
+    context: StageContext,
 ) -> None:
     index = pool.index().select(REFERENCE_COLUMNS)
     _check_room(reader, index.num_rows)
@@ -122,15 +117,14 @@ def _make(
         Shard(part_path(reader.path, number), index.filter(pc.equal(index["part"], number)).sort_by("row"))
         for number in pc.unique(index["part"]).sort().to_pylist()
     ]
-    arguments = {"pool": pool, "spec": spec, "reader": reader, "threads": resources.threads_per_actor}
+    arguments = {"pool": pool, "spec": spec, "reader": reader, "threads": context.resources.threads_per_actor}
     run_shards(
         "frozen backbone",
         shards,
         ActivationShard,
         arguments,
-        ready_to_score(resources, verbose=verbose),
-        reporter,
-        resources,
+        ready_to_score(context.resources, verbose=context.verbose),
+        context,
     )
 
 

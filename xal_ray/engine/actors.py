@@ -1,8 +1,9 @@
 """Warm actors: processes that stay from stage to stage, with their imports done.
 
 A fresh actor takes seconds before it does anything, a warm one milliseconds, and a run passes its pool
-through actors in every round. So the actors belong to the session, not to a stage: they are handed the work
-(a class and its arguments) together with a shard, and set it up anew only when it has changed.
+through actors in every round. So the actors belong to the context that a command's stages share, not to a
+stage: they are handed the work (a class and its arguments) together with a shard, and set it up anew only
+when it has changed.
 """
 
 from __future__ import annotations
@@ -37,35 +38,61 @@ class ActorPool:
     actors: list[Any]
 
 
-_actor_pool: ActorPool | None = None
+class WarmActors:
+    """Actors of one shape at a time, started when a stage first needs them and kept for the next one.
 
+    Whoever makes one ends its actors, by `release`. Until it has started some, it may be sent to another
+    process.
+    """
 
-def warm_actors(shape: ActorShape) -> ActorPool:
-    """Return the session's actors; those of another shape are ended, so that no resource is held twice."""
-    global _actor_pool
-    if _actor_pool is not None and _actor_pool.shape != shape:
-        release()
-    if _actor_pool is None:
+    def __init__(self) -> None:
+        self._actor_pool: ActorPool | None = None
+
+    @property
+    def held(self) -> ActorShape:
+        """Return the shape of the actors that are up or coming up; of none at all where there are none."""
+        return self._actor_pool.shape if self._actor_pool is not None else ActorShape(0, 0.0)
+
+    def of_shape(self, shape: ActorShape) -> ActorPool:
+        """Return actors of a shape; those of another shape are ended, so that no resource is held twice."""
+        if self._actor_pool is not None and self._actor_pool.shape != shape:
+            self.release()
+        if self._actor_pool is None:
+            self._actor_pool = _started(shape)
+        return self._actor_pool
+
+    def release(self) -> None:
+        """End the actors, whatever they do."""
+        if self._actor_pool is None:
+            return
         import ray
 
-        actor = ray.remote(
-            num_cpus=shape.cpus_per_actor,
-            num_gpus=shape.gpus_per_actor or None,
-            resources=dict(shape.resources) or None,
-            max_restarts=-1,
-            max_task_retries=0,  # the dispatcher counts what Ray would repeat for ever
-            scheduling_strategy=_ANYWHERE,
-        )(Actor)
-        actors = [actor.remote() for _ in range(shape.num_actors)]
-        dispatcher = ray.remote(
-            num_cpus=0,
-            max_concurrency=_THOUSANDS_WAITING,
-            max_restarts=-1,
-            max_task_retries=-1,
-            scheduling_strategy=beside_driver(),
-        )(Dispatcher).remote(actors)
-        _actor_pool = ActorPool(shape, dispatcher, actors)
-    return _actor_pool
+        if ray.is_initialized():  # else they ended with it
+            for actor in (self._actor_pool.dispatcher, *self._actor_pool.actors):
+                ray.kill(actor)
+        self._actor_pool = None
+
+
+def _started(shape: ActorShape) -> ActorPool:
+    import ray
+
+    actor = ray.remote(
+        num_cpus=shape.cpus_per_actor,
+        num_gpus=shape.gpus_per_actor or None,
+        resources=dict(shape.resources) or None,
+        max_restarts=-1,
+        max_task_retries=0,  # the dispatcher counts what Ray would repeat for ever
+        scheduling_strategy=_ANYWHERE,
+    )(Actor)
+    actors = [actor.remote() for _ in range(shape.num_actors)]
+    dispatcher = ray.remote(
+        num_cpus=0,
+        max_concurrency=_THOUSANDS_WAITING,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=beside_driver(),
+    )(Dispatcher).remote(actors)
+    return ActorPool(shape, dispatcher, actors)
 
 
 def beside_driver() -> Any:
@@ -74,26 +101,3 @@ def beside_driver() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-
-
-def release() -> None:
-    """End the actors, whatever they do."""
-    global _actor_pool
-    if _actor_pool is None:
-        return
-    import ray
-
-    for actor in (_actor_pool.dispatcher, *_actor_pool.actors):
-        ray.kill(actor)
-    _actor_pool = None
-
-
-def held() -> ActorShape:
-    """Return what the session's actors hold now."""
-    return _actor_pool.shape if _actor_pool is not None else ActorShape(0, 0.0)
-
-
-def forget() -> None:
-    """Drop the handles of actors whose Ray has ended."""
-    global _actor_pool
-    _actor_pool = None

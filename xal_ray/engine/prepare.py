@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray import config
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.packing import ATTRIBUTES, ORIGINS, REFUSED, ROW_SCHEMA, ROWS, PackShard
 from xal_ray.engine.readiness import fitted
 from xal_ray.engine.session import decoding_shape, start
@@ -74,19 +75,14 @@ _IMAGES_OF_A_CASE = 64
 def prepare(
     settings: config.Pool,
     out: Path,
-    resources: config.Ray,
-    reporter: Reporter,
-    *,
-    verbose: bool = False,
+    context: StageContext,
 ) -> PoolReader:
     """Make a packed pool, or open the one that is there if it was made with the same settings.
 
     Args:
         settings: Source, size, splits and limits.
         out: The pool's folder.
-        resources: Actors and CPUs.
-        reporter: Hears about progress.
-        verbose: Let Ray speak.
+        context: Actors and CPUs, and who hears about progress.
 
     Raises:
         SourceError: The manifest, its images, masks or boxes are wrong.
@@ -98,11 +94,13 @@ def prepare(
     if not is_remote(out) and out.is_symlink():
         out = out.resolve()  # beside what it points to it is made and locked, whatever it is called
     refuse_strangers(out)
-    plan = make_plan(settings, reporter.line)
+    plan = make_plan(settings, context.reporter.line)
     _check_errors(refused_of(plan.listing), _num_listed(plan.listing), settings.limits)
     for path in settings.compare_with:
         open_pool(path)  # what it will be held against is known to be there before an image is decoded
-    say_once = cache(partial(reporter.line, f"another process prepares the pool {out}: waiting for it"))
+    say_once = cache(
+        partial(context.reporter.line, f"another process prepares the pool {out}: waiting for it")
+    )
 
     def while_others_prepare() -> None:
         refuse_other_plan(plan, out)
@@ -115,26 +113,23 @@ def prepare(
             return open_prepared(settings, out, pseudonym_key_id=_key_id(settings))
         refuse_strangers(out)
         clear_other_plan(plan, out)
-        _make(plan, out, resources, reporter, check_lock, verbose=verbose)
+        _make(plan, out, context, check_lock)
     return open_pool(out)
 
 
 def _make(
     plan: PoolPlan,
     out: Path,
-    resources: config.Ray,
-    reporter: Reporter,
+    context: StageContext,
     check_lock: CheckLock,
-    *,
-    verbose: bool,
 ) -> None:
     """Make the pool, while its place is this process's alone."""
-    resources = fitted(resources, reporter, decodes=True)
-    start(resources, verbose=verbose)  # before anything is written
+    context = context.with_resources(fitted(context.resources, context.reporter, decodes=True))
+    start(context.resources, verbose=context.verbose)  # before anything is written
     folder = open_growing(plan, out)
     try:
         shards, unit = _shards(plan, folder)
-        with sharing([folder], resources):
+        with sharing([folder], context.resources):
             run_shards(
                 "decoding",
                 shards,
@@ -145,13 +140,12 @@ def _make(
                     "pseudonyms": plan.pseudonyms,
                     "binding": plan.binding(out),
                 },
-                decoding_shape(resources),
-                reporter,
-                resources,
+                decoding_shape(context.resources),
+                context,
                 unit=unit,
             )
         check_lock()
-        _finish(plan, shards, folder, reporter)
+        _finish(plan, shards, folder, context.reporter)
     except StorageError:
         raise  # the finished parts are good: the same command goes on with them
     except InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xal_ray import config
 from xal_ray.config import Config
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.preflight import fit_to_cpus
 from xal_ray.engine.session import is_joined, start
 from xal_ray.machine import settle
@@ -41,12 +42,16 @@ def fitted(
     return fitting
 
 
-def start_where_needed(settings: Config, *, verbose: bool = False) -> None:
+def start_where_needed(context: StageContext, *, num_workers: int) -> None:
     """Start the Ray that scoring or training will need, so that one that does not start is known before.
+
+    Args:
+        context: Says how many actors score; without any, and without workers, nothing is started.
+        num_workers: How many workers train.
 
     Raises:
         ConfigError: There is no cluster at `ray.address`, or no room.
         StageError: It does not start.
     """
-    if settings.ray.num_actors != 0 or settings.train.num_workers:
-        start(settings.ray, verbose=verbose)
+    if context.resources.num_actors != 0 or num_workers:
+        start(context.resources, verbose=context.verbose)

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray import config
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.session import ready_to_score
 from xal_ray.engine.shards import Pace, Shard, cut, run_shards
 from xal_ray.errors import StageError
 from xal_ray.model.files import CARD_FILE
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import REFERENCE_COLUMNS, PoolReader
-from xal_ray.progress import Reporter
 from xal_ray.scoring.scorer import Scorer
 from xal_ray.storage import existing_files, names_in, read_table, sha256_file, write_table
 
@@ -85,13 +85,11 @@ def score(
     requests: Mapping[Path, pa.Table],
     settings: config.Score,
     roi: config.Roi,
-    resources: config.Ray,
-    reporter: Reporter,
+    context: StageContext,
     *,
     activations: ActivationReader | None = None,
     ranked_by_maps: Collection[Path] = (),
     with_embeddings: Collection[Path] = (),
-    verbose: bool = False,
 ) -> Pace:
     """Score rows of a pool into folders of shards; shards that are already there are not scored again.
 
@@ -101,13 +99,11 @@ def score(
         requests: For each output folder, the index rows to score.
         settings: Saliency method, batch and shard sizes.
         roi: Whether ROIs may be used.
-        resources: Actors, CPUs and GPUs.
-        reporter: Hears about progress.
+        context: Actors, CPUs and GPUs, and who hears about progress.
         activations: What the model's frozen backbone made of the pool; read instead of its pixels.
         ranked_by_maps: Those of the output folders whose images are to be ranked by their maps, so that few
             may be without one.
         with_embeddings: Those of the output folders whose shards have the column `embedding`.
-        verbose: Let Ray speak.
 
     Returns:
         How long it took; all zero where every shard was there.
@@ -125,12 +121,12 @@ def score(
     ]
     pace = Pace(0, 0.0, 0.0)
     if len(existing_files(shard.path for shard in shards)) < len(shards):
-        shape = ready_to_score(resources, verbose=verbose)
+        shape = ready_to_score(context.resources, verbose=context.verbose)
         scorer = {
             "model": model,
             "settings": settings,
             "use_roi": roi.source == "oracle",
-            "threads": resources.threads_per_actor,
+            "threads": context.resources.threads_per_actor,
         }
         pace = run_shards(
             "scoring",
@@ -143,15 +139,14 @@ def score(
                 "with_embeddings": tuple(with_embeddings),
             },
             shape,
-            reporter,
-            resources,
+            context,
         )
     for folder in requests:
         found = _check(folder, [shard for shard in shards if shard.path.parent == folder])
         _refuse_too_many("score", found.failed, found, settings.max_error_fraction)
         if found.undefined:
             count = found.undefined.total()
-            reporter.line(
+            context.reporter.line(
                 f"{count} of {found.num_rows} images have no saliency map: it is the same everywhere"
             )
         if folder in ranked_by_maps:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from xal_ray import config
-from xal_ray.engine import actors
+from xal_ray.engine.actors import ActorShape
 from xal_ray.engine.code_check import job_settings
 from xal_ray.engine.own_ray import forget_own_token, start_own
 from xal_ray.errors import ConfigError
@@ -41,7 +41,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 }
-IN_PROCESS = actors.ActorShape(0, 0.0)
+IN_PROCESS = ActorShape(0, 0.0)
 _LOGGERS = {
     "ray": logging.ERROR,
     "ray.data": logging.CRITICAL,  # its errors are raised as well, and then said once, in our words
@@ -149,17 +149,15 @@ def _signals_kept() -> Iterator[None]:
 
 
 def stop() -> None:
-    """Stop the Ray that `start` started."""
+    """Stop the Ray that `start` started; whoever holds actors has released them before."""
     import ray
 
     if ray.is_initialized():
-        actors.release()  # left to Ray's own end, a dispatcher was once seen to outlive it
         ray.shutdown()
     forget_own_token()
-    actors.forget()
 
 
-def scoring_shape(resources: config.Ray) -> actors.ActorShape:
+def scoring_shape(resources: config.Ray) -> ActorShape:
     """Resolve `auto`: an actor for each GPU, with all of it; without GPUs one for each core.
 
     On a Ray of our own a given number of actors shares the GPUs out, at most one each. On a cluster that was
@@ -181,22 +179,22 @@ def scoring_shape(resources: config.Ray) -> actors.ActorShape:
         declared = round(_declared("GPU"))
         num = (declared or _one_a_core(resources.cpus_per_actor)) if wanted == "auto" else wanted
         each = min(1.0, _declared("GPU") / num) if gpus == "auto" else float(gpus)
-    return actors.ActorShape(num, resources.cpus_per_actor, each, custom)
+    return ActorShape(num, resources.cpus_per_actor, each, custom)
 
 
-def ready_to_score(resources: config.Ray, *, verbose: bool = False) -> actors.ActorShape:
+def ready_to_score(resources: config.Ray, *, verbose: bool = False) -> ActorShape:
     """`scoring_shape`, with Ray started where there are actors at all."""
     if resources.num_actors != 0:
         start(resources, verbose=verbose)
     return scoring_shape(resources)
 
 
-def decoding_shape(resources: config.Ray) -> actors.ActorShape:
+def decoding_shape(resources: config.Ray) -> ActorShape:
     """Resolve `auto` for actors that decode: one for each core, and no GPU."""
     num, cpus, custom = resources.num_decoders, resources.cpus_per_decoder, resources.decoder_resources
     if num == "auto":
         num = _one_a_declared_cpu(cpus, custom) if is_joined(resources) else _one_a_core(cpus)
-    return actors.ActorShape(num, cpus, resources=custom)
+    return ActorShape(num, cpus, resources=custom)
 
 
 def _one_a_core(cpus_each: float) -> int:

@@ -5,7 +5,7 @@ a receipt; pixels and results go from and to the disk. A shard's content depends
 number of actors, their order and their deaths change nothing in the result.
 
 Ray Data streams the shards, a block each, with its back-pressure and its retries; its tasks hand them to the
-session's warm actors and wait.
+warm actors of the stage's context and wait.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from xal_ray import config
-from xal_ray.engine.actors import ActorPool, ActorShape, release, warm_actors
+from xal_ray.engine.actors import ActorPool, ActorShape
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.session import check_capacity, is_joined, keeps_actors
 from xal_ray.engine.shared import checks
 from xal_ray.engine.watchdog import Watchdog
 from xal_ray.engine.work import Work, to_bytes
 from xal_ray.errors import StageError
-from xal_ray.progress import Reporter
 from xal_ray.storage import existing_files
 
 RECEIPT_SCHEMA = pa.schema(
@@ -95,12 +94,11 @@ def run_shards(
     work: Callable[..., Work],
     arguments: Mapping[str, Any],
     shape: ActorShape,
-    reporter: Reporter,
-    resources: config.Ray = config.Ray(),  # noqa: B008 - frozen
+    context: StageContext,
     *,
     unit: str = "images",
 ) -> Pace:
-    """Run the shards whose file does not exist yet, on the session's actors or, without any, in this process.
+    """Run the shards whose file does not exist yet, on the context's actors or, without any, in this process.
 
     A shard's file is the same either way.
 
@@ -110,9 +108,9 @@ def run_shards(
         work: Builds the work in an actor, once.
         arguments: What `work` is built with.
         shape: The actors; none leave the work to this process, and Ray alone.
-        reporter: Hears about progress.
-        resources: How long no shard may finish (`stall_timeout_s`), how many actors a shard may kill
-            (`shard_attempts`), whether the actors stay (`keep_actors`), and whose the cluster is.
+        context: Has the actors; its resources say how long no shard may finish (`stall_timeout_s`), how many
+            actors a shard may kill (`shard_attempts`), whether the actors stay (`keep_actors`), and whose
+            the cluster is.
         unit: What a row is.
 
     Raises:
@@ -126,16 +124,16 @@ def run_shards(
     total = sum(shard.rows.num_rows for shard in shards)
     num_rows = sum(shard.rows.num_rows for shard in missing)
     begin, startup_s = time.monotonic(), None
-    with reporter.bar(stage, total, unit) as advance:
+    with context.reporter.bar(stage, total, unit) as advance:
         advance(total - num_rows)
-        for receipt in _work_off(stage, missing, work, arguments, shape, reporter, resources):
+        for receipt in _work_off(stage, missing, work, arguments, shape, context):
             if startup_s is None:
                 startup_s = time.monotonic() - begin - receipt["busy_s"]
             if receipt["note"]:
-                reporter.line(f"{stage}: {receipt['note']}")
+                context.reporter.line(f"{stage}: {receipt['note']}")
             advance(receipt["rows"])
     pace = Pace(num_rows, time.monotonic() - begin, startup_s or 0.0)
-    reporter.line(
+    context.reporter.line(
         f"{stage}: {num_rows} {unit} in {pace.seconds:.1f} s: {pace.startup_s:.1f} s to start, "
         f"then {pace.rows_per_s:.{0 if pace.rows_per_s >= 10 else 2}f} {unit}/s"
     )
@@ -148,8 +146,7 @@ def _work_off(
     work: Callable[..., Work],
     arguments: Mapping[str, Any],
     shape: ActorShape,
-    reporter: Reporter,
-    resources: config.Ray,
+    context: StageContext,
 ) -> Iterator[dict[str, Any]]:
     """Yield the receipt of each finished shard."""
     if shape.num_actors:
@@ -159,11 +156,11 @@ def _work_off(
             shape.cpus_per_actor,
             shape.gpus_per_actor,
             custom=shape.resources,
-            warn=reporter.line if is_joined(resources) else None,
+            warn=context.reporter.line if is_joined(context.resources) else None,
         )
-        yield from _pipelines(stage, shards, _setup(work, arguments), shape, reporter, resources)
-        if not keeps_actors(resources):
-            release()
+        yield from _pipelines(stage, shards, _setup(work, arguments), shape, context)
+        if not keeps_actors(context.resources):
+            context.actors.release()
         return
     do = work(**arguments)
     for shard in shards:
@@ -177,8 +174,7 @@ def _pipelines(
     shards: Sequence[Shard],
     setup: bytes,
     shape: ActorShape,
-    reporter: Reporter,
-    resources: config.Ray,
+    context: StageContext,
 ) -> Iterator[dict[str, Any]]:
     """Yield the receipt of each finished shard, with a new pipeline of Ray Data where one was lost.
 
@@ -189,7 +185,7 @@ def _pipelines(
     for pipeline in range(_PIPELINES):
         before = len(waiting)
         try:
-            for receipt in _receipts(stage, list(waiting.values()), setup, shape, reporter, resources):
+            for receipt in _receipts(stage, list(waiting.values()), setup, shape, context):
                 del waiting[receipt["shard"]]
                 yield receipt
             return
@@ -200,7 +196,7 @@ def _pipelines(
                 yield _receipt(shard)
             if not _is_rays_own(error.__cause__) or len(waiting) == before or pipeline + 1 == _PIPELINES:
                 raise
-            reporter.line(
+            context.reporter.line(
                 f"{stage}: Ray lost its pipeline ({error.details['found']}); it goes on with another"
             )
 
@@ -214,16 +210,15 @@ def _receipts(
     shards: Sequence[Shard],
     setup: bytes,
     shape: ActorShape,
-    reporter: Reporter,
-    resources: config.Ray,
+    context: StageContext,
 ) -> Iterator[dict[str, Any]]:
     """Yield the receipt of each finished shard, watching over the time between two."""
     answers: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
-    actor_pool = warm_actors(shape)
+    actor_pool = context.actors.of_shape(shape)
 
     def consume() -> None:
         try:
-            for batch in _batches(shards, setup, actor_pool, resources.shard_attempts):
+            for batch in _batches(shards, setup, actor_pool, context.resources.shard_attempts):
                 answers.put(batch)
             answers.put(None)
         except BaseException as error:
@@ -231,7 +226,7 @@ def _receipts(
 
     consumer = threading.Thread(target=consume, name=f"xal-ray {stage}", daemon=True)
     consumer.start()
-    watchdog = Watchdog(stage, actor_pool, resources, reporter)
+    watchdog = Watchdog(stage, actor_pool, context)
     try:
         while True:
             try:
@@ -250,8 +245,8 @@ def _receipts(
                 yield receipt
     except BaseException:
         # No actor shall go on writing into a folder that somebody may clear away.
-        release()
-        consumer.join(resources.stall_timeout_s)
+        context.actors.release()
+        consumer.join(context.resources.stall_timeout_s)
         raise
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from xal_ray import config
 from xal_ray.engine.actors import ActorPool, ActorShape
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.session import is_joined
 from xal_ray.errors import StageError
-from xal_ray.progress import Reporter
 
 GROWTH_TIMEOUT_S = 1800.0  # for a cluster that others own to bring the first node
 TELL_EVERY_S = 30.0
@@ -27,17 +26,16 @@ class Watchdog:
     Args:
         stage: What a person calls it.
         actor_pool: Its actors.
-        resources: The limit, and whose the cluster is.
-        reporter: Hears what is waited for.
+        context: Has the limit and says whose the cluster is; its reporter hears what is waited for.
 
     Attributes:
         look_every_s: How often `look` should be called while nothing comes.
     """
 
-    def __init__(self, stage: str, actor_pool: ActorPool, resources: config.Ray, reporter: Reporter) -> None:
-        self.stage, self.actor_pool, self.reporter = stage, actor_pool, reporter
-        self.joined = is_joined(resources)
-        self.stall_timeout_s = resources.stall_timeout_s
+    def __init__(self, stage: str, actor_pool: ActorPool, context: StageContext) -> None:
+        self.stage, self.actor_pool, self.reporter = stage, actor_pool, context.reporter
+        self.joined = is_joined(context.resources)
+        self.stall_timeout_s = context.resources.stall_timeout_s
         self.growth_timeout_s = max(self.stall_timeout_s, GROWTH_TIMEOUT_S if self.joined else 0.0)
         self.look_every_s = min(_LOOK_EVERY_S, self.stall_timeout_s / 4)
         self.told = self.life = time.monotonic()

@@ -27,7 +27,7 @@ def commit_round(run: Run, files: RoundLayout) -> None:
     )
     write_bytes(files.committed, record.hash.encode() + b"\n")
     if files.number != INITIAL:
-        run.reporter.line(f"{files.title}: committed, {len(known)} new labels")
+        run.context.reporter.line(f"{files.title}: committed, {len(known)} new labels")
 
 
 def _hashes(files: RoundLayout) -> dict[str, str]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.config import Config
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.prepare import prepare
 from xal_ray.errors import ConfigError
 from xal_ray.loop.labelling import answerable_images
@@ -18,12 +19,11 @@ from xal_ray.model.saliency import check_cut, check_maps
 from xal_ray.model.weights import build_network
 from xal_ray.pool.activations import refuse_remote
 from xal_ray.pool.schema import PoolReader, rows_of_splits
-from xal_ray.progress import Reporter
 from xal_ray.record.layout import INITIAL, RoundLayout
 from xal_ray.seeds import derive_seed
 
 
-def open_or_prepare(config: Config, reporter: Reporter, *, verbose: bool = False) -> PoolReader:
+def open_or_prepare(config: Config, context: StageContext) -> PoolReader:
     """Open the run's pool, or prepare it from its source on first use.
 
     Raises:
@@ -31,8 +31,8 @@ def open_or_prepare(config: Config, reporter: Reporter, *, verbose: bool = False
     """
     path = config.pool_path()
     if not (path / "card.json").exists():
-        reporter.line(f"preparing the pool {path}")
-    return prepare(config.pool, path, config.ray, reporter, verbose=verbose)
+        context.reporter.line(f"preparing the pool {path}")
+    return prepare(config.pool, path, context)
 
 
 def check_budget(config: Config, pool: PoolReader, *, whole_queries: bool = False) -> None:

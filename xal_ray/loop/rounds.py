@@ -14,6 +14,8 @@ from typing import Literal
 
 from xal_ray.advice import followable
 from xal_ray.config import Config
+from xal_ray.engine.actors import WarmActors
+from xal_ray.engine.context import open_context
 from xal_ray.engine.readiness import made_ready, start_where_needed
 from xal_ray.engine.shared import remove_marks, sharing
 from xal_ray.errors import InputError, StorageError
@@ -58,6 +60,7 @@ def run(
     on_round: OnRound = lambda files: None,
     with_report: bool = True,
     wait_s: float = 0.0,
+    actors: WarmActors | None = None,
 ) -> Outcome:
     """Run the whole loop, or the rest of it.
 
@@ -69,6 +72,8 @@ def run(
         on_round: Called for each committed round in its order, also for those of earlier calls.
         with_report: Build the page at the end.
         wait_s: How long to wait for another process that holds the folder.
+        actors: Actors that the caller owns, to go on with in its next run; None: this run's own, which end
+            with it.
 
     Raises:
         InputError: Something the user gave is wrong; a folder that this call began is removed again.
@@ -77,17 +82,20 @@ def run(
     layout = RunLayout(out)
     refuse_no_folder(out)
     config = made_ready(config, reporter)
-    with followable(config, lambda: _elsewhere(config, layout)):
-        pool = open_or_prepare(config, reporter, verbose=verbose)
+    with (
+        open_context(config.ray, reporter, verbose=verbose, actors=actors) as context,
+        followable(config, lambda: _elsewhere(config, layout)),
+    ):
+        pool = open_or_prepare(config, context)
         check_budget(config, pool)
         if not layout.ledger.exists():  # what stands in its way is known before anything is written
             check_model(config, pool, reporter.line)
-            start_where_needed(config, verbose=verbose)
+            start_where_needed(context, num_workers=config.train.num_workers)
         with locked(layout.path, wait_s=wait_s) as check_lock:
             is_new = not layout.ledger.exists()
             try:
                 answerable = answerable_images(config, pool, reporter)
-                opened = open_run(config, pool, layout, reporter, verbose, check_lock, answerable)
+                opened = open_run(config, pool, layout, context, check_lock, answerable)
                 remove_marks(layout.path)
                 with sharing([pool.path, layout.path], config.ray):
                     return _run_rounds(opened, on_round, with_report=with_report)
@@ -110,7 +118,7 @@ def _run_rounds(run: Run, on_round: OnRound, *, with_report: bool) -> Outcome:
             return _await(run, files)
         on_round(files)
         if run.found_none_left(files):
-            run.reporter.line(f"{files.title}: no candidate is left: the run ends here")
+            run.context.reporter.line(f"{files.title}: no candidate is left: the run ends here")
             break
     if with_report:
         build_report(run.layout.path, run.pool)

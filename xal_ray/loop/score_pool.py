@@ -13,6 +13,7 @@ import pyarrow as pa
 from xal_ray import config
 from xal_ray.acquire.shortlist import describe_shortlist
 from xal_ray.advice import followable
+from xal_ray.engine.context import open_context
 from xal_ray.engine.readiness import made_ready, start_where_needed
 from xal_ray.engine.scoring import score
 from xal_ray.engine.shared import sharing
@@ -42,7 +43,7 @@ OF_THE_RUN = ("seed", "roi", "score", "select")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PassOutcome:
     """Holds what a pass did.
 
     Attributes:
@@ -86,7 +87,7 @@ def score_pool(
     run: Path | None = None,
     exclude: tuple[Path, ...] = (),
     verbose: bool = False,
-) -> Outcome:
+) -> PassOutcome:
     """Score the rows of some splits into `out/scores/*.parquet`; run again, it keeps finished shards.
 
     What is chosen is neither labelled nor picked already, as far as the run of the model and lists say.
@@ -119,52 +120,51 @@ def score_pool(
     known = left_out(pool, run or run_of_model(model), exclude)
     index = pool.index()
     rows, candidates = _rows(index, settings, splits, query_size, known)
-    start_where_needed(settings, verbose=verbose)  # before anything is written
     record = out / SCORE_RECORD
     elsewhere = "give another --out"
-    with locked(out, what="pass"), followable(settings, lambda: elsewhere if record.exists() else ""):
-        is_new = not record.exists()
-        try:
-            _bind(out, _record(card, pool, settings, splits, query_size, known))
-            files = RoundLayout(out, 0)
-            requests = {files.scores: index.filter(pa.array(rows))}
-            embeds = settings.select.spec.needs_embeddings
-            if embeds and query_size:
-                requests[files.labelled] = _labelled(index, known)
-            with sharing([pool.path, out], settings.ray):
-                score(
-                    pool,
-                    model,
-                    requests,
-                    settings.score,
-                    settings.roi,
-                    settings.ray,
-                    reporter,
-                    ranked_by_maps=[files.scores] if settings.select.spec.needs_map else [],
-                    with_embeddings=[files.scores, files.labelled] if embeds else [],
-                    verbose=verbose,
+    with open_context(settings.ray, reporter, verbose=verbose) as context:
+        start_where_needed(context, num_workers=settings.train.num_workers)  # before anything is written
+        with locked(out, what="pass"), followable(settings, lambda: elsewhere if record.exists() else ""):
+            is_new = not record.exists()
+            try:
+                _bind(out, _record(card, pool, settings, splits, query_size, known))
+                files = RoundLayout(out, 0)
+                requests = {files.scores: index.filter(pa.array(rows))}
+                embeds = settings.select.spec.needs_embeddings
+                if embeds and query_size:
+                    requests[files.labelled] = _labelled(index, known)
+                with sharing([pool.path, out], settings.ray):
+                    score(
+                        pool,
+                        model,
+                        requests,
+                        settings.score,
+                        settings.roi,
+                        context,
+                        ranked_by_maps=[files.scores] if settings.select.spec.needs_map else [],
+                        with_embeddings=[files.scores, files.labelled] if embeds else [],
+                    )
+            except InputError:
+                if is_new:
+                    _remove_own(out)
+                raise
+            if not query_size:
+                return PassOutcome(int(rows.sum()), 0)
+            reporter.line(known.in_words(pool.card["counts"].get("pool", 0)))
+            if not files.selection.exists():
+                query = Query(
+                    title=TITLE,
+                    index=index,
+                    image_size=pool.image_size,
+                    candidates=candidates,
+                    scored=rows,
+                    runners_up=pa.array([], pa.string()),
+                    select=settings.select.model_copy(update={"query_size": query_size}),
+                    score=settings.score.model_copy(update={"runners_up": 0}),  # there is no next round
+                    seed=derive_seed(settings.seed, "single_pass", "select"),
                 )
-        except InputError:
-            if is_new:
-                _remove_own(out)
-            raise
-        if not query_size:
-            return Outcome(int(rows.sum()), 0)
-        reporter.line(known.in_words(pool.card["counts"].get("pool", 0)))
-        if not files.selection.exists():
-            query = Query(
-                title=TITLE,
-                index=index,
-                image_size=pool.image_size,
-                candidates=candidates,
-                scored=rows,
-                runners_up=pa.array([], pa.string()),
-                select=settings.select.model_copy(update={"query_size": query_size}),
-                score=settings.score.model_copy(update={"runners_up": 0}),  # there is no next round
-                seed=derive_seed(settings.seed, "single_pass", "select"),
-            )
-            choose(query, files, reporter)
-        return Outcome(int(rows.sum()), read_table(files.selection).num_rows)
+                choose(query, files, reporter)
+            return PassOutcome(int(rows.sum()), read_table(files.selection).num_rows)
 
 
 def describe_pass(

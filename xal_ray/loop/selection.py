@@ -51,7 +51,7 @@ def select_images(run: Run, files: RoundLayout) -> None:
             seed=_seed(run, files),
         ),
         files,
-        run.reporter,
+        run.context.reporter,
     )
 
 
@@ -71,7 +71,7 @@ def draw_initial_set(run: Run, files: RoundLayout) -> None:
     if count and rows.num_rows:
         wanted = random_query(run.config.select, count)
         picks = pick(everyone(rows), wanted, rows.num_rows, seed=_seed(run, files), index=run.index)
-        note_shortfall(files.title, files, wanted, len(picks.image_ids), rows.num_rows, run.reporter)
+        note_shortfall(files.title, files, wanted, len(picks.image_ids), rows.num_rows, run.context.reporter)
         table = selection_table(picks)
     write_table(files.selection, table)
 
@@ -80,7 +80,7 @@ def _take_over(run: Run, files: RoundLayout, origin: Path) -> pa.Table:
     """Return another run's labels to `labels.parquet`; returns their images as a selection."""
     labels = labels_of_run(origin, run.pool)
     write_table(files.labels, labels)
-    run.reporter.line(f"{files.title}: {labels.num_rows} labels taken over from {origin}")
+    run.context.reporter.line(f"{files.title}: {labels.num_rows} labels taken over from {origin}")
     reason = f"labelled in {origin.name}"
     rows = [
         {"image_id": image_id, "rank": rank, "utility": 0.0, "reason": reason}

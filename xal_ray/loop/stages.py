@@ -27,10 +27,10 @@ def train_model(run: Run, files: RoundLayout) -> None:
     labels = run.labels()
     val = rows_of_splits(run.index, "val")
     val_labels = dict(zip(val["image_id"].to_pylist(), val["label"].to_pylist(), strict=True))
-    run.reporter.line(f"{files.title}: training on {len(labels)} labels")
+    run.context.reporter.line(f"{files.title}: training on {len(labels)} labels")
     absent = run.absent_classes()
     if absent:
-        run.reporter.line(
+        run.context.reporter.line(
             f"{files.title}: no label yet of {', '.join(absent)}: trained without, so it can't be predicted"
         )
     request = TrainRequest(
@@ -42,12 +42,13 @@ def train_model(run: Run, files: RoundLayout) -> None:
         previous=run.layout.round(files.number - 1).folder if files.number > 0 else None,
         round_number=files.number,
         seed=run.config.seed,
-        activations=run.activations,
+        activations=run.make_activations(),
         head_dropout=run.config.score.head_dropout(),
     )
-    start_where_needed(run.config, verbose=run.verbose)  # hours of training must not end in a Ray that can't
+    # Hours of training must not end in a Ray that can't start.
+    start_where_needed(run.context, num_workers=run.config.train.num_workers)
     with run.stage("train", files):
-        train(request, files.folder, run.config.ray, run.reporter, verbose=run.verbose)
+        train(request, files.folder, run.context)
 
 
 def score_images(run: Run, files: RoundLayout) -> None:
@@ -68,12 +69,10 @@ def score_images(run: Run, files: RoundLayout) -> None:
             requests,
             run.config.score,
             run.config.roi,
-            run.config.ray,
-            run.reporter,
-            activations=run.activations,
+            run.context,
+            activations=run.make_activations(),
             ranked_by_maps=[files.scores] if run.config.select.spec.needs_map else [],
             with_embeddings=with_embeddings,
-            verbose=run.verbose,
         )
         record["startup_s"] = round(pace.startup_s, 3)
         record["images_per_s"] = round(pace.rows_per_s, 1)
@@ -110,7 +109,7 @@ def evaluate_model(run: Run, files: RoundLayout) -> None:
     if absent:
         metrics["absent_classes"] = absent  # the model was trained without them
     write_json(files.metrics, metrics)
-    run.reporter.line(f"{files.title}: {_in_words(splits)}")
+    run.context.reporter.line(f"{files.title}: {_in_words(splits)}")
 
 
 def _is_evaluated(run: Run, files: RoundLayout) -> bool:

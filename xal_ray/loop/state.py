@@ -18,11 +18,11 @@ import yaml
 
 from xal_ray.config import Config, build_config, flatten, read_yaml
 from xal_ray.engine.activations import keep_activations
+from xal_ray.engine.context import StageContext
 from xal_ray.errors import ConfigError, RunError
 from xal_ray.places import is_remote, place
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader, rows_of_splits
-from xal_ray.progress import Reporter
 from xal_ray.record.events import StageFigures
 from xal_ray.record.layout import INITIAL, RoundLayout, RunLayout
 from xal_ray.record.ledger import CheckLock, Ledger, is_lock
@@ -37,6 +37,7 @@ class Run:
 
     Attributes:
         config: Its configuration. `num_rounds` is not below the number of rounds that have chosen.
+        context: What its stages share.
         answerable: Ids of the images that can be labelled at all; None: all.
     """
 
@@ -44,8 +45,7 @@ class Run:
     pool: PoolReader
     layout: RunLayout
     ledger: Ledger
-    reporter: Reporter
-    verbose: bool
+    context: StageContext
     answerable: pa.Array | None = None
 
     @property
@@ -58,14 +58,16 @@ class Run:
         """Return the pool's index."""
         return self.pool.index()
 
+    def make_activations(self) -> ActivationReader | None:
+        """Run the frozen backbone over the pool, if the configuration keeps what it makes of the images.
+
+        The first call does the pass, or opens what an earlier run has kept; later calls return the same.
+        """
+        return self._kept_activations if self.config.model.cache_activations else None
+
     @cached_property
-    def activations(self) -> ActivationReader | None:
-        """Return what the frozen backbone makes of the pool, where that is kept; it is made on first use."""
-        if not self.config.model.cache_activations:
-            return None
-        return keep_activations(
-            self.pool, self.config.model, self.config.ray, self.reporter, verbose=self.verbose
-        )
+    def _kept_activations(self) -> ActivationReader:
+        return keep_activations(self.pool, self.config.model, self.context)
 
     def labels(self) -> dict[str, str]:
         """Return what is labelled now: the manifest's labelled rows, and the fold over the ledger."""
@@ -151,8 +153,7 @@ def open_run(
     config: Config,
     pool: PoolReader,
     layout: RunLayout,
-    reporter: Reporter,
-    verbose: bool,
+    context: StageContext,
     check_lock: CheckLock = lambda: None,
     answerable: pa.Array | None = None,
 ) -> Run:
@@ -162,8 +163,7 @@ def open_run(
         config: As it was given; what is no part of a run's identity may differ from what the run began with.
         pool: The pool.
         layout: The run's folder.
-        reporter: Hears about progress.
-        verbose: Let Ray speak.
+        context: What the run's stages share.
         check_lock: What `locked` gave.
         answerable: Ids of the images that can be labelled at all; None: all.
 
@@ -187,7 +187,7 @@ def open_run(
     elif ledger.records[0].data["run_id"] != run_id:
         raise _other_config(config, pool, layout, ledger)
     remove_leftovers(layout.path)
-    run = Run(config, pool, layout, ledger, reporter, verbose, answerable)
+    run = Run(config, pool, layout, ledger, context, answerable)
     if not run.is_finished() and layout.config.read_bytes() != resolved:
         write_bytes(layout.config, resolved)
     return run

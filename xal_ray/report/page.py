@@ -30,7 +30,7 @@ from xal_ray.report.alignment_section import MEASURES, describe_alignment, teste
 from xal_ray.report.area import area, area_interval
 from xal_ray.report.numbers import format_number, p_words, signed
 from xal_ray.report.pool_section import describe_pool
-from xal_ray.report.reader import Pick, Picks, Round, Run, read_run, shown_uncertainty
+from xal_ray.report.reader import Pick, Picks, Round, RunReading, read_run, shown_uncertainty
 from xal_ray.storage import write_bytes
 
 MAX_SHOWN = 24  # picks of a round whose pictures are embedded
@@ -94,7 +94,7 @@ def build_report(run: Path, pool: PoolReader) -> Path:
     return path
 
 
-def _context(run: Run, pool: PoolReader) -> dict[str, Any]:
+def _context(run: RunReading, pool: PoolReader) -> dict[str, Any]:
     index = pool.index()
     split = _headline_split(run.committed)
     last = run.committed[-1] if run.committed else None
@@ -188,7 +188,7 @@ def _few_groups(last: Round | None) -> list[tuple[str, int]]:
     return [(name, metrics.num_groups) for name, metrics in found.items() if metrics.num_groups < MIN_GROUPS]
 
 
-def _state_words(run: Run) -> str:
+def _state_words(run: RunReading) -> str:
     count = len(run.committed)
     # The round after the last picks trains and evaluates too: the labels that were paid for count.
     done = f"{count} of {run.config.num_rounds + 1} models trained and evaluated"
@@ -200,7 +200,7 @@ def _state_words(run: Run) -> str:
     return done
 
 
-def _galleries(run: Run, pool: PoolReader, index: pa.Table) -> list[Gallery]:
+def _galleries(run: RunReading, pool: PoolReader, index: pa.Table) -> list[Gallery]:
     """Return the initial set and every round's picks; the newest stands open."""
     chosen: list[tuple[str, str, Picks]] = []
     if run.initial is not None:
@@ -222,7 +222,7 @@ def _galleries(run: Run, pool: PoolReader, index: pa.Table) -> list[Gallery]:
     ]
 
 
-def _cards(picks: Picks, run: Run, pool: PoolReader, index: pa.Table) -> tuple[Card, ...]:
+def _cards(picks: Picks, run: RunReading, pool: PoolReader, index: pa.Table) -> tuple[Card, ...]:
     image_ids = pa.array([pick.image_id for pick in picks.shown], type=pa.string())
     positions = pc.index_in(image_ids, value_set=index["image_id"].combine_chunks())
     if positions.null_count:

@@ -149,7 +149,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunReading:
     """A run folder. `versions` holds name and version of what the run was made with, where it is recorded."""
 
     path: Path
@@ -176,7 +176,7 @@ class Run:
         return "in progress"
 
 
-def read_run(path: Path, classes: Sequence[str], max_shown: int) -> Run:
+def read_run(path: Path, classes: Sequence[str], max_shown: int) -> RunReading:
     """Read a run folder.
 
     Args:
@@ -197,7 +197,7 @@ def read_run(path: Path, classes: Sequence[str], max_shown: int) -> Run:
             next_step="give the path of a run's folder, for example runs/NAME",
         )
     config = load_config(layout.config)
-    return Run(
+    return RunReading(
         path=path,
         config=config,
         initial=_read_picks(layout.initial, config, classes, max_shown),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from xal_ray.config import Config, build_config
-from xal_ray.engine import actors
 from xal_ray.engine.activations import keep_activations
+from xal_ray.engine.context import StageContext, open_context
 from xal_ray.engine.session import start
 from xal_ray.engine.shared import checks, sharing
 from xal_ray.errors import ConfigError, InputError, StorageError
@@ -112,14 +112,15 @@ def sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool = Fa
     """
     for line in settle():
         reporter.line(line)
-    try:
-        return _sweep(settings, out, reporter, verbose=verbose)
-    except _CacheError as found:
-        reporter.line(
-            f"activations can't be kept beside the pool ({found}): trials do without (sweep.cache=never)"
-        )
-        chosen = settings.sweep.model_copy(update={"cache": "never"})
-        return _sweep(settings.model_copy(update={"sweep": chosen}), out, reporter, verbose=verbose)
+    with open_context(settings.ray, reporter, verbose=verbose) as context:
+        try:
+            return _sweep(settings, out, context)
+        except _CacheError as found:
+            reporter.line(
+                f"activations can't be kept beside the pool ({found}): trials do without (sweep.cache=never)"
+            )
+            chosen = settings.sweep.model_copy(update={"cache": "never"})
+            return _sweep(settings.model_copy(update={"sweep": chosen}), out, context)
 
 
 class _CacheError(InputError):
@@ -142,7 +143,8 @@ def _optional_cache(settings: Config, each: ArmPlan) -> Iterator[None]:
         raise _CacheError(": ".join(filter(None, [details["where"], details["found"]]))) from error
 
 
-def _sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool) -> SweepOutcome:
+def _sweep(settings: Config, out: Path, context: StageContext) -> SweepOutcome:
+    reporter = context.reporter
     spaces, plan = propose(settings)
     share = share_of(settings, plan, spaces)
     folder = out.absolute()
@@ -150,7 +152,7 @@ def _sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool) ->
         reporter.line(line)
     known = known_arms(settings, plan, spaces)
     with locked(folder, what="sweep"), own_folder(folder), sharing([folder], settings.ray):
-        pools = _open_pools(settings, known, folder, reporter, verbose=verbose)
+        pools = _open_pools(settings, known, folder, context)
         lacking = lacking_seeds(known, pools, seeds_of(settings))
         left_out = with_recorded(lacking, read_record(folder).left_out, seeds_of(settings))
         seeds = [seed for seed in seeds_of(settings) if seed not in left_out]
@@ -171,9 +173,9 @@ def _sweep(settings: Config, out: Path, reporter: Reporter, *, verbose: bool) ->
         asked = [RecordedArm(each.name, each.arm.params, setting.seeds) for each in family.asked]
         add_to_record(folder, asked, settings, left_out, family.twins)
         if _is_something_left(setting, family.asked):
-            _build_models(settings, known, reporter, verbose=verbose)
-            actors.release()  # what decoded the images must not hold the processors of the trials
-            plan = _run_trials(setting, Plan(family.asked), share, reporter, verbose=verbose)
+            _build_models(settings, known, context)
+            context.actors.release()  # what decoded the images must not hold the processors of the trials
+            plan = _run_trials(setting, Plan(family.asked), share, context)
             if settings.sweep.search == "optuna":  # only now are its arms known
                 family = _gather(setting, plan, pools)
                 add_to_record(folder, [], settings, twins=family.twins)
@@ -221,7 +223,7 @@ def _trials(setting: Setting, arms: Sequence[ArmPlan]) -> list[TrialPlan]:
 
 
 def _open_pools(
-    settings: Config, arms: Sequence[ArmPlan], folder: Path, reporter: Reporter, *, verbose: bool
+    settings: Config, arms: Sequence[ArmPlan], folder: Path, context: StageContext
 ) -> dict[Path, PoolReader]:
     """Open or prepare the arms' pools, by path, and refuse what can't work with them before any trial runs.
 
@@ -232,7 +234,7 @@ def _open_pools(
     for each in arms:
         path = each.config.pool_path()
         if path not in pools:
-            pools[path] = open_or_prepare(each.config, reporter, verbose=verbose)
+            pools[path] = open_or_prepare(each.config, context.with_resources(each.config.ray))
             check_validation(pools[path])
         if each.config.model.cache_activations:
             with _optional_cache(settings, each):
@@ -242,7 +244,7 @@ def _open_pools(
     return pools
 
 
-def _build_models(base: Config, arms: Sequence[ArmPlan], reporter: Reporter, *, verbose: bool) -> None:
+def _build_models(base: Config, arms: Sequence[ArmPlan], context: StageContext) -> None:
     """Build each network once, and run those backbones over their pools whose activations trials will share.
 
     Raises:
@@ -257,24 +259,24 @@ def _build_models(base: Config, arms: Sequence[ArmPlan], reporter: Reporter, *, 
         if key not in seen:
             seen.add(key)
             pool = open_pool(settings.pool_path())
-            check_model(settings, pool, reporter.line)
+            check_model(settings, pool, context.reporter.line)
             if settings.model.cache_activations:
                 with _optional_cache(base, each):
-                    keep_activations(pool, settings.model, settings.ray, reporter, verbose=verbose)
+                    keep_activations(pool, settings.model, context.with_resources(settings.ray))
 
 
-def _run_trials(setting: Setting, plan: Plan, share: Share, reporter: Reporter, *, verbose: bool) -> Plan:
+def _run_trials(setting: Setting, plan: Plan, share: Share, context: StageContext) -> Plan:
     """Run what has not ended yet; returns the arms, with those that a search suggested."""
     chosen = setting.base.sweep
     trials = _trials(setting, plan.arms)
     known = {trial.title for trial in trials if _has_ended(setting, trial)}
     total = num_trials(setting.base, plan, len(setting.seeds))
     there = f"; {len(known)} are there already" if known else ""
-    reporter.line(f"{total} trials, {share.trials_at_once} at once{there}")
-    start(setting.base.ray, verbose=verbose)
+    context.reporter.line(f"{total} trials, {share.trials_at_once} at once{there}")
+    start(setting.base.ray, verbose=context.verbose)
     from xal_ray.sweep.tune import Grid, Search, Tuning
 
-    tuning = Tuning(setting, share, SweepProgress(reporter, total, known), verbose=verbose)
+    tuning = Tuning(setting, share, SweepProgress(context.reporter, total, known), verbose=context.verbose)
     seeds, may_stop = setting.seeds, chosen.scheduler != "none"
     if chosen.search != "optuna":
         # The baseline is what all others are compared with: it is never stopped.

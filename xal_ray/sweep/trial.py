@@ -20,6 +20,7 @@ from typing import Any
 
 from xal_ray import config
 from xal_ray.config import Config
+from xal_ray.engine.actors import WarmActors
 from xal_ray.engine.code_check import Check
 from xal_ray.errors import XalRayError
 from xal_ray.loop import run
@@ -139,7 +140,9 @@ class TrialPlan:
         return Trial(self.plan.arm, self.seed, self.folder, status, cause)
 
 
-def run_trial(setting: Setting, drawn: Mapping[str, Any], report: Report) -> None:
+def run_trial(
+    setting: Setting, drawn: Mapping[str, Any], report: Report, actors: WarmActors | None = None
+) -> None:
     """Run a trial, or the rest of it, and report each of its rounds.
 
     A failure is written down, not raised: Tune would try again what can't succeed. What it does try again is
@@ -149,6 +152,7 @@ def run_trial(setting: Setting, drawn: Mapping[str, Any], report: Report) -> Non
         setting: What trials share.
         drawn: Tune's configuration of the trial.
         report: Takes a round's results. A scheduler's stop leaves it as `SystemExit`.
+        actors: Of this process, which stay for its next trial; None: the trial's own.
 
     Raises:
         RunError: This machine does not see the sweep's folder.
@@ -171,7 +175,15 @@ def run_trial(setting: Setting, drawn: Mapping[str, Any], report: Report) -> Non
                 on_round(files)
         return
     try:
-        run(trial.config, trial.folder, QUIET, on_round=on_round, with_report=False, wait_s=setting.wait_s)
+        run(
+            trial.config,
+            trial.folder,
+            QUIET,
+            on_round=on_round,
+            with_report=False,
+            wait_s=setting.wait_s,
+            actors=actors,
+        )
     except Exception as error:
         is_ours = isinstance(error, XalRayError)
         record_failure(trial, cause_of(error), str(error) if is_ours else traceback.format_exc())

@@ -20,6 +20,7 @@ from ray import tune
 from ray.exceptions import RayActorError
 from ray.tune.schedulers import ASHAScheduler
 
+from xal_ray.engine.actors import WarmActors
 from xal_ray.errors import StageError, StorageError
 from xal_ray.places import RemotePath, is_remote
 from xal_ray.storage import digest, read_json, remove_tree, write_json
@@ -217,10 +218,10 @@ class Tuning:
             _at_work = None
 
     def _trainable(self) -> Any:
-        setting = self.setting
+        setting, actors = self.setting, WarmActors()  # each worker's own, and warm for its next trial
 
         def trial(drawn: dict[str, Any]) -> None:
-            run_trial(setting, drawn, tune.report)
+            run_trial(setting, drawn, tune.report, actors)
 
         return tune.with_resources(trial, {"cpu": self.share.cpus, "gpu": self.share.gpus})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xal_ray import config
-from xal_ray.engine import actors
+from xal_ray.engine.context import StageContext
 from xal_ray.engine.session import check_capacity, gpus_per_worker, is_joined, keeps_actors, start
 from xal_ray.engine.shared import checks
 from xal_ray.engine.training.request import TrainRequest, build, fit_and_save, load_images, packed
@@ -32,46 +32,42 @@ _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _START_TIMEOUT_S = 30.0
 
 
-def train(
-    request: TrainRequest, out: Path, resources: config.Ray, reporter: Reporter, *, verbose: bool = False
-) -> None:
+def train(request: TrainRequest, out: Path, context: StageContext) -> None:
     """Train a model and leave `model.safetensors` and, last, `model.json` in a folder.
 
     Args:
         request: What to train on.
         out: The round's folder.
-        resources: CPUs and GPUs a worker; checkpoints, and what may be lost.
-        reporter: Hears about progress.
-        verbose: Let Ray speak.
+        context: Its resources are CPUs and GPUs a worker, checkpoints, and what may be lost; its reporter
+            hears about progress; its actors make room where they have to.
 
     Raises:
         ModelError: The weights can't be had.
         StageError: Ray Train failed.
     """
     if request.settings.num_workers > 0:
-        _train_on_workers(request, out, resources, reporter, verbose=verbose)
+        _train_on_workers(request, out, context)
         return
-    if is_joined(resources) and request.round_number == 0:
-        reporter.line(
+    if is_joined(context.resources) and request.round_number == 0:
+        context.reporter.line(
             "training runs in the process that drives the run, with that machine's cores and GPU; "
             "train.num_workers=1 places it on the cluster and gives the same model"
         )
     network, images = build(request), load_images(request, request.train)
-    with reporter.bar("training", request.settings.max_steps, "steps") as advance:
+    with context.reporter.bar("training", request.settings.max_steps, "steps") as advance:
         advance(0)
         fit_and_save(request, network, images, out, on_progress=advance)
 
 
-def _train_on_workers(
-    request: TrainRequest, out: Path, resources: config.Ray, reporter: Reporter, *, verbose: bool
-) -> None:
+def _train_on_workers(request: TrainRequest, out: Path, context: StageContext) -> None:
+    resources, reporter = context.resources, context.reporter
     # What is wrong with the weights is said here: Ray would try again and again. And they may be a file that
     # workers on other machines don't have.
     workers = request.settings.num_workers
     weights = packed(build(request))
-    start(resources, verbose=verbose)
+    start(resources, verbose=context.verbose)
     each = _resources_of_a_worker(resources, workers)
-    _check_and_make_room(workers, each, resources, reporter)
+    _check_and_make_room(workers, each, context)
     check_number(request.train.num_rows, at_least=2 * workers)  # said here: Ray would try again and again
     reporter.line(f"training on {workers} worker{'s' * (workers > 1)}: {request.train.num_rows} labels")
     with train_storage(request, weights, out, resources) as storage:
@@ -169,26 +165,24 @@ def _resources_of_a_worker(resources: config.Ray, workers: int) -> dict[str, flo
     return {"CPU": resources.cpus_per_worker, **gpu, **resources.worker_resources}
 
 
-def _check_and_make_room(
-    workers: int, each: dict[str, float], resources: config.Ray, reporter: Reporter
-) -> None:
+def _check_and_make_room(workers: int, each: dict[str, float], context: StageContext) -> None:
     """End the scoring actors where they and the workers don't fit side by side, or others may need them."""
     import ray
 
-    joined, gpus_each = is_joined(resources), each.get("GPU", 0.0)
+    resources, gpus_each = context.resources, each.get("GPU", 0.0)
     check_capacity(
         "training",
         workers,
         each["CPU"],
         gpus_each,
         custom=resources.worker_resources,
-        warn=reporter.line if joined else None,
+        warn=context.reporter.line if is_joined(resources) else None,
     )
-    have, holding = ray.cluster_resources(), actors.held()
+    have, holding = ray.cluster_resources(), context.actors.held
     cpus = workers * each["CPU"] + 1.0 + holding.num_actors * holding.cpus_per_actor
     gpus = workers * gpus_each + holding.num_actors * holding.gpus_per_actor
     if not keeps_actors(resources) or cpus > have.get("CPU", 0.0) or gpus > have.get("GPU", 0.0):
-        actors.release()
+        context.actors.release()
 
 
 def _tell(metrics: dict[str, Any], workers: int, reporter: Reporter) -> None:
