@@ -13,7 +13,7 @@ from xal_ray.progress import Reporter
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage is given beside its work; nothing in it changes a result.
+    """Holds what a stage is given beside its work; nothing in it changes a result.
 
     Attributes:
         resources: Actors, CPUs and GPUs; how long a stage may stand still; whose the cluster is.
