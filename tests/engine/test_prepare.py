@@ -243,7 +243,7 @@ def test_a_killed_prepare_goes_on_from_its_finished_parts(images, tmp_path, stag
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "_finish", killed)
+    monkeypatch.setattr(engine, "_assemble", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare(settings_of(images), tmp_path / "pool", stages)
     monkeypatch.undo()

@@ -9,12 +9,12 @@ import pytest
 from xal_ray import config
 from xal_ray.engine.actors import ActorShape
 from xal_ray.engine.context import open_context
-from xal_ray.engine.packing import PackShard
 from xal_ray.engine.scoring import ScoreShard
 from xal_ray.engine.shards import cut, run_shards
 from xal_ray.errors import StageError
 from xal_ray.model.network import ModelSpec
 from xal_ray.model.weights import build_network, save_model
+from xal_ray.pool.packing import PackShard
 from xal_ray.pool.schema import REFERENCE_COLUMNS
 from xal_ray.pool.sources import read_source
 from xal_ray.progress import QUIET, Reporter

@@ -46,7 +46,7 @@ def test_a_run_in_a_store_that_was_killed_twice_equals_the_local_one(
         monkeypatch.setattr(lease, name, getattr(lease, name) / 20)
 
     with monkeypatch.context() as patched:  # killed when all parts are there, but no card
-        patched.setattr("xal_ray.engine.prepare._finish", killed)
+        patched.setattr("xal_ray.engine.prepare._assemble", killed)
         with pytest.raises(_Killed):
             run(remote, layout.path, QUIET)
     assert names_in(place / "parts")

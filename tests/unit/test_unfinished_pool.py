@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from xal_ray import config
-from xal_ray.engine import prepare, unfinished_pool
+from xal_ray.engine import prepare
 from xal_ray.engine.context import StageContext
-from xal_ray.engine.packing import Binding
 from xal_ray.errors import PoolError, StageError
+from xal_ray.pool import unfinished
+from xal_ray.pool.packing import Binding
 from xal_ray.pool.schema import SCHEMA_VERSION
 from xal_ray.progress import QUIET, Reporter
 from xal_ray.storage import write_json
@@ -25,9 +26,9 @@ OTHER = config.Pool(image_size=48, source=SOURCE)
 
 def begun(settings, out):
     """What a process that makes a pool leaves first."""
-    plan = unfinished_pool.make_plan(settings, str)
-    unfinished_pool.clear_other_plan(plan, out)
-    return unfinished_pool.open_growing(plan, out)
+    plan = unfinished.make_plan(settings, str)
+    unfinished.clear_other_plan(plan, out)
+    return unfinished.open_growing(plan, out).path
 
 
 def test_who_comes_with_other_settings_is_refused_while_the_pool_is_made(tmp_path):
@@ -63,7 +64,7 @@ def test_who_comes_with_the_same_settings_says_so_and_waits_and_uses_the_pool(tm
         assert waits.wait(30)
         card = {
             "schema_version": SCHEMA_VERSION,
-            "settings": unfinished_pool.plan_of(SETTINGS),
+            "settings": unfinished.plan_of(SETTINGS),
             "source": {"manifest_sha256": None},
         }
         write_json(folder / "card.json", card)
@@ -83,7 +84,7 @@ def test_what_a_killed_process_began_is_kept_by_its_kind_alone(tmp_path):
 
 def test_an_actor_of_a_killed_process_writes_nothing_into_the_pool_of_the_next(tmp_path):
     out = tmp_path / "pool"
-    plans = [unfinished_pool.make_plan(settings, str) for settings in (SETTINGS, OTHER)]
+    plans = [unfinished.make_plan(settings, str) for settings in (SETTINGS, OTHER)]
     begun(SETTINGS, out)
     binding = plans[0].binding(out)
     binding.check()
@@ -98,17 +99,17 @@ def test_an_actor_of_a_killed_process_writes_nothing_into_the_pool_of_the_next(t
 def test_a_place_that_holds_something_else_is_refused_and_one_with_a_lease_alone_is_not(tmp_path, s3_bucket):
     (tmp_path / "file").write_text("thesis")
     (tmp_path / "folder").mkdir()
-    unfinished_pool.refuse_strangers(tmp_path / "folder")
+    unfinished.refuse_strangers(tmp_path / "folder")
     (tmp_path / "folder" / "thesis.txt").write_text("thesis")
     for name in ("file", "folder"):
         with pytest.raises(PoolError, match="holds something else"):
-            unfinished_pool.refuse_strangers(tmp_path / name)
+            unfinished.refuse_strangers(tmp_path / name)
     with locked_place(s3_bucket / "pool", what="pool"):
-        unfinished_pool.refuse_strangers(s3_bucket / "pool")
+        unfinished.refuse_strangers(s3_bucket / "pool")
         begun(SETTINGS, s3_bucket / "pool")
-        unfinished_pool.refuse_strangers(s3_bucket / "pool")
+        unfinished.refuse_strangers(s3_bucket / "pool")
         with pytest.raises(PoolError, match="with other settings"):
-            unfinished_pool.refuse_other_plan(unfinished_pool.make_plan(OTHER, str), s3_bucket / "pool")
+            unfinished.refuse_other_plan(unfinished.make_plan(OTHER, str), s3_bucket / "pool")
 
 
 def test_a_place_that_nothing_can_be_renamed_into_is_refused_before_an_image_is_decoded(
@@ -118,7 +119,7 @@ def test_a_place_that_nothing_can_be_renamed_into_is_refused_before_an_image_is_
     monkeypatch.chdir(tmp_path / "here")
     for place in (Path(), tmp_path / "here", Path("/proc")):
         with pytest.raises(PoolError, match="can't be put in this folder's place"):
-            unfinished_pool.refuse_strangers(place)
+            unfinished.refuse_strangers(place)
 
 
 def test_a_link_to_an_empty_folder_stands_for_that_folder(tmp_path, monkeypatch):

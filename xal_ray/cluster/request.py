@@ -10,6 +10,7 @@ from typing import Literal
 from xal_ray.config import Config, build_config
 from xal_ray.errors import ConfigError
 from xal_ray.places import is_remote
+from xal_ray.pool.layout import PoolLayout
 from xal_ray.record.layout import REPORT_FILE, SCORE_RECORD, SELECTION_FILE
 from xal_ray.registry.sources import SOURCES
 from xal_ray.sweep.layout import BEST_NAME, PAGE_NAME, TABLE_NAME, VERDICT_NAME
@@ -170,6 +171,6 @@ def _refuse_local(key: str, path: Path | None) -> None:
 
 def _is_pool(path: Path) -> bool:
     try:
-        return (path / "card.json").exists()
+        return PoolLayout(path).card.exists()
     except Exception:  # without credentials here, the cluster may still have some
         return False

@@ -58,7 +58,7 @@ def keep_activations(
         "channels": spec.channels,
     }
     reader = ActivationReader(
-        pool.path / "activations" / f"{model.backbone}-{digest(made_of)[:12]}", _shapes(network, spec)
+        pool.layout.activations / f"{model.backbone}-{digest(made_of)[:12]}", _shapes(network, spec)
     )
     card = reader.path / "card.json"
     if card.exists():

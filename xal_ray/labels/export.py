@@ -49,7 +49,7 @@ def export_selection(folder: Path, pool: PoolReader, selection: pa.Table) -> Pat
     index = pool.index()
     index = index.filter(pc.is_in(index["image_id"], selection["image_id"].combine_chunks()))
     rows = {row["image_id"]: row for row in index.to_pylist()}
-    origins = read_table(pool.path / "origins.parquet")
+    origins = read_table(pool.layout.origins)
     origins = origins.filter(pc.is_in(origins["image_id"], selection["image_id"].combine_chunks()))
     origin_of = {row["image_id"]: row for row in origins.to_pylist()}
     lines = []

@@ -15,7 +15,7 @@ from xal_ray.storage import read_table
 
 def known_images(pool: PoolReader) -> pa.Array:
     """Return the ids of the images whose label is known; what the labels are is not read."""
-    return read_table(pool.path / "hidden_labels.parquet", ["image_id"])["image_id"].combine_chunks()
+    return read_table(pool.layout.hidden_labels, ["image_id"])["image_id"].combine_chunks()
 
 
 def reveal(pool: PoolReader, image_ids: Sequence[str]) -> pa.Table:
@@ -31,7 +31,7 @@ def reveal(pool: PoolReader, image_ids: Sequence[str]) -> pa.Table:
     Raises:
         LabelError: The pool holds no label for some of them.
     """
-    hidden = read_table(pool.path / "hidden_labels.parquet")
+    hidden = read_table(pool.layout.hidden_labels)
     asked = hidden.filter(pc.is_in(hidden["image_id"], pa.array(image_ids, pa.string())))
     known = dict(zip(asked["image_id"].to_pylist(), asked["label"].to_pylist(), strict=True))
     missing = [image_id for image_id in image_ids if image_id not in known]

@@ -13,7 +13,6 @@ from xal_ray.acquire.shortlist import describe_shortlist
 from xal_ray.config import Config, Select
 from xal_ray.engine.preflight import fit_to_cpus
 from xal_ray.engine.session import is_joined
-from xal_ray.engine.unfinished_pool import refuse_strangers
 from xal_ray.errors import ConfigError, LabelError
 from xal_ray.labels.earlier_run import labels_of_run, run_with_labels
 from xal_ray.loop.plan import check_budget, check_model, describe_shortfalls
@@ -24,9 +23,11 @@ from xal_ray.model.saliency import check_cut
 from xal_ray.model.weights import build_network, is_at_hand
 from xal_ray.places import is_remote, place
 from xal_ray.pool.card import open_prepared
+from xal_ray.pool.layout import PoolLayout
 from xal_ray.pool.manifest import classes_of
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.pool.sources import read_source
+from xal_ray.pool.unfinished import refuse_strangers
 from xal_ray.record.layout import RunLayout
 from xal_ray.registry.backbones import BACKBONES, BackboneSpec
 from xal_ray.storage import refuse_no_folder
@@ -65,7 +66,7 @@ def dry_run(
     """
     notes: list[str] = []
     path = config.pool_path()
-    is_there = not is_remote(path) and (path / "card.json").exists()
+    is_there = not is_remote(path) and PoolLayout(path).card.exists()
     if here and not is_joined(config.ray):
         workers = config.train.num_workers
         notes += fit_to_cpus(config.ray, num_workers=workers, decodes=not (is_there or is_remote(path)))[1]

@@ -18,6 +18,7 @@ from xal_ray.model.network import ModelSpec
 from xal_ray.model.saliency import check_cut, check_maps
 from xal_ray.model.weights import build_network
 from xal_ray.pool.activations import refuse_remote
+from xal_ray.pool.layout import PoolLayout
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.record.layout import INITIAL, RoundLayout
 from xal_ray.seeds import derive_seed
@@ -30,7 +31,7 @@ def open_or_prepare(config: Config, context: StageContext) -> PoolReader:
         InputError: There is neither, or they do not fit.
     """
     path = config.pool_path()
-    if not (path / "card.json").exists():
+    if not PoolLayout(path).card.exists():
         context.reporter.line(f"preparing the pool {path}")
     return prepare(config.pool, path, context)
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from xal_ray import config
 from xal_ray.errors import PoolError
 from xal_ray.pool.breakdown import break_down
+from xal_ray.pool.layout import WARNINGS
 from xal_ray.pool.leakage import (
     describe_look_alikes,
     few_groups_warnings,
@@ -25,7 +26,6 @@ from xal_ray.pool.leakage import (
 from xal_ray.pool.remarks import count_remarks
 from xal_ray.pool.schema import QUARANTINE_SCHEMA, SCHEMA_VERSION, PoolReader, open_pool
 from xal_ray.pool.sources.common.listing import Listing
-from xal_ray.pool.warnings_table import FILE as WARNINGS
 from xal_ray.pool.warnings_table import count_kinds, sentences, warned_of_reading, warned_table
 from xal_ray.registry.sources import OPTIONS, SOURCES
 from xal_ray.storage import digest, sha256_file

@@ -1,16 +1,4 @@
-"""The packed pool on disk: the schemas of its files, and the reader of what the loop may see.
-
-POOL/
-  card.json              counts, classes, exclusions, hashes, how it was made; written last
-  index.parquet          a row an image, without pixels
-  parts/00000.parquet    pixels and ROIs, `rows_per_part` images each
-  origins.parquet        where each image came from; apart, since a folder's name may be a label
-  attributes.parquet     what a breakdown may count: study, site, device, sex, age band; and its likeness
-  hidden_labels.parquet  labels of the unlabelled rows, where known; only `labels/oracle.py` opens it
-  quarantine.parquet     rows left out, each with a reason
-  warnings.parquet       what warnings are about, one by one (`pool/warned.py`)
-  activations/           what frozen backbones make of the images, where asked for (`pool/activations.py`)
-"""
+"""Holds the schemas of a packed pool's files (`pool/layout.py`) and the reader of what the loop may see."""
 
 from __future__ import annotations
 
@@ -30,6 +18,7 @@ import pyarrow.compute as pc
 from xal_ray.acquire.fullsize import Regions, reduce_rois
 from xal_ray.errors import PoolError, StorageError
 from xal_ray.places import is_remote
+from xal_ray.pool.layout import PoolLayout
 from xal_ray.storage import Footer, digest, open_parquet, read_footer, read_json, read_table
 
 SCHEMA_VERSION = 2
@@ -138,6 +127,11 @@ class PoolReader:
     card: dict[str, Any]
 
     @property
+    def layout(self) -> PoolLayout:
+        """Return where the pool's files lie."""
+        return PoolLayout(self.path)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Return the class names; a class's position is its index in probabilities."""
         return tuple(self.card["classes"])
@@ -164,7 +158,7 @@ class PoolReader:
 
     def index(self) -> pa.Table:
         """Return all rows without pixels, sorted by image_id (`INDEX_SCHEMA`)."""
-        return read_table(self.path / "index.parquet")
+        return read_table(self.layout.index)
 
     def read_rows(self, references: pa.Table) -> PixelRows:
         """Read the pixels and ROIs of some rows.
@@ -222,7 +216,7 @@ class PoolReader:
         self, part: int, rows: npt.NDArray[Any], wanted: npt.NDArray[np.intp]
     ) -> Iterator[tuple[npt.NDArray[np.intp], pa.RecordBatch]]:
         """Yield the places of some wanted rows and their columns, from the row groups that hold any."""
-        path = self.path / "parts" / f"{part:05d}.parquet"
+        path = self.layout.part(part)
         groups = rows[wanted] // ROW_GROUP_SIZE
         try:
             with open_parquet(path, self._footer(path)) as stream:
@@ -250,7 +244,7 @@ class PoolReader:
         return PoolError(
             "a part of the pool is damaged",
             found=found,
-            where=str(self.path / "parts" / f"{part:05d}.parquet"),
+            where=str(self.layout.part(part)),
             next_step="remove the pool's folder and prepare it again",
         )
 
@@ -284,7 +278,7 @@ def open_pool(path: Path) -> PoolReader:
     Raises:
         PoolError: There is none, or it has another schema version.
     """
-    card_path = path / "card.json"
+    card_path = PoolLayout(path).card
     if not card_path.is_file():
         raise PoolError(
             "there is no packed pool here",

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
+from xal_ray.pool.layout import WARNINGS
 from xal_ray.pool.remarks import REMARKS
-
-FILE = "warnings.parquet"
 
 WARNED_SCHEMA = pa.schema(
     [
@@ -85,4 +84,4 @@ def count_kinds(table: pa.Table) -> dict[str, int]:
 
 def sentences(counts: Mapping[str, int]) -> list[str]:
     """Return what people should hear of these counts (`count_kinds`)."""
-    return [f"{WORDS[kind]}: {counts[kind]} (each in {FILE})" for kind in _SAID if kind in counts]
+    return [f"{WORDS[kind]}: {counts[kind]} (each in {WARNINGS})" for kind in _SAID if kind in counts]

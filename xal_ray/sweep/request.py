@@ -11,6 +11,7 @@ from xal_ray.errors import ConfigError
 from xal_ray.loop.dry_run import dry_run, has_source
 from xal_ray.machine import usable_cpus
 from xal_ray.places import is_remote
+from xal_ray.pool.layout import PoolLayout
 from xal_ray.pool.schema import PoolReader, open_pool
 from xal_ray.storage import refuse_no_folder
 from xal_ray.sweep.capacity import Share, share_out
@@ -149,7 +150,7 @@ def num_classes(settings: Config, pools: Mapping[Path, PoolReader]) -> int | Non
     path = settings.pool_path()
     if path in pools:
         return len(pools[path].classes)
-    return len(open_pool(path).classes) if (path / "card.json").exists() else None
+    return len(open_pool(path).classes) if PoolLayout(path).card.exists() else None
 
 
 def about_dropped(labels: Sequence[str]) -> list[str]:

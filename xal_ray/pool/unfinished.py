@@ -17,18 +17,16 @@ from typing import Any
 import pyarrow as pa
 
 from xal_ray import config
-from xal_ray.engine.packing import Binding
 from xal_ray.errors import PoolError, StorageError
 from xal_ray.places import is_remote
 from xal_ray.pool.card import plan_of
+from xal_ray.pool.layout import PoolLayout
 from xal_ray.pool.manifest import classes_of, fingerprint
+from xal_ray.pool.packing import Binding
 from xal_ray.pool.sources import Listing, read_source
 from xal_ray.pseudonyms import Pseudonyms, load_pseudonyms
 from xal_ray.storage import digest, is_empty, names_in, read_json, remove_tree, write_json
 from xal_ray.storage.lock import is_lock
-
-# What the folder of a growing pool is bound to: a part made under other settings must not be reused.
-PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class PoolPlan:
 
     def binding(self, out: Path) -> Binding:
         """Return what an actor makes sure of before it writes a part."""
-        return Binding(growing(out) / PLAN, digest(self.record), uuid.uuid4().hex)
+        return Binding(growing(out).plan, digest(self.record), uuid.uuid4().hex)
 
 
 def make_plan(settings: config.Pool, say: Callable[[str], None]) -> PoolPlan:
@@ -88,17 +86,17 @@ def make_plan(settings: config.Pool, say: Callable[[str], None]) -> PoolPlan:
     return PoolPlan(settings, listing, manifest, classes, load_pseudonyms() if asks_headers else None)
 
 
-def growing(out: Path) -> Path:
+def growing(out: Path) -> PoolLayout:
     """Return the folder in which a pool grows."""
-    return out if is_remote(out) else out.parent / f".{out.name}.partial"
+    return PoolLayout(out if is_remote(out) else out.parent / f".{out.name}.partial")
 
 
-def open_growing(plan: PoolPlan, out: Path) -> Path:
+def open_growing(plan: PoolPlan, out: Path) -> PoolLayout:
     """Return the folder in which a pool grows, bound to its plan."""
-    folder = growing(out)
-    if not (folder / PLAN).exists():
-        write_json(folder / PLAN, plan.record)
-    return folder
+    layout = growing(out)
+    if not layout.plan.exists():
+        write_json(layout.plan, plan.record)
+    return layout
 
 
 def clear_other_plan(plan: PoolPlan, out: Path) -> None:
@@ -107,17 +105,30 @@ def clear_other_plan(plan: PoolPlan, out: Path) -> None:
     Raises:
         StorageError: The disk or the object store refused.
     """
-    folder = growing(out)
-    if (folder / PLAN).exists() and read_json(folder / PLAN) == plan.record:
+    layout = growing(out)
+    if layout.plan.exists() and read_json(layout.plan) == plan.record:
         return
     if not is_remote(out):  # there an object that says that something is there goes last
-        (folder / PLAN).unlink(missing_ok=True)
-    remove_tree(folder, last=PLAN)
+        layout.plan.unlink(missing_ok=True)
+    remove_tree(layout.path, last=layout.plan.name)
 
 
 def is_whole(out: Path) -> bool:
     """Return whether a pool lies here, with nothing left to do to it."""
-    return (out / "card.json").exists() and not (is_remote(out) and (out / PLAN).exists())
+    layout = PoolLayout(out)
+    return layout.card.exists() and not (is_remote(out) and layout.plan.exists())
+
+
+def clear_away(layout: PoolLayout) -> None:
+    """Remove what a whole pool needs no longer; the plan goes last, as the sign that there is something."""
+    for folder in (
+        layout.rows_of_parts,
+        layout.attributes_of_parts,
+        layout.origins_of_parts,
+        layout.refused_of_parts,
+    ):
+        remove_tree(folder)
+    layout.plan.unlink()
 
 
 def refuse_strangers(out: Path) -> None:
@@ -135,7 +146,8 @@ def refuse_strangers(out: Path) -> None:
         )
     everything = names_in(out)
     names = [name for name in everything if not is_lock(name)]
-    grows_here = is_remote(out) and (not names or PLAN in names or "card.json" in names)
+    own = {PoolLayout(out).plan.name, PoolLayout(out).card.name}
+    grows_here = is_remote(out) and (not names or not own.isdisjoint(names))
     if is_empty(out) or (everything and grows_here):
         return
     raise PoolError(
@@ -153,7 +165,7 @@ def refuse_other_plan(plan: PoolPlan, out: Path) -> None:
         PoolError: It would not.
     """
     try:
-        theirs = read_json(growing(out) / PLAN)
+        theirs = read_json(growing(out).plan)
     except StorageError:
         return  # they have only just begun, or are done
     if theirs == plan.record:

@@ -14,6 +14,7 @@ from xal_ray import config
 from xal_ray.errors import StageError, StorageError
 from xal_ray.images import ImageError
 from xal_ray.images.sandbox import Capped
+from xal_ray.pool.layout import PoolLayout
 from xal_ray.pool.manifest import Row
 from xal_ray.pool.perceptual_hash import perceptual_hash
 from xal_ray.pool.reading import READ_ROW, ReadImage, read_row
@@ -29,9 +30,6 @@ from xal_ray.pool.schema import (
 from xal_ray.pseudonyms import Pseudonyms
 from xal_ray.roi import pack_coverage
 from xal_ray.storage import digest, read_json, sha256_bytes, write_table
-
-# A part's rows wait in these folders until they are merged.
-ROWS, ATTRIBUTES, ORIGINS, REFUSED = "rows", "attributes", "origins", "refused"
 
 # The index of a part before splits are dealt.
 ROW_SCHEMA = pa.schema(
@@ -88,7 +86,7 @@ class PackShard:
     ) -> None:
         self.settings = settings
         self.binding = binding
-        self.folder = folder
+        self.layout = PoolLayout(folder)
         self.pseudonyms = pseudonyms
         KEPT.forget()  # of a pool that this process read before
         self.child = Capped(settings.limits) if settings.limits.strict else None
@@ -121,14 +119,14 @@ class PackShard:
         if self.binding is not None:
             self.binding.check()
         write_table(
-            self.folder / "parts" / path.name,
+            self.layout.part(part),
             _table(packed, PART_SCHEMA),
             plain=["pixels"],
             row_group_size=ROW_GROUP_SIZE,
         )
-        write_table(self.folder / REFUSED / path.name, _table(quarantine, QUARANTINE_SCHEMA))
-        write_table(self.folder / ORIGINS / path.name, _table(packed, ORIGIN_SCHEMA))
-        write_table(self.folder / ATTRIBUTES / path.name, _table(packed, ATTRIBUTE_SCHEMA))
+        write_table(self.layout.refused_of_parts / path.name, _table(quarantine, QUARANTINE_SCHEMA))
+        write_table(self.layout.origins_of_parts / path.name, _table(packed, ORIGIN_SCHEMA))
+        write_table(self.layout.attributes_of_parts / path.name, _table(packed, ATTRIBUTE_SCHEMA))
         write_table(path, _table(packed, ROW_SCHEMA))
 
     def probe(self, rows: pa.Table) -> None:
