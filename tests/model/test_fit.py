@@ -14,9 +14,10 @@ from torch import nn
 from xal_ray.config import Train
 from xal_ray.errors import LabelError, ModelError, StageError
 from xal_ray.model.network import ModelSpec, Network, freeze_backbone, images_to_tensor
-from xal_ray.model.training.fit import Alone, fit
+from xal_ray.model.training.fit import fit
 from xal_ray.model.training.minibatches import LabelledImages, Minibatches, augment, part_of
 from xal_ray.model.training.optimiser import Optimiser, class_weights, weighted_loss
+from xal_ray.model.training.workers import Alone
 from xal_ray.model.weights import build_network, load_model, save_model
 
 pytestmark = pytest.mark.slow

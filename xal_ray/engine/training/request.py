@@ -14,8 +14,9 @@ import torch
 
 from xal_ray import config
 from xal_ray.model.network import ModelSpec, Network, freeze_backbone
-from xal_ray.model.training.fit import Checkpoints, Sync, fit
+from xal_ray.model.training.fit import fit
 from xal_ray.model.training.minibatches import LabelledImages
+from xal_ray.model.training.workers import Checkpoints, Sync
 from xal_ray.model.weights import build_network, load_model, save_model
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader
@@ -79,7 +80,7 @@ def fit_and_save(
         checkpoints: Where an interrupted training goes on.
 
     Raises:
-        LabelError, ModelError, StageError: As `learner.fit`.
+        LabelError, ModelError, StageError: As `fit`.
         StorageError: The disk refused.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

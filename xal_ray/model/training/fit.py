@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,55 +24,8 @@ from xal_ray.model.training.minibatches import LabelledImages, Minibatches, chec
 from xal_ray.model.training.optimiser import Optimiser, class_weights, weighted_loss
 from xal_ray.model.training.progress import EarlyStopping, TrainingProgress
 from xal_ray.model.training.randomness import reproducible
+from xal_ray.model.training.workers import Alone, Checkpoints, Sync
 from xal_ray.seeds import derive_seed
-
-
-class Sync(Protocol):
-    """Says how the workers of one training stay together."""
-
-    @property
-    def rank(self) -> int:
-        """This worker's number, from 0."""
-
-    @property
-    def world_size(self) -> int:
-        """Return the number of workers."""
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module, made to average gradients over workers (DistributedDataParallel)."""
-
-    def broadcast(self, value: float) -> float:
-        """Return the value that worker 0 gave; all workers call it at the same points."""
-
-
-class Checkpoints(Protocol):
-    """Says where a training's state is kept while it goes on."""
-
-    @property
-    def every_steps(self) -> int:
-        """Steps from one checkpoint to the next; 0: none."""
-
-    def last(self) -> TrainingState | None:
-        """Return where an interrupted training goes on; None: there is nothing to go on from."""
-
-    def keep(self, state: TrainingState) -> None:
-        """Take a state; all workers call it after the same steps. Its tensors change with the next one."""
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A single worker."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module itself."""
-        return module
-
-    def broadcast(self, value: float) -> float:
-        """Return the value itself."""
-        return value
 
 
 def fit(
@@ -128,77 +81,143 @@ def fit(
         ModelError: The images do not fit the network.
         StageError: The loss is no longer finite.
     """
-    sync = sync or Alone()
+    given = _Given(spec, settings, seed, device, sync or Alone())
     val = val if val is not None and len(val) else None
     check_images_and_labels(train, spec, at_least=2)
     if val is not None:
         check_images_and_labels(val, spec, at_least=1)
-    kept = checkpoints.last() if checkpoints is not None else None
-    begun = kept.step if kept is not None else 0
-    own = _own_streams(kept, train)
-    stream = (sync.rank,) if kept is None or own is not None else (sync.rank, begun)
-    early_stopping = EarlyStopping(settings.patience, val_given=val is not None)
-    num_images = int(class_counts.sum()) if class_counts is not None else len(train) * sync.world_size
-    whole = min(settings.minibatch_size, num_images)
-    if class_counts is None:
-        class_counts = np.bincount(train.labels, minlength=len(spec.classes))
+    start = _Start.at(checkpoints.last() if checkpoints is not None else None, train, given.sync.rank)
     with (
-        reproducible(derive_seed(seed, "torch", *stream), device, settings.num_threads),
+        reproducible(derive_seed(seed, "torch", *start.stream), device, settings.num_threads),
         dropout_before_classifier(network, head_dropout),
     ):
-        trainable: nn.Module = network.to(device)
-        if network.frozen and settings.augment == "none":
-            # What the last layer sees of an image never changes: ask once, and train that layer on it.
-            trainable = network.classifier
-            train = _embedded(network, spec, train, settings, device)
-            val = _embedded(network, spec, val, settings, device) if val is not None else None
-        trained = sync.wrap(trainable)
-        minibatches = Minibatches(
-            train, part_of(whole, sync.rank, sync.world_size), derive_seed(seed, "minibatches", *stream)
-        )
-        step_once = Optimiser(
-            trained,
-            spec,
-            settings,
-            class_weights(class_counts, settings),
-            device,
-            share=minibatches.size * sync.world_size / whole,
-        )
-        chance = np.random.default_rng(derive_seed(seed, "augment", *stream))
-        progress = TrainingProgress(
-            network, step_once, early_stopping, minibatches, chance, device, sync.world_size
-        )
-        if kept is not None:
-            progress.take_up(kept, own)
-            if on_progress is not None:
-                on_progress(begun)
-        trained.train()
-        for step in range(begun + 1, settings.max_steps + 1):
-            progress.losses.append(step_once(next(minibatches), chance, step))
-            if on_progress is not None:
-                on_progress(1)
+        training = _set_up(network, train, val, class_counts, given, start)
+        training.run(start, on_progress or (lambda steps: None), checkpoints)
+    training.progress.early_stopping.restore_best(network)
+    network.eval()
+    return training.progress.history
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Holds what a training is given beside its network and its images; see `fit`."""
+
+    spec: ModelSpec
+    settings: Train
+    seed: int
+    device: torch.device
+    sync: Sync
+
+    def seed_of(self, name: str, start: _Start) -> int:
+        """Return the seed of one of this worker's random streams."""
+        return derive_seed(self.seed, name, *start.stream)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a worker begins.
+
+    Attributes:
+        kept: The state that it goes on from; None: the training is new.
+        own: This worker's streams in it; None: they begin anew.
+        stream: What this worker's seeds are derived from, beside the training's.
+    """
+
+    kept: TrainingState | None
+    own: Part | None
+    stream: tuple[int, ...]
+
+    @classmethod
+    def at(cls, kept: TrainingState | None, train: LabelledImages, rank: int) -> _Start:
+        """Return where a worker goes on; its streams only where it has as many images as they are of."""
+        own = kept.own if kept is not None else None
+        if own is not None and own.values["minibatches"]["num_images"] != len(train):
+            own = None
+        return cls(kept, own, (rank,) if kept is None or own is not None else (rank, kept.step))
+
+    @property
+    def step(self) -> int:
+        """The last step that was done."""
+        return self.kept.step if self.kept is not None else 0
+
+
+def _set_up(
+    network: Network,
+    train: LabelledImages,
+    val: LabelledImages | None,
+    class_counts: npt.NDArray[np.int64] | None,
+    given: _Given,
+    start: _Start,
+) -> _Training:
+    """Return the training before its first step, with the network on its device."""
+    settings, device, world_size = given.settings, given.device, given.sync.world_size
+    early_stopping = EarlyStopping(settings.patience, val_given=val is not None)
+    num_images = int(class_counts.sum()) if class_counts is not None else len(train) * world_size
+    whole = min(settings.minibatch_size, num_images)
+    if class_counts is None:
+        class_counts = np.bincount(train.labels, minlength=len(given.spec.classes))
+    trainable: nn.Module = network.to(device)
+    if network.frozen and settings.augment == "none":
+        # What the last layer sees of an image never changes: ask once, and train that layer on it.
+        trainable = network.classifier
+        train = _embedded(network, given.spec, train, settings, device)
+        val = _embedded(network, given.spec, val, settings, device) if val is not None else None
+    trained = given.sync.wrap(trainable)
+    size = part_of(whole, given.sync.rank, world_size)
+    minibatches = Minibatches(train, size, given.seed_of("minibatches", start))
+    weights = class_weights(class_counts, settings)
+    share = minibatches.size * world_size / whole
+    step_once = Optimiser(trained, given.spec, settings, weights, device, share=share)
+    chance = np.random.default_rng(given.seed_of("augment", start))
+    progress = TrainingProgress(network, step_once, early_stopping, minibatches, chance, device, world_size)
+    return _Training(given, trainable, trained, val, progress)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training, ready to run.
+
+    Attributes:
+        given: What it was given.
+        trainable: What learns: the network, or the last layer of a frozen one.
+        trained: The same, as the workers share it.
+        val: The validation images, or what the last layer sees of them; None: no validation.
+        progress: What moves from step to step.
+    """
+
+    given: _Given
+    trainable: nn.Module
+    trained: nn.Module
+    val: LabelledImages | None
+    progress: TrainingProgress
+
+    def run(self, start: _Start, on_progress: Callable[[int], None], checkpoints: Checkpoints | None) -> None:
+        """Do all steps that are left, or as many as early stopping lets it."""
+        settings, progress = self.given.settings, self.progress
+        if start.kept is not None:
+            progress.take_up(start.kept, start.own)
+            on_progress(start.step)
+        self.trained.train()
+        for step in range(start.step + 1, settings.max_steps + 1):
+            minibatch = next(progress.minibatches)
+            progress.losses.append(progress.step_once(minibatch, progress.chance, step))
+            on_progress(1)
             last = step == settings.max_steps
-            if last or step % settings.eval_every_steps == 0:
-                row = progress.row(step, settings.num_workers)
-                if val is not None:
-                    row |= _validate(trainable, spec, val, settings, device, sync)
-                    trained.train()
-                _check_finite(row)
-                progress.history.append(row)
-                if early_stopping.is_enough(network, row):
-                    break
+            if (last or _is_due(step, settings.eval_every_steps)) and self._is_enough(step):
+                break
             if checkpoints is not None and not last and _is_due(step, checkpoints.every_steps):
                 checkpoints.keep(progress.state(step))
-    early_stopping.restore_best(network)
-    network.eval()
-    return progress.history
 
-
-def _own_streams(kept: TrainingState | None, train: LabelledImages) -> Part | None:
-    """This worker's streams, where it has as many images as the worker that they are of."""
-    if kept is None or kept.own is None:
-        return None
-    return kept.own if kept.own.values["minibatches"]["num_images"] == len(train) else None
+    def _is_enough(self, step: int) -> bool:
+        """Add a row to the history; True: stop here."""
+        given, progress = self.given, self.progress
+        row = progress.row(step, given.settings.num_workers)
+        if self.val is not None:
+            row |= _validate(self.trainable, given.spec, self.val, given.settings, given.device, given.sync)
+            self.trained.train()
+        _check_finite(row)
+        progress.history.append(row)
+        return progress.early_stopping.is_enough(progress.network, row)
 
 
 def _is_due(step: int, every_steps: int) -> bool:
