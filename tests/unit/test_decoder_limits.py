@@ -225,7 +225,7 @@ def test_a_child_that_can_not_start_is_an_error_of_the_machine(monkeypatch):
 def test_a_child_ends_with_its_parent(tmp_path):
     code = (
         "import sys, os, time; from pathlib import Path\n"
-        "from xal_ray.config import Limits; from xal_ray.images.capped import Capped\n"
+        "from xal_ray.config import Limits; from xal_ray.images.sandbox import Capped\n"
         "child = Capped(Limits()); child.call('os:getpid')\n"
         "Path(sys.argv[1]).write_text(str(child.call('os:getpid'))); time.sleep(60)\n"
     )

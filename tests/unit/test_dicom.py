@@ -16,7 +16,7 @@ from xal_ray.config import Dicom, Limits
 from xal_ray.errors import SourceError
 from xal_ray.images import ImageError, decode_image, decode_mask, to_training_size
 from xal_ray.images.capabilities import decoder_capabilities
-from xal_ray.images.dicom import frames, lossless
+from xal_ray.images.dicom import lossless, plugins
 from xal_ray.storage import write_bytes
 
 LIMITS = Limits()
@@ -428,7 +428,7 @@ def test_a_syntax_that_nobody_decodes_here_names_what_would(tmp_path, monkeypatc
     assert caught.value.code == "unsupported_transfer_syntax"
     lossless = make.dicom(DEEP, make.JPEG_LOSSLESS, stored=12)
     assert decode_image(_save(tmp_path, lossless), LIMITS).frame == DEEP.shape
-    monkeypatch.setitem(frames._DECODERS, make.JPEG_LOSSLESS, ())
+    monkeypatch.setitem(plugins._DECODERS, make.JPEG_LOSSLESS, ())
     with pytest.raises(ImageError, match="extra 'dicom'"):
         decode_image(_save(tmp_path, lossless), LIMITS)
     unknown = make.dicom(DEEP, "1.2.840.10008.1.2.4.103", encoded=[b"\0" * 64])  # MPEG-4

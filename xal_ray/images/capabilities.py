@@ -17,7 +17,7 @@ from xal_ray.errors import XalRayError
 from xal_ray.images import nifti
 from xal_ray.images.dicom import decode
 from xal_ray.images.dicom.elements import EXPLICIT_BIG, IMPLICIT_LITTLE
-from xal_ray.images.dicom.frames import (
+from xal_ray.images.dicom.plugins import (
     J2K,
     JPEG_BASELINE,
     JPEG_EXTENDED,

@@ -18,9 +18,11 @@ from xal_ray.config import Dicom, Limits
 from xal_ray.images.decoded import Box, Decoded, Pixels
 from xal_ray.images.dicom.bits import counted_bits
 from xal_ray.images.dicom.elements import EXPLICIT_BIG, Elements, numbers_of, text_of
-from xal_ray.images.dicom.frames import JPEG_BASELINE, JPEG_EXTENDED, Frame, FrameShape, read_frame
+from xal_ray.images.dicom.frames import Frame, read_frame
 from xal_ray.images.dicom.grey import Grey, Window
 from xal_ray.images.dicom.header import MOST_OF_FRACTION, SEGMENTATION, header_of, offset_table, open_pixels
+from xal_ray.images.dicom.plugins import JPEG_BASELINE, JPEG_EXTENDED
+from xal_ray.images.dicom.shape import FrameShape
 from xal_ray.images.dicom.values import grey_of, may_be_mixed, padding_of, through_palette
 from xal_ray.images.masks import Mask, cut_plane, palette_values
 from xal_ray.images.scaling import lost_greys

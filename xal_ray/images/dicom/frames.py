@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import struct
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,90 +11,32 @@ import numpy.typing as npt
 from PIL import Image, features
 
 from xal_ray.config import Limits
-from xal_ray.errors import SourceError
+from xal_ray.images.dicom import lossless
 from xal_ray.images.dicom.bits import is_twos_complement
 from xal_ray.images.dicom.codestream import Stated, read_j2k, read_jpeg, read_rle
 from xal_ray.images.dicom.elements import (
-    DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     FLOAT_PIXELS,
-    IMPLICIT_LITTLE,
     PIXEL_DATA,
     Elements,
-    FileReader,
     PixelElement,
 )
+from xal_ray.images.dicom.encapsulation import bytes_of_frame
+from xal_ray.images.dicom.plugins import (
+    HTJ2K,
+    J2K,
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
+    JPEG_LOSSLESS,
+    JPEG_LS,
+    NAMES,
+    NATIVE,
+    RLE,
+    through_pydicom,
+)
+from xal_ray.images.dicom.shape import FrameShape
 from xal_ray.images.errors import ImageError
-
-RLE = "1.2.840.10008.1.2.5"
-JPEG_BASELINE, JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
-JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
-JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
-J2K = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
-HTJ2K = tuple(f"1.2.840.10008.1.2.4.20{last}" for last in (1, 2, 3))
-NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED)
-NAMES = {
-    IMPLICIT_LITTLE: "implicit VR little endian",
-    EXPLICIT_LITTLE: "explicit VR little endian",
-    EXPLICIT_BIG: "explicit VR big endian",
-    DEFLATED: "deflated",
-    RLE: "RLE",
-    JPEG_BASELINE: "JPEG baseline",
-    JPEG_EXTENDED: "JPEG extended",
-    JPEG_LOSSLESS[0]: "JPEG lossless",
-    JPEG_LOSSLESS[1]: "JPEG lossless, first order",
-    JPEG_LS[0]: "JPEG-LS lossless",
-    JPEG_LS[1]: "JPEG-LS near lossless",
-    J2K[0]: "JPEG 2000 lossless",
-    J2K[1]: "JPEG 2000",
-    HTJ2K[0]: "HTJ2K lossless",
-    HTJ2K[1]: "HTJ2K lossless, RPCL",
-    HTJ2K[2]: "HTJ2K",
-}
-
-# Who decodes what, where several could: the same pixels whatever else is installed.
-_DECODERS = {
-    **dict.fromkeys(JPEG_LOSSLESS, ("gdcm", "pylibjpeg")),
-    **dict.fromkeys(JPEG_LS, ("pyjpegls", "gdcm")),
-    **dict.fromkeys((*J2K, *HTJ2K), ("pylibjpeg", "pillow")),
-    JPEG_EXTENDED: ("pylibjpeg",),  # of more than 8 bits; gdcm and pillow say that they can't
-}
-_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE0DD
-_FRAGMENTS_A_FRAME = 4
-_SLACK_BYTES = 1 << 20  # of a compressed frame beside twice its pixels: profiles, comments
-_LONGEST_MARK = 10
-_END_OF_IMAGE = b"\xff\xd9"
-
-
-@dataclass(frozen=True)
-class FrameShape:
-    """Holds what a header says of its pixels, within limits.
-
-    Attributes:
-        frames: Of the file.
-        samples: Of a pixel: 1 or 3.
-        allocated: Bits that a stored sample takes.
-        stored: Bits of it that count.
-        signed: Whether samples may be negative.
-        planar: Whether colours lie in planes.
-        photometric: What samples mean, as the standard words it.
-    """
-
-    rows: int
-    columns: int
-    frames: int
-    samples: int
-    allocated: int
-    stored: int
-    signed: bool
-    planar: bool
-    photometric: str
-
-    @property
-    def num_samples(self) -> int:
-        """Samples of a frame."""
-        return self.rows * self.columns * self.samples
 
 
 class Frame(NamedTuple):
@@ -145,7 +85,7 @@ def read_frame(
         raise ImageError("no_pixels", "the file holds no image")
     if elements.syntax in J2K and at_least is not None:
         return _j2k(
-            _encapsulated(elements.file, shape, frame, offsets, limits), elements.syntax, shape, at_least
+            bytes_of_frame(elements.file, shape, frame, offsets, limits), elements.syntax, shape, at_least
         )
     return _every_pixel(elements, elements.pixels, shape, frame, offsets, limits)
 
@@ -164,7 +104,7 @@ def _every_pixel(
         raise ImageError("unreadable", "the pixels are not compressed as the file says")
     if elements.syntax not in NAMES:
         raise ImageError("unsupported_transfer_syntax", "no package decodes this kind of compression")
-    data = _encapsulated(elements.file, shape, frame, offsets, limits)
+    data = bytes_of_frame(elements.file, shape, frame, offsets, limits)
     if elements.syntax == RLE:
         return Frame(*_rle(data, shape), shape.stored, shape.signed)
     if elements.syntax in J2K + HTJ2K:
@@ -181,8 +121,6 @@ def _every_pixel(
     if elements.syntax in (JPEG_BASELINE, JPEG_EXTENDED):
         return Frame(*through_pydicom(JPEG_EXTENDED, data, plain), bits, shape.signed, exact)
     if elements.syntax in JPEG_LOSSLESS:
-        from xal_ray.images.dicom import lossless  # it calls back, in a child
-
         return Frame(*lossless.decode(data, elements.syntax, plain, limits), bits, shape.signed, exact)
     return Frame(*through_pydicom(elements.syntax, data, plain), bits, shape.signed, exact)
 
@@ -321,165 +259,3 @@ def _jpeg(data: bytes, stated: Stated, shape: FrameShape) -> tuple[npt.NDArray[A
         picture.draft("YCbCr", picture.size)  # libjpeg would guess that they need converting
         return np.array(picture), "RGB"
     return np.array(picture.convert("RGB")), "RGB"
-
-
-def through_pydicom(
-    syntax: str, data: bytes, shape: FrameShape, *, planar: bool | None = None
-) -> tuple[npt.NDArray[Any], str]:
-    """Let pydicom, or one of its plugins, decode one frame."""
-    try:
-        from pydicom.encaps import encapsulate
-        from pydicom.pixels import get_decoder
-        from pydicom.uid import UID
-    except ImportError:
-        raise missing_pydicom() from None
-    decoder = get_decoder(UID(syntax))
-    native = syntax in NATIVE
-    plugin = "" if native else plugin_of(syntax)
-    if not (native or plugin):
-        raise ImageError("unsupported_transfer_syntax", how_to_decode(syntax))
-    if plugin == "gdcm":
-        _silence_gdcm()
-    values, meaning = decoder.as_array(
-        # Encapsulated anew: the decoder sees no other bytes than those that were checked.
-        data if native else encapsulate([data], has_bot=False),
-        decoding_plugin=plugin,
-        index=0,
-        rows=shape.rows,
-        columns=shape.columns,
-        number_of_frames=1,
-        samples_per_pixel=shape.samples,
-        photometric_interpretation=shape.photometric,
-        planar_configuration=int(shape.planar if planar is None else planar),
-        bits_allocated=shape.allocated,
-        bits_stored=shape.stored,
-        pixel_representation=int(shape.signed),
-        pixel_keyword="PixelData",
-        pixel_vr="OB" if shape.allocated <= 8 else "OW",
-    )
-    expected = (shape.rows, shape.columns, shape.samples)[: 2 if shape.samples == 1 else 3]
-    if values.shape != expected:
-        raise ImageError("header_mismatch", "the pixels have another size than the header says")
-    return values, str(meaning["photometric_interpretation"])
-
-
-@cache
-def _silence_gdcm() -> None:
-    """GDCM says on the terminal what it thinks of a file."""
-    import gdcm
-
-    for switch in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
-        switch()
-
-
-def plugin_of(syntax: str) -> str:
-    """Which of pydicom's plugins decodes a compressed transfer syntax here; empty where none does."""
-    try:
-        from pydicom.pixels import get_decoder
-        from pydicom.uid import UID
-    except ImportError:
-        raise missing_pydicom() from None
-    try:
-        available = get_decoder(UID(syntax)).available_plugins
-    except NotImplementedError:
-        return ""
-    return next((name for name in _DECODERS.get(syntax, ()) if name in available), "")
-
-
-def missing_pydicom() -> SourceError:
-    """Return the error of a machine without pydicom."""
-    return SourceError(
-        "DICOM files need packages that are not installed",
-        expected="pydicom and decoders of compressed pixels",
-        next_step="pip install 'xal-ray[dicom]'",
-    )
-
-
-def how_to_decode(syntax: str) -> str:
-    """Return what is missing for a transfer syntax, in one sentence."""
-    if syntax == JPEG_EXTENDED:
-        return (
-            "JPEG of more than 8 bits needs pylibjpeg-libjpeg (GPL), which xal-ray does not bring: "
-            "convert the files, or install it"
-        )
-    return f"{NAMES[syntax]} needs the optional extra 'dicom': pip install 'xal-ray[dicom]'"
-
-
-def _encapsulated(
-    reader: FileReader, shape: FrameShape, frame: int, offsets: tuple[bytes, bytes] | None, limits: Limits
-) -> bytes:
-    """Return the compressed bytes of a frame, out of its fragments."""
-    table, fragments = _fragments(reader, limits)
-    starts = _starts(table, offsets, shape.frames)
-    if shape.frames == 1:
-        own = fragments
-    elif starts:
-        first = fragments[0][0] - 8 if fragments else 0  # offsets count from the first item's tag
-        begin = first + starts[frame]
-        end = first + starts[frame + 1] if frame + 1 < shape.frames else None
-        own = [one for one in fragments if one[0] - 8 >= begin and (end is None or one[0] - 8 < end)]
-    elif len(fragments) == shape.frames:
-        own = fragments[frame : frame + 1]
-    else:
-        own = _up_to_marks(reader, fragments, frame)
-    num_bytes = sum(length for _, length in own)
-    if not num_bytes:
-        raise ImageError("truncated", "the file ends before its pixels do")
-    if num_bytes > 2 * shape.num_samples * max(1, shape.allocated // 8) + _SLACK_BYTES:
-        raise ImageError("header_mismatch", "the compressed pixels are far longer than plain ones would be")
-    data = bytearray()
-    for position, length in own:
-        reader.seek(position)
-        data += reader.read(length)
-    return bytes(data)
-
-
-def _fragments(reader: FileReader, limits: Limits) -> tuple[bytes, list[tuple[int, int]]]:
-    """Return the basic offset table, and place and length of each fragment."""
-    table: bytes | None = None
-    fragments: list[tuple[int, int]] = []
-    while True:
-        head = reader.read(8)
-        if len(head) < 8:
-            break  # some writers leave out the end
-        group, element, length = struct.unpack("<HHI", head)
-        tag = group << 16 | element
-        if tag == _END_OF_SEQUENCE:
-            break
-        if tag != _ITEM:
-            raise ImageError("unreadable", "the fragments of the pixels are damaged")
-        if table is None:
-            if length > 4 * limits.max_frames:
-                raise ImageError(
-                    "too_many_frames", "the table of frames is longer than pool.limits.max_frames"
-                )
-            table = reader.read(length)
-            continue
-        if len(fragments) >= _FRAGMENTS_A_FRAME * limits.max_frames:
-            raise ImageError("unreadable", "the pixels come in more fragments than any real ones")
-        fragments.append((reader.position, length))
-        reader.skip(length)
-    return table or b"", fragments
-
-
-def _starts(table: bytes, offsets: tuple[bytes, bytes] | None, num_frames: int) -> tuple[int, ...]:
-    """Return where frames begin, counted from the first fragment; empty where the file does not say."""
-    if offsets is not None and len(offsets[0]) == 8 * num_frames:
-        return struct.unpack(f"<{num_frames}Q", offsets[0])
-    if len(table) == 4 * num_frames:
-        return struct.unpack(f"<{num_frames}I", table)
-    return ()
-
-
-def _up_to_marks(reader: FileReader, fragments: list[tuple[int, int]], frame: int) -> list[tuple[int, int]]:
-    """Return the fragments of a frame, where only the mark at the end of each image tells them apart."""
-    number, own = 0, []
-    for position, length in fragments:
-        own.append((position, length))
-        tail = min(length, _LONGEST_MARK)
-        reader.seek(position + length - tail)
-        if _END_OF_IMAGE in reader.read(tail):
-            if number == frame:
-                return own
-            number, own = number + 1, []
-    raise ImageError("truncated", "the file holds fewer frames than its header says")

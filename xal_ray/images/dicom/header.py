@@ -18,7 +18,7 @@ from xal_ray.images.dicom.elements import (
     read_elements,
     text_of,
 )
-from xal_ray.images.dicom.frames import FrameShape
+from xal_ray.images.dicom.shape import FrameShape
 from xal_ray.images.errors import ImageError
 
 _INSTITUTION, _MAKER, _MODEL = 0x00080080, 0x00080070, 0x00081090

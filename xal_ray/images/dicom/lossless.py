@@ -8,7 +8,8 @@ from typing import Any
 import numpy.typing as npt
 
 from xal_ray.config import Limits
-from xal_ray.images.dicom.frames import FrameShape, plugin_of, through_pydicom
+from xal_ray.images.dicom.plugins import plugin_of, through_pydicom
+from xal_ray.images.dicom.shape import FrameShape
 from xal_ray.images.errors import ImageError
 from xal_ray.images.sandbox import Capped, is_child
 

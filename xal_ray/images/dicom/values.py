@@ -11,7 +11,6 @@ import numpy.typing as npt
 from xal_ray.config import Dicom
 from xal_ray.images.decoded import Pixels
 from xal_ray.images.dicom.elements import PER_FRAME_GROUPS, Dataset, numbers_of, text_of
-from xal_ray.images.dicom.frames import FrameShape
 from xal_ray.images.dicom.grey import Grey, Table, Window
 from xal_ray.images.dicom.header import (
     CENTER,
@@ -30,6 +29,7 @@ from xal_ray.images.dicom.header import (
     VOI_LUT,
     WIDTH,
 )
+from xal_ray.images.dicom.shape import FrameShape
 from xal_ray.images.errors import ImageError
 
 _ANYTHING, _TABLES_RANGE = (0.0, math.inf), (0.0, 65535.0)  # inputs: of real numbers, and out of a table
