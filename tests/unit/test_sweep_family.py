@@ -9,7 +9,7 @@ from xal_ray.acquire.strategies import select
 from xal_ray.acquire.streaming import Candidates
 from xal_ray.config import Select, build_config
 from xal_ray.errors import ConfigError
-from xal_ray.loop.initial_set import lacking_classes
+from xal_ray.loop.plan import lacking_classes
 from xal_ray.pool.schema import INDEX_SCHEMA, SCHEMA_VERSION, open_pool
 from xal_ray.storage import write_json, write_table
 from xal_ray.sweep.family import gather, ranking

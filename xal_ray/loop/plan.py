@@ -11,7 +11,8 @@ from xal_ray.config import Config
 from xal_ray.engine.context import StageContext
 from xal_ray.engine.prepare import prepare
 from xal_ray.errors import ConfigError
-from xal_ray.loop.labelling import answerable_images
+from xal_ray.labels.earlier_run import labels_of_run
+from xal_ray.loop.labelling import answerable_images, reveal_classes
 from xal_ray.loop.query import check_strategy, pick, shortfall
 from xal_ray.loop.selection import everyone, random_query
 from xal_ray.model.network import ModelSpec
@@ -135,3 +136,26 @@ def describe_shortfalls(config: Config, pool: PoolReader) -> list[str]:
         f"           of these {'' if is_sure else 'about '}{total} = {sum(chosen)} are to be had:",
         *lines,
     ]
+
+
+def lacking_classes(config: Config, pool: PoolReader) -> list[str]:
+    """Return the classes of which a run would begin without an example, in the pool's order.
+
+    Args:
+        config: Of the run; its labels come from the oracle.
+        pool: Its pool.
+    """
+    index = pool.index()
+    found = set(rows_of_splits(index, "labeled")["label"].to_pylist())
+    rows, answerable = rows_of_splits(index, "pool"), answerable_images(config, pool)
+    if answerable is not None:
+        rows = rows.filter(pc.is_in(rows["image_id"], answerable))
+    count = config.select.initial_labels
+    if config.labels.from_run is not None:
+        found |= set(labels_of_run(config.labels.from_run, pool)["label"].to_pylist())
+    elif count and rows.num_rows:
+        seed = derive_seed(config.seed, INITIAL, "select")
+        wanted = random_query(config.select, count)
+        picks = pick(everyone(rows), wanted, rows.num_rows, seed=seed, index=index)
+        found |= reveal_classes(pool, picks.image_ids)
+    return [name for name in pool.classes if name not in found]

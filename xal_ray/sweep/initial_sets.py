@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from xal_ray.errors import ConfigError
-from xal_ray.loop.initial_set import lacking_classes
+from xal_ray.loop.plan import lacking_classes
 from xal_ray.pool.schema import PoolReader
 from xal_ray.sweep.plan import ArmPlan
 
