@@ -28,14 +28,14 @@ def find_columns(table: Written, ids: Ids, pool: PoolReader, label_column: str) 
     """
     header = table.header
     names = {"image_id": "image_id", "label": label_column, **{name: name for name in OPTIONAL}}
-    places = {name: at for name, column in names.items() if (at := header.find(column)) is not None}
-    if "image_id" not in places and header.names:
-        images = table.columns_of(ids.known, set(places.values()), ids.of)
+    positions = {name: at for name, column in names.items() if (at := header.find(column)) is not None}
+    if "image_id" not in positions and header.names:
+        images = table.columns_of(ids.known, set(positions.values()), ids.of)
         at = header.find(images[0]) if images else None
-        places |= {} if at is None else {"image_id": at}
-    if "label" not in places and header.names:
-        near = header.nearest(label_column, set(places.values()))
-        near = next(iter(_columns_of_classes(table, places, pool)), near)
+        positions |= {} if at is None else {"image_id": at}
+    if "label" not in positions and header.names:
+        near = header.nearest(label_column, set(positions.values()))
+        near = next(iter(_columns_of_classes(table, positions, pool)), near)
         raise LabelError(
             f"the labels lack the column '{label_column}'",
             expected=_EXPECTED,
@@ -45,7 +45,7 @@ def find_columns(table: Written, ids: Ids, pool: PoolReader, label_column: str) 
             if near
             else "--label-column COLUMN names another one",
         )
-    if "image_id" not in places:
+    if "image_id" not in positions:
         raise LabelError(
             "the labels lack the column 'image_id'",
             expected=_EXPECTED,
@@ -53,9 +53,11 @@ def find_columns(table: Written, ids: Ids, pool: PoolReader, label_column: str) 
             where=header.where,
             next_step="keep the columns image_id of to_label/selection.csv",
         )
-    wrong = [(name, header.nearest(name, set(places.values()))) for name in OPTIONAL if name not in places]
+    wrong = [
+        (name, header.nearest(name, set(positions.values()))) for name in OPTIONAL if name not in positions
+    ]
     for name, near in wrong:
-        if near is not None or (name in BOX and set(BOX) & set(places)):
+        if near is not None or (name in BOX and set(BOX) & set(positions)):
             raise LabelError(
                 f"the labels lack the column '{name}'",
                 expected=_EXPECTED,
@@ -65,7 +67,7 @@ def find_columns(table: Written, ids: Ids, pool: PoolReader, label_column: str) 
                 if near
                 else f"add '{name}', or remove the other columns of boxes",
             )
-    if not set(BOX) & set(places) and (corners := header.corners()):
+    if not set(BOX) & set(positions) and (corners := header.corners()):
         raise LabelError(
             "the labels may have boxes, but not in the columns of boxes",
             expected=", ".join(BOX),
@@ -73,18 +75,18 @@ def find_columns(table: Written, ids: Ids, pool: PoolReader, label_column: str) 
             where=header.where,
             next_step="rename them so, if they are corners in pixels of the image; else to other words",
         )
-    return {name: places[name] for name in names if name in places}
+    return {name: positions[name] for name in names if name in positions}
 
 
-def _columns_of_classes(table: Written, places: Mapping[str, int], pool: PoolReader) -> list[str]:
+def _columns_of_classes(table: Written, positions: Mapping[str, int], pool: PoolReader) -> list[str]:
     def plain(cell: str) -> str | None:
         answers = chosen(cell)
         return as_class(answers[0], pool.classes) if len(answers) == 1 else None
 
-    return table.columns_of(pool.classes, set(places.values()), plain, share=0.5)
+    return table.columns_of(pool.classes, set(positions.values()), plain, share=0.5)
 
 
-def check_filled(table: Written, cells: Cells, places: Mapping[str, int], pool: PoolReader) -> None:
+def check_filled(table: Written, cells: Cells, positions: Mapping[str, int], pool: PoolReader) -> None:
     """Refuse a file without a row, and one whose labels stand in another column.
 
     Raises:
@@ -95,11 +97,11 @@ def check_filled(table: Written, cells: Cells, places: Mapping[str, int], pool: 
         raise LabelError(
             "the labels hold no row", where=where, next_step="give a file with a row for each labelled image"
         )
-    if any(cells.columns[list(places).index("label")]):
+    if any(cells.columns[list(positions).index("label")]):
         return
-    others = _columns_of_classes(table, places, pool)
+    others = _columns_of_classes(table, positions, pool)
     if others:
-        name = table.header.names[places["label"]]
+        name = table.header.names[positions["label"]]
         raise LabelError(
             f"all {len(cells.lines)} rows are empty in '{name}'",
             expected="classes of this pool there: " + ", ".join(pool.classes),
@@ -109,11 +111,11 @@ def check_filled(table: Written, cells: Cells, places: Mapping[str, int], pool: 
         )
 
 
-def respelled(table: Written, places: Mapping[str, int]) -> list[str]:
+def respelled(table: Written, positions: Mapping[str, int]) -> list[str]:
     """Return a note on columns that are called otherwise."""
     found = [
         f"'{table.header.names[at]}' as {name}"
-        for name, at in places.items()
+        for name, at in positions.items()
         if table.header.names[at] != name
     ]
     return [f"columns: read {', '.join(found)}"] if found else []

@@ -63,10 +63,10 @@ def read_labels(
     table = open_written(path, "the labels", LabelError, ("image_id", label_column, *OPTIONAL))
     frames = {row["image_id"]: (row["height"], row["width"]) for row in _frames(pool).to_pylist()}
     ids = Ids(frames, awaited)
-    places = find_columns(table, ids, pool, label_column)
-    cells = table.read(list(places.values()))
-    check_filled(table, cells, places, pool)
-    for note in (*table.notes, *cells.notes, *respelled(table, places)):
+    positions = find_columns(table, ids, pool, label_column)
+    cells = table.read(list(positions.values()))
+    check_filled(table, cells, positions, pool)
+    for note in (*table.notes, *cells.notes, *respelled(table, positions)):
         tell(note)
     received: dict[str, dict[str, Any]] = {}
     lines: dict[str, int] = {}
@@ -74,7 +74,7 @@ def read_labels(
     bad: list[tuple[int, _RegionError]] = []
     cut: list[int] = []
     for line, *texts in zip(cells.lines, *cells.columns, strict=True):
-        row = dict(zip(places, texts, strict=True))
+        row = dict(zip(positions, texts, strict=True))
         where = f"{path}, line {line}"
         image_id = _awaited_id(row["image_id"] or "", ids, where)
         if row["label"] is None:
@@ -110,7 +110,7 @@ def read_labels(
             "labels: " + ", ".join(f"{cell} is read as {label}" for cell, label in list(changed.items())[:5])
         )
     if not received:
-        tell(f"all {len(cells.lines)} rows are empty in '{table.header.names[places['label']]}'")
+        tell(f"all {len(cells.lines)} rows are empty in '{table.header.names[positions['label']]}'")
     ordered = [received[image_id] for image_id in sorted(received)]
     return pa.Table.from_pylist(ordered, schema=RECEIVED_SCHEMA)
 

@@ -188,8 +188,10 @@ def _agreement(
     given = regions.adjoint[stratum.donors] * scale[:, :, None, None]
     found = linear_measures(maps, given, regions.frame)
     cells = mask_to_grid(regions.fine[stratum.rows] / np.float32(255), (cams.shape[1], cams.shape[2]))
-    places = np.searchsorted(stratum.rows, stratum.donors)
-    found["pointing_game"] = np.stack([pointing_game(maps, cells[place]) for place in places.T], axis=1)
+    positions = np.searchsorted(stratum.rows, stratum.donors)
+    found["pointing_game"] = np.stack(
+        [pointing_game(maps, cells[position]) for position in positions.T], axis=1
+    )
     return found
 
 

@@ -121,8 +121,8 @@ class ActivationReader:
             PoolError: A part is damaged.
         """
         embeddings = np.empty((references.num_rows, self.shapes.width), dtype=np.float32)
-        for places, part, rows in self._by_part(references):
-            embeddings[places] = _matrix(part, "embedding", (self.shapes.width,))[rows]
+        for positions, part, rows in self._by_part(references):
+            embeddings[positions] = _matrix(part, "embedding", (self.shapes.width,))[rows]
         return embeddings
 
     def read_rows(self, references: pa.Table) -> ActivationRows:
@@ -140,14 +140,14 @@ class ActivationReader:
         has_roi = np.zeros(count, dtype=bool)
         adjoint = np.empty((count, *shapes.grid), dtype=np.float32)
         fine = np.empty((count, *shapes.fine), dtype=np.uint8)
-        for places, part, rows in self._by_part(references):
-            embeddings[places] = _matrix(part, "embedding", (shapes.width,))[rows]
+        for positions, part, rows in self._by_part(references):
+            embeddings[positions] = _matrix(part, "embedding", (shapes.width,))[rows]
             mapped = _matrix(part, "activation", shapes.activation)
-            for place, row in zip(places.tolist(), rows.tolist(), strict=True):
-                activations[place] = mapped[row]
-            has_roi[places] = part["has_roi"].to_numpy(zero_copy_only=False)[rows]
-            adjoint[places] = _matrix(part, "roi_adjoint", shapes.grid)[rows]
-            fine[places] = _matrix(part, "roi_fine", shapes.fine)[rows]
+            for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+                activations[position] = mapped[row]
+            has_roi[positions] = part["has_roi"].to_numpy(zero_copy_only=False)[rows]
+            adjoint[positions] = _matrix(part, "roi_adjoint", shapes.grid)[rows]
+            fine[positions] = _matrix(part, "roi_fine", shapes.fine)[rows]
         image_ids = references["image_id"].to_pylist()
         rois = Regions(adjoint, fine, shapes.frame)
         return ActivationRows(image_ids, Kept(embeddings, activations), has_roi, rois)
@@ -164,20 +164,24 @@ class ActivationReader:
     def _by_part(
         self, references: pa.Table
     ) -> Iterator[tuple[npt.NDArray[np.intp], pa.RecordBatch, npt.NDArray[np.number]]]:
-        """For each part: the places of its rows among the references, its columns, and the rows in it."""
+        """For each part: the positions of its rows among the references, its columns, and the rows in it."""
         numbers, rows = references["part"].to_numpy(), references["row"].to_numpy()
         image_ids = references["image_id"].combine_chunks()
         for number in np.unique(numbers):
-            places = np.flatnonzero(numbers == number)
+            positions = np.flatnonzero(numbers == number)
             path = part_path(self.path, int(number))
             part = _open_part(path)
             try:
-                same = part["image_id"].take(pa.array(rows[places])).equals(image_ids.take(pa.array(places)))
+                same = (
+                    part["image_id"]
+                    .take(pa.array(rows[positions]))
+                    .equals(image_ids.take(pa.array(positions)))
+                )
             except pa.ArrowIndexError:
                 same = False
             if not same:
                 raise _damaged(path, "it holds other images than the pool's index says")
-            yield places, part, rows[places]
+            yield positions, part, rows[positions]
 
 
 def refuse_remote(pool: Path) -> None:

@@ -113,9 +113,9 @@ def near_rows(
         keys, listed = keys[order], known_rows[order]
         for start in range(0, len(asking_rows), _ROWS_AT_ONCE):
             rows = asking_rows[start : start + _ROWS_AT_ONCE]
-            places = np.searchsorted(keys, _keys(asking, rows, leading))
+            positions = np.searchsorted(keys, _keys(asking, rows, leading))
             for offset in range(-_NEIGHBOURS, _NEIGHBOURS):
-                nearest.offer(rows, listed[np.clip(places + offset, 0, len(listed) - 1)])
+                nearest.offer(rows, listed[np.clip(positions + offset, 0, len(listed) - 1)])
     return nearest.found()
 
 

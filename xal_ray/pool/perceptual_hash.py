@@ -62,9 +62,9 @@ def _averaging_cosines(length: int) -> npt.NDArray[np.float64]:
 def _lowest() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return where the 256 lowest coefficients stand, shuffled: each byte holds low and high ones alike."""
     grid = [(row + column, row, column) for row in range(_WAVES) for column in range(_WAVES)]
-    places = np.array(sorted(grid)[1 : 8 * NUM_BYTES + 1])
-    places = places[np.random.default_rng(0).permutation(len(places))]
-    return places[:, 1], places[:, 2]
+    positions = np.array(sorted(grid)[1 : 8 * NUM_BYTES + 1])
+    positions = positions[np.random.default_rng(0).permutation(len(positions))]
+    return positions[:, 1], positions[:, 2]
 
 
 def codes_of(hashes: pa.ChunkedArray) -> Codes:

@@ -182,13 +182,13 @@ class PoolReader:
         has_roi = np.zeros(count, dtype=bool)
         for part in np.unique(parts):
             wanted = np.flatnonzero(parts == part)
-            for places, table in self._read_part(int(part), rows, wanted):
-                if not table["image_id"].equals(image_ids.take(pa.array(places))):
+            for positions, table in self._read_part(int(part), rows, wanted):
+                if not table["image_id"].equals(image_ids.take(pa.array(positions))):
                     raise self._damaged(int(part), "it holds other images than the index says")
-                pixels[places] = _stacked(table["pixels"], (size, size, channels))
+                pixels[positions] = _stacked(table["pixels"], (size, size, channels))
                 present = table["roi"].is_valid().to_numpy(zero_copy_only=False)
-                has_roi[places] = present
-                rois[places[present]] = _stacked(table["roi"].drop_null(), (size, size))
+                has_roi[positions] = present
+                rois[positions[present]] = _stacked(table["roi"].drop_null(), (size, size))
         return PixelRows(image_ids.to_pylist(), pixels, rois, has_roi)
 
     def stream_rows(self, references: pa.Table, rows_at_once: int) -> Iterator[PixelRows]:
@@ -215,20 +215,20 @@ class PoolReader:
     def _read_part(
         self, part: int, rows: npt.NDArray[Any], wanted: npt.NDArray[np.intp]
     ) -> Iterator[tuple[npt.NDArray[np.intp], pa.RecordBatch]]:
-        """Yield the places of some wanted rows and their columns, from the row groups that hold any."""
+        """Yield the positions of some wanted rows and their columns, from the row groups that hold any."""
         path = self.layout.part(part)
         groups = rows[wanted] // ROW_GROUP_SIZE
         try:
             with open_parquet(path, self._footer(path)) as stream:
                 for group in np.unique(groups):
                     table = stream.read_row_group(int(group), use_threads=False).combine_chunks()
-                    places = wanted[groups == group]
+                    positions = wanted[groups == group]
                     (batch,) = table.to_batches()
-                    local = rows[places] - int(group) * ROW_GROUP_SIZE
+                    local = rows[positions] - int(group) * ROW_GROUP_SIZE
                     if np.array_equal(local, np.arange(local[0], local[0] + len(local))):
-                        yield places, batch.slice(int(local[0]), len(local))  # not a copy
+                        yield positions, batch.slice(int(local[0]), len(local))  # not a copy
                     else:
-                        yield places, batch.take(pa.array(local))
+                        yield positions, batch.take(pa.array(local))
         except StorageError as error:
             if is_remote(path) and path.exists():
                 raise  # the store's refusal says more than that the part is damaged

@@ -32,11 +32,11 @@ def embeddings_of(folder: Path, image_ids: Sequence[str]) -> Halves:
     found: Halves | None = None
     num_found = 0
     for name in names_in(folder, ".parquet"):
-        places = pc.index_in(read_table(folder / name, ["image_id"])["image_id"], value_set=wanted)
-        if places.null_count == len(places):
+        positions = pc.index_in(read_table(folder / name, ["image_id"])["image_id"], value_set=wanted)
+        if positions.null_count == len(positions):
             continue
-        table = read_table(folder / name, ["embedding"]).append_column("place", places)
-        table = table.filter(pc.and_(pc.is_valid(places), pc.is_valid(table["embedding"])))
+        table = read_table(folder / name, ["embedding"]).append_column("place", positions)
+        table = table.filter(pc.and_(pc.is_valid(positions), pc.is_valid(table["embedding"])))
         part = _matrix(table)
         if found is None:
             found = np.empty((len(image_ids), part.shape[1]), dtype=np.float16)

@@ -175,22 +175,24 @@ class Scorer:
         rest = by_ratio[num_probes:]
         self._redo(rows, raw, rest[raw.tie_ratio[rest] < limit])
 
-    def _redo(self, rows: PixelRows, raw: _Raw, places: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    def _redo(self, rows: PixelRows, raw: _Raw, positions: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
         """Put fp32 results in place; returns how far each gap has moved, in the unit of `tie_ratio`."""
-        if not len(places):
+        if not len(positions):
             return np.zeros(0)
-        exact = _joined(list(self._explain(rows.pixels[places], exact=True)))
-        first, second = np.argsort(-raw.logits[places], axis=1, kind="stable")[:, :2].T
-        each = np.arange(len(places))
-        gaps = [logits[each, first] - logits[each, second] for logits in (raw.logits[places], exact.logits)]
+        exact = _joined(list(self._explain(rows.pixels[positions], exact=True)))
+        first, second = np.argsort(-raw.logits[positions], axis=1, kind="stable")[:, :2].T
+        each = np.arange(len(positions))
+        gaps = [
+            logits[each, first] - logits[each, second] for logits in (raw.logits[positions], exact.logits)
+        ]
         with np.errstate(invalid="ignore", divide="ignore"):
-            unit = gaps[0] / raw.tie_ratio[places]
+            unit = gaps[0] / raw.tie_ratio[positions]
             moved = (gaps[1] - gaps[0]) / unit
-        raw.logits[places] = exact.logits
-        raw.maps[places] = exact.maps
-        raw.bald[places] = exact.bald
-        raw.lost[places] = exact.lost
-        raw.embeddings[places] = exact.embeddings
+        raw.logits[positions] = exact.logits
+        raw.maps[positions] = exact.maps
+        raw.bald[positions] = exact.bald
+        raw.lost[positions] = exact.lost
+        raw.embeddings[positions] = exact.embeddings
         return np.where(np.isfinite(moved), moved, 0.0)
 
     def _explain(self, inputs: Inputs, *, exact: bool) -> Iterator[_Raw]:

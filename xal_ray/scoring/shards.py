@@ -138,17 +138,17 @@ class _Lent:
         """Misalignment with a lent ROI, for the rows that have one with their own."""
         misses = np.full(table.num_rows, np.nan)
         lacks = np.zeros(table.num_rows)
-        places = np.flatnonzero(pc.is_valid(table["misalignment"]).to_numpy())
-        if len(places):
-            ids = [image_ids[place] for place in places.tolist()]
+        positions = np.flatnonzero(pc.is_valid(table["misalignment"]).to_numpy())
+        if len(positions):
+            ids = [image_ids[position] for position in positions.tolist()]
             donors = self.donors.of(ids, self.groups(ids))
-            lacks[places[donors < 0]] = 1.0
-            places, donors = places[donors >= 0], donors[donors >= 0]
-        if len(places):
-            cams = pc.list_flatten(table["saliency"].take(pa.array(places))).to_numpy()
-            cams = cams.reshape(len(places), *self.adjoint.shape[1:])
+            lacks[positions[donors < 0]] = 1.0
+            positions, donors = positions[donors >= 0], donors[donors >= 0]
+        if len(positions):
+            cams = pc.list_flatten(table["saliency"].take(pa.array(positions))).to_numpy()
+            cams = cams.reshape(len(positions), *self.adjoint.shape[1:])
             missed = fullsize.misalignment(cams, self.adjoint[donors], self.frame)
-            misses[places] = missed.astype(np.float32)  # as the scores' own columns are
+            misses[positions] = missed.astype(np.float32)  # as the scores' own columns are
         return {"shuffled_misalignment": misses, NO_DONOR: lacks}
 
 

@@ -32,8 +32,8 @@ class Table:
         """Return what inputs become; fractions are rounded first."""
         last = len(self.entries) - 1
         # Cut off before they become integers: a float may be larger than any.
-        places = np.clip(np.rint(np.nan_to_num(values.astype(np.float64)) - self.first), 0, last)
-        return self.entries[places.astype(np.int64)].astype(np.float64)
+        positions = np.clip(np.rint(np.nan_to_num(values.astype(np.float64)) - self.first), 0, last)
+        return self.entries[positions.astype(np.int64)].astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,8 @@ def augment(pixels: Tensor, settings: Train, chance: np.random.Generator) -> Ten
     reach = int(size * MAX_SHIFT) if settings.augment == "flip_shift" else 0
     shifts = torch.tensor(chance.integers(-reach, reach + 1, size=(2, count, 1)), device=pixels.device)
     flips = torch.tensor(chance.random((count, 1)) < 0.5, device=pixels.device)
-    places = torch.arange(size, device=pixels.device)
-    rows = (places + shifts[0]).clamp(0, size - 1)
-    columns = (torch.where(flips, size - 1 - places, places) + shifts[1]).clamp(0, size - 1)
+    positions = torch.arange(size, device=pixels.device)
+    rows = (positions + shifts[0]).clamp(0, size - 1)
+    columns = (torch.where(flips, size - 1 - positions, positions) + shifts[1]).clamp(0, size - 1)
     each = torch.arange(count, device=pixels.device)[:, None, None]
     return pixels[each, rows[:, :, None], columns[:, None, :]]

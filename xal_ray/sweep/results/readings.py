@@ -92,8 +92,10 @@ def read_trials(folder: Path, trials: Sequence[Trial], metric: str) -> list[Tria
         trials: In any order within an arm.
         metric: `Sweep.metric`.
     """
-    places = {key: place for place, key in reversed(list(enumerate(arm_key(trial.arm) for trial in trials)))}
-    in_order = sorted(trials, key=lambda trial: (places[arm_key(trial.arm)], trial.seed))
+    positions = {
+        key: position for position, key in reversed(list(enumerate(arm_key(trial.arm) for trial in trials)))
+    }
+    in_order = sorted(trials, key=lambda trial: (positions[arm_key(trial.arm)], trial.seed))
     return [_read_trial(folder, trial, metric) for trial in in_order]
 
 

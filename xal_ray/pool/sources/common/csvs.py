@@ -124,12 +124,12 @@ def read_csv(root: SourceRoot, name: str, required: Sequence[str], optional: Seq
     """
     path = root.path / name
     table = open_written(path, "a CSV file", SourceError, (*required, *optional), data=read_file(root, name))
-    places = {
+    positions = {
         column: at for column in (*required, *optional) if (at := table.header.find(column)) is not None
     }
-    missing = [column for column in required if column not in places]
+    missing = [column for column in required if column not in positions]
     if missing:
-        near = table.header.nearest(missing[0], set(places.values()))
+        near = table.header.nearest(missing[0], set(positions.values()))
         raise SourceError(
             f"a CSV file has no column '{missing[0]}'",
             expected="the columns " + ", ".join(required),
@@ -137,9 +137,9 @@ def read_csv(root: SourceRoot, name: str, required: Sequence[str], optional: Seq
             where=str(path),
             next_step=f"rename its column '{near}'" if near else "give the file as the set publishes it",
         )
-    read = table.read(list(places.values()), whole_rows=True)
+    read = table.read(list(positions.values()), whole_rows=True)
     columns = [pa.array(texts, pa.string()) for texts in read.columns]
-    return Csv(str(path), pa.table(dict(zip(places, columns, strict=True))), read.rows)
+    return Csv(str(path), pa.table(dict(zip(positions, columns, strict=True))), read.rows)
 
 
 def _number(text: str | None) -> float:
