@@ -10,15 +10,20 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xal_ray.report.overlay import COLOUR_MAP
 from xal_ray.report.reader import SPLIT_NAMES, Round, SplitMetrics
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # from 3.11 on
 
 WIDTH_IN = 10.0
 LEGEND_IN, TITLE_IN, LABELS_IN, TICKS_IN, RIGHT_IN = 0.25, 0.25, 0.45, 0.48, 0.08
@@ -30,7 +35,7 @@ TEST_COLOUR = "#1d4e89"
 VAL_COLOUR = "#b45309"
 SHUFFLED_COLOUR = "#7a8699"
 
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "svg.hashsalt": "xal-ray",
     "svg.fonttype": "path",
     "font.family": "sans-serif",
@@ -192,7 +197,7 @@ def draw(
 
 def grid(
     num_rows: int, columns: int, panel_height_in: float, share_y: bool, legend_in: float = LEGEND_IN
-) -> tuple[Figure, list[Any]]:
+) -> tuple[Figure, list[Axes]]:
     """Empty axes with fixed margins in inches: matplotlib's own layout would double the time of a page."""
     height = num_rows * panel_height_in + legend_in
     inner_height = panel_height_in - TITLE_IN - LABELS_IN
@@ -215,7 +220,7 @@ def grid(
     return figure, list(axes.flat)
 
 
-def _draw_panel(axes: Any, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title)
     axes.set_xlabel(panel.x_label)
     for line in panel.lines:
@@ -242,15 +247,15 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         axes.axhline(panel.chance, color=MUTED, linewidth=1, linestyle=":", label="chance")
     axes.margins(x=0.05, y=0.12)
     if panel.y_covers is not None:
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(low, panel.y_covers[0]), max(high, panel.y_covers[1]))
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(min(bottom, panel.y_covers[0]), max(top, panel.y_covers[1]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def legend_entries(cells: Sequence[Any]) -> tuple[list[Any], list[str]]:
+def legend_entries(cells: Sequence[Axes]) -> tuple[list[Artist], list[str]]:
     """Return each name once, in the order of first use."""
-    entries: dict[str, Any] = {}
+    entries: dict[str, Artist] = {}
     for axes in cells:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)

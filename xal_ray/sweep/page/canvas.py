@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 import matplotlib
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
@@ -37,13 +37,13 @@ def style() -> Iterator[None]:
 
 def canvas(
     names: Sequence[str], num_rows: int, columns: int, panel_height_in: float, *, share_y: bool = False
-) -> tuple[Figure, list[Any]]:
+) -> tuple[Figure, list[Axes]]:
     """Empty axes with room above for a legend of these names."""
     legend_in = -(-len(names) // legend_columns(names)) * LEGEND_ROW_IN + LEGEND_GAP_IN if names else 0.0
     return grid(num_rows, columns, panel_height_in, share_y, legend_in)
 
 
-def finish(figure: Figure, cells: Sequence[Any]) -> str:
+def finish(figure: Figure, cells: Sequence[Axes]) -> str:
     """Add the legend; the figure as a data URI."""
     handles, names = legend_entries(cells)
     if names:

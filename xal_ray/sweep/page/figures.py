@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
@@ -103,13 +104,13 @@ def _mean_difference(arm: ArmSummary) -> float:
     return arm.difference.estimate.mean if arm.difference else 0.0
 
 
-def _draw_difference(axes: Any, y: int, arm: ArmSummary) -> None:
+def _draw_difference(axes: Axes, y: int, arm: ArmSummary) -> None:
     if arm.difference is None:
         return
     colour = STANDING_COLOURS[arm.standing]
     values, estimate = list(arm.difference.by_seed.values()), arm.difference.estimate
     axes.scatter(values, [y] * len(values), s=14, color=colour, alpha=0.5, linewidths=0, zorder=3)
-    if estimate.low is not None:
+    if estimate.low is not None and estimate.high is not None:
         axes.plot(
             [estimate.low, estimate.high],
             [y, y],

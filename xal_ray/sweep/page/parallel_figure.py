@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xal_ray.report.figures import INK, MUTED, WIDTH_IN, to_data_uri
@@ -56,7 +57,7 @@ def parallel_figure(comparison: Comparison) -> str | None:
         return to_data_uri(figure)
 
 
-def _draw_axis(cell: Any, x: int, axis: Axis, values: list[Value | None]) -> None:
+def _draw_axis(cell: Axes, x: int, axis: Axis, values: list[Value | None]) -> None:
     cell.plot([x, x], [0.0, 1.0], color="#9ca3af", linewidth=0.8, zorder=1)
     cell.text(x, TITLE_AT, fitted(axis.title), ha="center", va="bottom", fontsize=9, color=INK)
     known = [value for value in values if value is not None]
@@ -69,7 +70,7 @@ def _draw_axis(cell: Any, x: int, axis: Axis, values: list[Value | None]) -> Non
         cell.text(x, place, words, ha="center", va="center", fontsize=7.5, color=colour, bbox=box, zorder=5)
 
 
-def _draw_objective_axis(cell: Any, x: int, low: float, high: float) -> None:
+def _draw_objective_axis(cell: Axes, x: int, low: float, high: float) -> None:
     """The last axis is the scale of the lines' colours."""
     for shade in range(NUM_SHADES):
         bottom, top = shade / NUM_SHADES, (shade + 1) / NUM_SHADES
@@ -85,7 +86,7 @@ def _draw_objective_axis(cell: Any, x: int, low: float, high: float) -> None:
         cell.text(x + 2 * STRIP, height, value, va="center", fontsize=7.5, color=MUTED)
 
 
-def _name_baseline(cell: Any, x: int, height: float, before: float) -> None:
+def _name_baseline(cell: Axes, x: int, height: float, before: float) -> None:
     """On the baseline's line, shortly before the objective's axis."""
     place = height + 0.12 * (before - height)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.9}
@@ -102,5 +103,5 @@ def _name_baseline(cell: Any, x: int, height: float, before: float) -> None:
     )
 
 
-def _colour(height: float) -> Any:
+def _colour(height: float) -> tuple[float, float, float, float]:
     return matplotlib.colormaps[COLOUR_MAP](LIGHTEST * height)

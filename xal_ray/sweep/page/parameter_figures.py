@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from xal_ray.report.figures import MUTED
@@ -89,8 +89,8 @@ def _combination(arm: ArmSummary, words: Sequence[Axis]) -> str:
     return fitted(", ".join(f"{axis.title}={axis.text(arm.arm.params[axis.key])}" for axis in shown))
 
 
-def _draw_baseline(cell: Any, estimate: Estimate, name: str) -> None:
-    if estimate.low is not None:
+def _draw_baseline(cell: Axes, estimate: Estimate, name: str) -> None:
+    if estimate.low is not None and estimate.high is not None:
         cell.axhspan(estimate.low, estimate.high, color=BASELINE_COLOUR, alpha=0.1, linewidth=0, zorder=0)
     cell.axhline(
         estimate.mean, color=BASELINE_COLOUR, linewidth=1.2, linestyle=(0, (4, 2)), label=name, zorder=1
@@ -98,7 +98,7 @@ def _draw_baseline(cell: Any, estimate: Estimate, name: str) -> None:
 
 
 def _draw_numbers(
-    cell: Any,
+    cell: Axes,
     comparison: Comparison,
     axis: Axis,
     words: Sequence[Axis],
@@ -129,28 +129,29 @@ def _draw_numbers(
 
 
 def _draw_means(
-    cell: Any, points: Sequence[tuple[float, Estimate]], colour: str, name: str, connect: bool
+    cell: Axes, points: Sequence[tuple[float, Estimate]], colour: str, name: str, connect: bool
 ) -> None:
     if not points:
         return
     x, mean = [place for place, _ in points], [estimate.mean for _, estimate in points]
     known = [(place, found.low, found.high) for place, found in points if found.low is not None]
+    at, low, high = zip(*known, strict=True) if known else ((), (), ())
     if known and connect:
-        cell.fill_between(*zip(*known, strict=True), color=colour, alpha=0.13, linewidth=0)
+        cell.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
     elif known:
-        cell.vlines(*zip(*known, strict=True), color=colour, linewidth=1.6)
+        cell.vlines(at, low, high, color=colour, linewidth=1.6)
     line = "-" if connect else ""
     cell.plot(
         x, mean, line, marker="o", markersize=4.6, color=colour, linewidth=1.5, label=name or None, zorder=3
     )
 
 
-def _draw_columns(cell: Any, comparison: Comparison, axis: Axis) -> None:
+def _draw_columns(cell: Axes, comparison: Comparison, axis: Axis) -> None:
     for x, value in enumerate(axis.values):
         here = [arm for arm in comparison.arms if _has(arm, axis) and arm.arm.params[axis.key] == value]
         _draw_seeds(cell, here, float(x), BEST_COLOUR, JITTER)
         if estimate := _average(here):
-            if estimate.low is not None:
+            if estimate.low is not None and estimate.high is not None:
                 cell.vlines(x, estimate.low, estimate.high, color=BEST_COLOUR, linewidth=2.2, zorder=3)
             cell.plot(
                 [x],
@@ -165,7 +166,7 @@ def _draw_columns(cell: Any, comparison: Comparison, axis: Axis) -> None:
     cell.set_xlim(-0.6, len(axis.values) - 0.4)
 
 
-def _draw_seeds(cell: Any, arms: Sequence[ArmSummary], x: float, colour: str, jitter: float = 0.0) -> None:
+def _draw_seeds(cell: Axes, arms: Sequence[ArmSummary], x: float, colour: str, jitter: float = 0.0) -> None:
     """A point for each seed; hollow for an arm that misses some. Equal seeds stand at equal offsets."""
     for arm in arms:
         seeds = sorted(reading.trial.seed for reading in arm.readings)
