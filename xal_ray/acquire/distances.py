@@ -33,7 +33,9 @@ def nearest_squared(points: Vectors, centres: Vectors) -> npt.NDArray[np.float32
         for first in range(0, len(centres), ROWS_AT_ONCE):
             some = centres[first : first + ROWS_AT_ONCE].astype(np.float64)
             sums = lengths + np.einsum("ij,ij->i", some, some)
-            squares = sums - 2.0 * (block @ some.T)
+            # A single centre is the usual case, and a matrix of one column is slower.
+            products = block @ some.T if len(some) > 1 else (block @ some[0])[:, None]
+            squares = sums - 2.0 * products
             np.minimum(nearest, np.where(squares > _ROUNDING * sums, squares, 0.0).min(axis=1), out=nearest)
         found[start : start + len(block)] = nearest
     return found
