@@ -104,6 +104,10 @@ def test_distances_are_those_of_scipy_whatever_the_blocks(rows_at_once, monkeypa
         assert found.dtype == np.float32
         assert found[4] == 0.0
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+        one = nearest_squared(points, centres[2:3])
+        assert one[4] == 0.0
+        by_one = cdist(points.astype(float), centres[2:3].astype(float), "sqeuclidean")[:, 0]
+        np.testing.assert_allclose(one, by_one, rtol=1e-5)
 
 
 def test_the_largest_halves_have_finite_distances():
