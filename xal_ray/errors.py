@@ -52,6 +52,10 @@ class XalRayError(Exception):
         """Return the same error with another advice."""
         return _rebuild(type(self), self.what, {**self.details, "next": text})
 
+    def at(self, where: str) -> XalRayError:
+        """Return the same error with another place."""
+        return _rebuild(type(self), self.what, {**self.details, "where": where})
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross process borders (Ray); the default would lose the keyword arguments.
         return _rebuild, (type(self), self.what, self.details)

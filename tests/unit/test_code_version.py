@@ -33,7 +33,8 @@ def asked(words, folder, **environment):
 
 
 SAY = (
-    "import json; from xal_ray import own_code; print(json.dumps(code_version.import_path_before_library()))"
+    "import json; from xal_ray.code_version import import_path_before_library as found; "
+    "print(json.dumps(found()))"
 )
 
 

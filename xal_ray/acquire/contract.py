@@ -102,7 +102,7 @@ def breach(spec: StrategySpec, expected: str, found: str) -> PluginError:
         f"the strategy {spec.title} breaks its contract",
         expected=expected,
         found=found,
-        next_step="mend it (xal_ray/acquire/contract.py says what it owes), and give the same command again",
+        next_step="mend it (xal_ray.acquire.contract says what it owes), and give the same command again",
     )
 
 

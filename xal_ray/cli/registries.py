@@ -38,12 +38,12 @@ def backbones(debug: DebugOption = False) -> None:
 def _list(registry: Registry[Any], debug: bool) -> None:
     """Print a line for each name; a plug-in that can't be used is said, and is no failure."""
     with errors_shown(debug):
-        lines = [(spec.name, "built in", spec.words) for spec in registry]
+        lines = [(spec.name, "built in", spec.summary) for spec in registry]
         for found in registry.installed():
             if isinstance(found, Broken):
                 lines.append((found.name, found.path, f"can't be used: {found.why}"))
             else:
-                lines.append((found.name, str(found.origin), found.words))
+                lines.append((found.name, str(found.origin), found.summary))
         names, origins = (max(len(line[column]) for line in lines) for column in (0, 1))
         for name, origin, words in lines:
             typer.echo(f"{name:<{names}}  {origin:<{origins}}  {words}")

@@ -2,6 +2,7 @@
 
 A folder of the shape
     code/xal_ray/        the package as it is here; every process of the job imports it
+    code/NAME            and so with plug-ins that no installed distribution has: packages or modules
     work/config.yaml     the current folder of the job and of its workers
     work/weights/NAME    where model.weights is a file of this machine
     work/model/          where `score --model` is one
@@ -17,6 +18,7 @@ import hashlib
 import importlib.metadata
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +35,8 @@ from xal_ray.errors import ConfigError
 from xal_ray.labels.exclusions import files_of_run
 from xal_ray.model.files import BACKBONE_FILE, CARD_FILE, WEIGHTS_FILE
 from xal_ray.places import is_remote
+from xal_ray.registry.importing import files_of
+from xal_ray.registry.registries import plug_ins_in_use
 from xal_ray.storage import read_json
 
 CONFIG_NAME = "config.yaml"
@@ -72,6 +76,7 @@ def packed(request: JobRequest) -> Iterator[JobPackage]:
         tree = request.settings.model_dump(mode="json")
         tree["model"]["weights"] = _pack_weights(request.settings.model.weights, work)
         text = yaml.safe_dump(tree, sort_keys=False)
+        plug_ins = _pack_plug_ins(text, code)
         (work / CONFIG_NAME).write_text(text, encoding="utf-8")
         model = None if request.model is None else _pack_model(request.model, work)
         request = replace(
@@ -82,7 +87,7 @@ def packed(request: JobRequest) -> Iterator[JobPackage]:
             entrypoint,
             {
                 "working_dir": str(work),
-                "py_modules": [str(code / "xal_ray")],
+                "py_modules": [str(code / name) for name in ("xal_ray", *plug_ins)],
                 "env_vars": _environment(),
             },
             sha256_of_files(code),
@@ -107,6 +112,23 @@ def _write_card(work: Path) -> None:
     card = work / f"xal_ray-{version}.dist-info" / "METADATA"
     card.parent.mkdir()
     card.write_text(f"Metadata-Version: 2.1\nName: xal-ray\nVersion: {version}\n", encoding="utf-8")
+
+
+def _pack_plug_ins(text: str, code: Path) -> tuple[str, ...]:
+    """Pack plug-ins that no distribution has; returns the names of their packages and modules.
+
+    Args:
+        text: The configuration; of all plug-ins that were looked up here those are meant that it names.
+        code: Where they go.
+    """
+    names: dict[str, None] = {}
+    for name, entry in plug_ins_in_use().items():
+        if name in text and entry.origin is not None and entry.origin.sha256 is not None:
+            for relative, path in files_of(sys.modules[entry.path.partition(":")[0]]):
+                names[relative.partition("/")[0]] = None
+                (code / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, code / relative)
+    return tuple(names)
 
 
 def _pack_weights(weights: str, work: Path) -> str:

@@ -131,6 +131,11 @@ class Config(Section):
             del node[leaf]
         return tree
 
+    def plug_ins(self) -> dict[str, str]:
+        """Return which code of other packages results depend on, by the keys that name it."""
+        named = {"select.strategy": self.select.spec}
+        return {key: spec.identity for key, spec in named.items() if spec.origin is not None}
+
     def has_effect(self, key: str) -> bool:
         """Tell whether a key changes results, as the others are set."""
         parts = key.split(".")

@@ -21,7 +21,7 @@ from xal_ray.acquire.shortlist import select_batch
 from xal_ray.acquire.strategies import Selection, select
 from xal_ray.acquire.streaming import Replay
 from xal_ray.acquire.subsample import draw, expected_overlap
-from xal_ray.errors import ConfigError
+from xal_ray.errors import ConfigError, PluginError
 from xal_ray.pool.schema import PoolReader, rows_of_splits
 from xal_ray.progress import Reporter
 from xal_ray.record.layout import RUNNERS_UP_SCHEMA, SELECTION_SCHEMA, RoundLayout, selection_table
@@ -131,6 +131,7 @@ def choose(query: Query, files: RoundLayout, reporter: Reporter) -> int:
 
     Raises:
         StorageError: A shard can't be read, or the disk refused.
+        PluginError: The strategy is another package's and failed or breaks its contract.
         ValueError: A column that is absent or not finite.
     """
     wanted = query.select
@@ -149,15 +150,18 @@ def choose(query: Query, files: RoundLayout, reporter: Reporter) -> int:
         image_size=query.image_size,
         kept=kept,
     )
-    picks = pick(
-        replay,
-        wanted,
-        num_candidates,
-        seed=query.seed,
-        index=query.index,
-        num_runners_up=query.score.runners_up,
-        embeddings=_embeddings(query, files) if wanted.spec.needs_embeddings else None,
-    )
+    try:
+        picks = pick(
+            replay,
+            wanted,
+            num_candidates,
+            seed=query.seed,
+            index=query.index,
+            num_runners_up=query.score.runners_up,
+            embeddings=_embeddings(query, files) if wanted.spec.needs_embeddings else None,
+        )
+    except PluginError as error:
+        raise error.at(query.title) from error
     if query.score.runners_up:
         write_table(files.runners_up, pa.table({"image_id": picks.runners_up}, schema=RUNNERS_UP_SCHEMA))
     if query.score.subsample < 1.0:

@@ -20,12 +20,13 @@ from xal_ray.engine.readiness import made_ready, start_where_needed
 from xal_ray.engine.shared import remove_marks, sharing
 from xal_ray.errors import InputError, StorageError
 from xal_ray.labels.export import export_selection
+from xal_ray.loop.binding import keeping_labels
 from xal_ray.loop.commit import commit_round
 from xal_ray.loop.labelling import answerable_images, check_initial_set, label_images, missing_labels
 from xal_ray.loop.plan import check_budget, check_model, open_or_prepare
 from xal_ray.loop.selection import draw_initial_set, select_images
 from xal_ray.loop.stages import evaluate_model, score_images, train_model
-from xal_ray.loop.state import Run, keeping_labels, open_run
+from xal_ray.loop.state import Run, open_run
 from xal_ray.progress import Reporter
 from xal_ray.record.layout import RoundLayout, RunLayout
 from xal_ray.record.ledger import locked

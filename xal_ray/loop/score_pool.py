@@ -328,7 +328,7 @@ def _bind(out: Path, record: dict[str, Any]) -> None:
         write_json(path, record)
         return
     remove_leftovers(out)
-    if found.get("choice") is None and record["choice"] is not None:
+    if record["choice"] is not None and found.get("choice") != record["choice"]:  # nothing was chosen yet
         write_json(path, record)
 
 
@@ -346,7 +346,8 @@ def _check_bound(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
             )
         return None
     found: dict[str, Any] = read_json(path)
-    parts = ["scores"] if record["choice"] is None or found.get("choice") is None else ["scores", "choice"]
+    has_chosen = found.get("choice") is not None and RoundLayout(out, 0).selection.exists()
+    parts = ["scores", "choice"] if record["choice"] is not None and has_chosen else ["scores"]
     before = config.flatten({name: found.get(name) or {} for name in parts})
     now = config.flatten({name: record[name] for name in parts})
     differing = [key for key in [*now, *before] if before.get(key) != now.get(key)]

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from xal_ray.acquire.streaming import Candidates, Replay
 from xal_ray.config import Select
+from xal_ray.errors import PluginError
 from xal_ray.labels.earlier_run import labels_of_run
 from xal_ray.loop.query import BoolArray, Query, choose, is_in, note_shortfall, pick
 from xal_ray.loop.query import rows_to_score as choose_rows
@@ -38,21 +39,26 @@ def select_images(run: Run, files: RoundLayout) -> None:
     """Scores to `selection.parquet`."""
     if files.selection.exists():
         return
-    choose(
-        Query(
-            title=files.title,
-            index=run.index,
-            image_size=run.pool.image_size,
-            candidates=run.candidates(),
-            scored=_scored(run, files),
-            runners_up=_runners_up(run, files),
-            select=run.config.select,
-            score=run.config.score,
-            seed=_seed(run, files),
-        ),
-        files,
-        run.context.reporter,
+    query = Query(
+        title=files.title,
+        index=run.index,
+        image_size=run.pool.image_size,
+        candidates=run.candidates(),
+        scored=_scored(run, files),
+        runners_up=_runners_up(run, files),
+        select=run.config.select,
+        score=run.config.score,
+        seed=_seed(run, files),
     )
+    try:
+        choose(query, files, run.context.reporter)
+    except PluginError as error:
+        if any(run.ledger.has_chosen(number) for number in range(files.number)):
+            raise error.with_next_step(
+                "mend it, and begin another run: give another --out, and this run's labels to begin with, "
+                f"--set labels.from_run={run.layout.path}; its rounds so far were chosen by the code as it is"
+            ) from error
+        raise
 
 
 def draw_initial_set(run: Run, files: RoundLayout) -> None:

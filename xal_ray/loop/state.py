@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +15,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from xal_ray.config import Config, build_config, flatten, read_yaml
+from xal_ray.config import Config
 from xal_ray.engine.activations import keep_activations
 from xal_ray.engine.context import StageContext
-from xal_ray.errors import ConfigError, RunError
+from xal_ray.errors import RunError
+from xal_ray.loop.binding import (
+    PLUG_IN_CHANGED,
+    bound_to,
+    differing_keys,
+    identify,
+    is_only_unused_code,
+    other_config,
+)
 from xal_ray.places import is_remote, place
 from xal_ray.pool.activations import ActivationReader
 from xal_ray.pool.schema import PoolReader, rows_of_splits
-from xal_ray.record.events import StageFigures
+from xal_ray.record.events import RecordData, StageFigures
 from xal_ray.record.layout import INITIAL, RoundLayout, RunLayout
 from xal_ray.record.ledger import CheckLock, Ledger, is_lock
-from xal_ray.storage import TEMPORARY_SUFFIX, digest, names_in, remove_leftovers, sha256_file, write_bytes
+from xal_ray.storage import TEMPORARY_SUFFIX, digest, names_in, remove_leftovers, write_bytes
 
 _PACKAGES = ("xal-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "grad-cam")
 
@@ -50,8 +57,8 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Return the identity that the ledger was begun with."""
-        return str(self.ledger.records[0].data["run_id"])
+        """Return the identity that the ledger is bound to."""
+        return str(bound_to(self.ledger).data["run_id"])
 
     @cached_property
     def index(self) -> pa.Table:
@@ -174,18 +181,22 @@ def open_run(
     run_id = identify(config, pool)
     config = _not_below_what_was_asked(config, layout, ledger)
     resolved = _as_yaml(config)
+    bound: RecordData = {"run_id": run_id, "config_hash": digest(config.identity())}
+    if config.plug_ins():
+        bound["plug_ins"] = config.plug_ins()
     if not ledger.records:
         _refuse_strangers(layout, resolved)
         write_bytes(layout.config, resolved)
-        ledger.append(
-            "run_started",
-            run_id=run_id,
-            config_hash=digest(config.identity()),
-            pool_hash=pool.content_hash,
-            versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        bound["pool_hash"] = pool.content_hash
+        bound["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        ledger.append("run_started", **bound)
+    elif bound_to(ledger).data["run_id"] != run_id:
+        if not is_only_unused_code(config, pool, layout, ledger):
+            raise other_config(config, pool, layout, ledger)
+        context.reporter.line(
+            f"{config.select.spec.title} has changed; it has chosen nothing yet, so the run goes on"
         )
-    elif ledger.records[0].data["run_id"] != run_id:
-        raise _other_config(config, pool, layout, ledger)
+        ledger.append(PLUG_IN_CHANGED, **bound)
     remove_leftovers(layout.path)
     run = Run(config, pool, layout, ledger, context, answerable)
     if not run.is_finished() and layout.config.read_bytes() != resolved:
@@ -208,10 +219,12 @@ def check_folder(config: Config, pool: PoolReader | None, layout: RunLayout) -> 
     if not ledger.records:
         _refuse_strangers(layout, _as_yaml(config))
     elif pool is None or is_remote(place(config.model.weights)):
-        if _differing_keys(config, layout):
-            raise _other_config(config, pool, layout, ledger)
-    elif ledger.records[0].data["run_id"] != identify(config, pool):
-        raise _other_config(config, pool, layout, ledger)
+        if differing_keys(config, layout, ledger):
+            raise other_config(config, pool, layout, ledger)
+    elif bound_to(ledger).data["run_id"] != identify(config, pool) and not is_only_unused_code(
+        config, pool, layout, ledger
+    ):
+        raise other_config(config, pool, layout, ledger)
 
 
 def _not_below_what_was_asked(config: Config, layout: RunLayout, ledger: Ledger) -> Config:
@@ -223,23 +236,6 @@ def _not_below_what_was_asked(config: Config, layout: RunLayout, ledger: Ledger)
     ]
     least = max(asked, default=-1) + 1
     return config.model_copy(update={"num_rounds": max(config.num_rounds, least)})
-
-
-def identify(config: Config, pool: PoolReader) -> str:
-    """Return a run's identity: what its results depend on, and nothing else (no paths, no resources)."""
-    identity = config.identity()
-    weights = config.model.weights
-    if weights not in ("none", "imagenet"):
-        path = place(weights)
-        if not path.is_file():
-            raise ConfigError(
-                "the weights are not there",
-                expected="none, imagenet, or the path or URI of a .safetensors or .pth file",
-                found=weights,
-                where="model.weights",
-            )
-        identity["model"]["weights"] = sha256_file(path)
-    return digest({"config": identity, "pool": pool.content_hash})[:16]
 
 
 def _as_yaml(config: Config) -> bytes:
@@ -270,40 +266,3 @@ def _refuse_strangers(layout: RunLayout, resolved: bytes) -> None:
             where=str(layout.path),
             next_step="give another --out",
         )
-
-
-def _differing_keys(config: Config, layout: RunLayout) -> list[tuple[str, Any, Any]]:
-    """Return the keys in which a configuration differs from that of a run's folder: key, before, now."""
-    before = flatten(build_config(read_yaml(layout.config), where=str(layout.config)).identity())
-    now = flatten(config.identity())
-    return [
-        (key, before.get(key), now.get(key)) for key in [*now, *before] if before.get(key) != now.get(key)
-    ]
-
-
-def _other_config(config: Config, pool: PoolReader | None, layout: RunLayout, ledger: Ledger) -> RunError:
-    differing = _differing_keys(config, layout)
-    if differing or pool is None:
-        key, before, now = differing[0]
-        expected, found = f"{key}: {before}", f"{key}: {now}"
-    elif pool.content_hash == ledger.records[0].data["pool_hash"]:
-        expected = f"model.weights: {config.model.weights}, as it was when the run began"
-        found = "another content in that file"
-    else:
-        expected = f"a pool with content hash {ledger.records[0].data['pool_hash'][:12]}"
-        found = f"one with {pool.content_hash[:12]}"
-    return RunError(
-        "the output folder belongs to another configuration",
-        expected=expected,
-        found=found,
-        where=str(layout.path),
-        next_step=f"give another --out for this configuration{keeping_labels(config, layout)}; "
-        "or undo the change to go on with that run",
-    )
-
-
-def keeping_labels(config: Config, layout: RunLayout) -> str:
-    """Return how a new run keeps what people have labelled for this one, as the end of advice; else empty."""
-    if config.labels.source != "export":
-        return ""
-    return f" (--set labels.from_run={layout.path} begins it with the labels of this one)"

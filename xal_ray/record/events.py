@@ -89,10 +89,12 @@ class RecordData(StageFigures, total=False):
     """The data of a record.
 
     Attributes:
-        run_id: Of `run_started`, as are the three that follow.
+        run_id: Of `run_started`, as are the four that follow.
         config_hash: Of what is part of the run's identity.
         pool_hash: The pool's `content_hash`.
         versions: By package.
+        plug_ins: Path and version of other packages' code by the keys that name it; where there is any. These
+            and the first two are of `plug_in_changed` too.
         stage: Of `stage_finished`: its name.
         seconds: How long it took.
         file_sha256: Of `labels_imported`: the file's.
@@ -107,6 +109,7 @@ class RecordData(StageFigures, total=False):
     config_hash: str
     pool_hash: str
     versions: dict[str, str]
+    plug_ins: dict[str, str]
     stage: str
     seconds: float
     file_sha256: str

@@ -4,7 +4,8 @@ A record is one line of JSON: `seq, time_utc, event, round, data, prev_hash, has
 the others. The line is the unit of atomicity: a line that a crash cut short has no effect. Who holds the
 run's lock cuts it off; who only reads leaves it, since it may be a line that the holder is just writing.
 
-Events: `run_started` (identity, pool, versions), `stage_finished` (seconds), `labels_imported` (file hash),
+Events: `run_started` (identity, pool, versions), `plug_in_changed` (the identity since),
+`stage_finished` (seconds), `labels_imported` (file hash),
 `labels_closed` (how many picks were passed over),
 `round_committed` (hashes of its files, the selection with what led to it, the labels), `run_finished`.
 """

@@ -42,6 +42,11 @@ class Entry:
             return self.name
         return str(self.origin) if self.name == self.origin.path else f"{self.name}, {self.origin}"
 
+    @property
+    def summary(self) -> str:
+        """Return what it does, in a line that needs no configuration to be understood."""
+        return self.words
+
     def load(self) -> Any:
         """Return the code itself, which is imported on first use."""
         return import_object(self.path)

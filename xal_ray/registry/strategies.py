@@ -50,6 +50,11 @@ class StrategySpec(Entry):
     by_top_two: bool = False
 
     @property
+    def summary(self) -> str:
+        """Return what it does, with its formula where it weighs."""
+        return self.words + (": w x uncertainty + (1 - w) x misalignment" if self.is_weighted else "")
+
+    @property
     def needs_roi(self) -> bool:
         """Tell whether it ranks by regions of interest."""
         return not set(ROI_COLUMNS).isdisjoint(self.columns)

@@ -139,7 +139,7 @@ def describe_request(config: Config) -> list[tuple[str, str]]:
     """Return what the run was asked for, as (term, words)."""
     select, model = config.select, config.model
     spec = select.spec
-    words = spec.words if spec.origin is None else f"{spec.title}: {spec.words}"
+    words = spec.words if spec.origin is None else f"{spec.name}: {spec.words}"
     if spec.is_weighted:
         weighed = f"{select.weight:g} × uncertainty + {1 - select.weight:g} × misalignment"  # noqa: RUF001
         words += f": {weighed} (normalise: {select.normalise})"
