@@ -11,6 +11,7 @@ from xal_ray.config.identity import HAS_EFFECT, NO_RESULT
 from xal_ray.config.pool import Pool
 from xal_ray.config.run import Labels, Model, Ray, Roi, Score, Select, Sweep, Train
 from xal_ray.config.sections import PositiveInt, Section
+from xal_ray.config.tree import set_key
 from xal_ray.registry.backbones import BACKBONES
 from xal_ray.registry.strategies import STRATEGIES
 
@@ -121,8 +122,8 @@ class Config(Section):
         that was begun may go on with others of them. `IDENTITY_RULES` says why, key by key.
         """
         tree = self.model_dump(mode="json")
-        tree["select"]["strategy"] = self.select.spec.identity
-        tree["model"]["backbone"] = BACKBONES[self.model.backbone].identity
+        for key, version in self.plug_ins().items():
+            set_key(tree, key, version)
         for key in [*NO_RESULT, *(key for key in HAS_EFFECT if not self.has_effect(key))]:
             *parents, leaf = key.split(".")
             node = tree
@@ -133,7 +134,7 @@ class Config(Section):
 
     def plug_ins(self) -> dict[str, str]:
         """Return which code of other packages results depend on, by the keys that name it."""
-        named = {"select.strategy": self.select.spec}
+        named = {"select.strategy": self.select.spec, "model.backbone": BACKBONES[self.model.backbone]}
         return {key: spec.identity for key, spec in named.items() if spec.origin is not None}
 
     def has_effect(self, key: str) -> bool:
