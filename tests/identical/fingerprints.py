@@ -11,7 +11,8 @@ What is left out, since it differs between two runs of one commit, by rule:
 - `hash` and `prev_hash` of a ledger's lines cover those. In their place stands whether the chain holds;
   and in a COMMITTED file, which holds such a hash, the number of the line that has it.
 - The versions of installed packages: their names stay.
-- The folder of the record itself, which resolved paths begin with: it reads `WORK`.
+- The folder of the record itself, which resolved paths begin with: it reads `WORK`. A Parquet file that holds
+  it (where the images of a pool came from), or a measured column, has no entry of its bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def of_file(path: Path, work: Path) -> Iterator[tuple[str, str]]:
     if path.suffix == ".html":
         content = _TIME_CELL.sub(b"<td>TIME</td>", content)
     if path.suffix == ".parquet":
-        yield from _of_parquet(path, content)
+        yield from _of_parquet(path, content, work)
     elif path.suffix == ".json":
         yield from _of_json(content)
     else:
@@ -114,17 +115,19 @@ def _line_with(sha256: str, folder: Path) -> int | None:
     return next((number for number, line in enumerate(lines) if json.loads(line)["hash"] == sha256), None)
 
 
-def _of_parquet(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
+def _of_parquet(path: Path, content: bytes, work: Path) -> Iterator[tuple[str, str]]:
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(path).read()  # `read_table` would take `key=value` in a path for columns
-    lasting = [name for name in table.column_names if name not in MEASURED_COLUMNS]
-    if lasting == table.column_names:
+    values = {name: repr(table[name].to_pylist()).encode() for name in table.column_names}
+    lasting = {
+        name: without_folder(text, work) for name, text in values.items() if name not in MEASURED_COLUMNS
+    }
+    if lasting == values:
         yield "", fingerprint(content)
     schema = table.schema.to_string(truncate_metadata=False, show_field_metadata=True)
     yield " schema", fingerprint(schema.encode())
-    for name in lasting:
-        yield f" column {name}", fingerprint(repr(table[name].to_pylist()).encode())
+    yield from ((f" column {name}", fingerprint(text)) for name, text in lasting.items())
 
 
 def _canonical(value: Any) -> bytes:

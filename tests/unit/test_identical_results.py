@@ -20,6 +20,7 @@ def write_run(work: Path, *, second: int = 1) -> Path:
     (folder / "model.safetensors").write_bytes(b"\x01\x02\x03")
     (folder / "metrics.json").write_text(json.dumps({"num_labels": 2, "splits": {"val": 0.5}}))
     pq.write_table(pa.table({"objective": [0.5], "train_s": [second / 3]}), work / "runs/sweep.parquet")
+    pq.write_table(pa.table({"uri": [f"{work}/a.png"]}), work / "runs/origins.parquet")
     (work / "runs/verdict.json").write_text(json.dumps({"arms": [{"mean": 0.5, "seconds": second}]}))
     (work / "runs/sweep.html").write_text(f"<td>0.5</td><td>{second}.0 s</td>")
     (folder / "COMMITTED").write_text(f"hash of line 1 at {second}\n")
@@ -49,7 +50,7 @@ def found_between(before: Path, after: Path) -> list[str]:
 
 def test_another_time_and_folder_make_no_difference(tmp_path):
     before, after = write_run(tmp_path / "a"), write_run(tmp_path / "b", second=2)
-    assert len(of_folder(before, before)) == 18
+    assert len(of_folder(before, before)) == 20
     assert found_between(before, after) == []
 
 
@@ -70,6 +71,7 @@ def test_the_column_and_the_key_that_changed_are_named(tmp_path):
     table = pa.table({"image_id": ["a", "b"], "utility": [0.25, 0.5000000000000001]})
     pq.write_table(table, after / ROUND / "selection.parquet")
     (after / ROUND / "metrics.json").write_text(json.dumps({"num_labels": 2, "splits": {"val": 0.6}}))
+    pq.write_table(pa.table({"uri": [f"{after}/b.png"]}), after / "runs/origins.parquet")
     pq.write_table(pa.table({"objective": [0.25], "train_s": [1.0]}), after / "runs/sweep.parquet")
     (after / "runs/verdict.json").write_text(json.dumps({"arms": [{"mean": 0.25, "seconds": 1}]}))
     assert found_between(before, after) == [
@@ -77,6 +79,7 @@ def test_the_column_and_the_key_that_changed_are_named(tmp_path):
         f"changed  {ROUND}/metrics.json splits",
         f"changed  {ROUND}/selection.parquet",
         f"changed  {ROUND}/selection.parquet column utility",
+        "changed  runs/origins.parquet column uri",
         "changed  runs/sweep.parquet column objective",
         "changed  runs/verdict.json",
         "changed  runs/verdict.json arms",
