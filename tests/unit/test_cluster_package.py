@@ -12,7 +12,7 @@ from xal_ray.cli import app
 from xal_ray.cluster.package import packed
 from xal_ray.cluster.request import JobRequest, Target, check_places
 from xal_ray.code_version import sha256_of_files
-from xal_ray.config import build_config
+from xal_ray.config import Sweep, build_config
 from xal_ray.errors import ConfigError
 from xal_ray.labels.exclusions import labelled_or_picked, read_ids
 from xal_ray.places import place
@@ -171,3 +171,34 @@ def test_what_a_pass_leaves_out_travels_with_it(tmp_path):
 def test_options_that_contradict_each_other_are_refused(target, message):
     with pytest.raises(ConfigError, match=message):
         target.check()
+
+
+def test_plug_ins_that_no_distribution_has_travel(tmp_path, monkeypatch):
+    """Those that the configuration names, modules and packages, and nothing that lies beside them."""
+    text = "from xal_ray.plugins import strategy\n\n@strategy()\ndef mine(columns, settings):\n    ...\n"
+    files = [
+        "travels_alone.py",
+        "travels/deep/mine.py",
+        "travels/__init__.py",
+        "travels/weights.npz",
+        "stays.py",
+    ]
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("travels_alone:mine", "stays:mine"):
+        build_config({"name": "a", "select": {"strategy": name}})
+    asked = request("sweep", select={"strategy": "travels.deep.mine:mine"})
+    swept = {"params": {"select.strategy": "random, travels_alone:mine"}}
+    asked = JobRequest("sweep", asked.settings.model_copy(update={"sweep": Sweep(**swept)}), asked.out)
+    with packed(asked) as package:
+        code, *plug_ins = map(Path, package.runtime_env["py_modules"])
+        assert code.name == "xal_ray"
+        assert sorted(path.name for path in plug_ins) == ["travels", "travels_alone.py"]
+        found = {str(path.relative_to(code.parent)) for each in plug_ins for path in [each, *each.rglob("*")]}
+        assert set(files) - {"stays.py"} <= found
+        assert not {name for name in found if "stays" in name or "__pycache__" in name}
+        assert package.code_sha256 == sha256_of_files(code.parent)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from xal_ray.config.errors import blamed_overrides, explained
 from xal_ray.config.schema import Config
 from xal_ray.config.tree import merge_overrides, parse_yaml
-from xal_ray.errors import ConfigError, PluginError
+from xal_ray.errors import ConfigError
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
@@ -41,14 +41,12 @@ def build_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), *, wher
         return Config.model_validate(merged)
     except ValidationError as error:
         raise explained(error, blamed_overrides(tree, given, error), where) from error
-    except PluginError:
-        raise  # it says itself where it is at fault
-    except ConfigError as error:  # of a place
+    except ConfigError as error:  # of a place, or of a plug-in
         if error.details["where"]:
             raise
         # A URI may hold a password: only its key is shown.
         blamed = [f"{text.partition('=')[0]}=..." for text in blamed_overrides(tree, given, error)]
-        raise ConfigError(
+        raise type(error)(
             error.what,
             expected=error.details["expected"],
             found=error.details["found"],
