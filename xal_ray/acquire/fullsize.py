@@ -210,7 +210,11 @@ def _shares(
     with np.errstate(invalid="ignore", divide="ignore"):
         shared = ((maps * adjoint).sum(axis=(-2, -1)) - low * area) / (high - low)
         saliency = (sums - low) / (high - low)
-    return tuple(np.where(defined, values, np.nan) for values in (shared, saliency, area))  # type: ignore[return-value]
+    return (
+        np.where(defined, shared, np.nan),
+        np.where(defined, saliency, np.nan),
+        np.where(defined, area, np.nan),
+    )
 
 
 def whole_adjoint(frame: tuple[int, int], grid: tuple[int, int]) -> FloatArray:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
+Sex = Literal["F", "M", "O"]
+
 
 @dataclass(frozen=True)
 class Header:
@@ -29,7 +31,7 @@ class Header:
     patient_id: str | None = field(default=None, repr=False)
     study_uid: str | None = field(default=None, repr=False)
     institution: str | None = field(default=None, repr=False)
-    sex: Literal["F", "M", "O"] | None = None
+    sex: Sex | None = None
     age_band: str | None = None
     device: str | None = None
     burned_in: bool = False

@@ -116,9 +116,9 @@ class Capped:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
-            for pipe in (child.stdin, child.stdout):
+            for pipe in filter(None, (child.stdin, child.stdout)):
                 with contextlib.suppress(OSError):
-                    pipe.close()  # type: ignore[union-attr]
+                    pipe.close()
             child.wait()
 
     def memory_peak_mb(self) -> float:

@@ -298,7 +298,7 @@ _MAKING = threading.Lock()
 
 @lru_cache
 def _file_system(scheme: str, process: int) -> Any:
-    import fsspec  # type: ignore[import-untyped]  # here, since local places do without
+    import fsspec  # here, since local places do without
 
     return fsspec.filesystem(scheme, skip_instance_cache=True, **_OPTIONS[scheme])
 

@@ -139,6 +139,7 @@ class _Lent:
         misses = np.full(table.num_rows, np.nan)
         lacks = np.zeros(table.num_rows)
         positions = np.flatnonzero(pc.is_valid(table["misalignment"]).to_numpy())
+        donors = np.empty(0, dtype=np.int64)
         if len(positions):
             ids = [image_ids[position] for position in positions.tolist()]
             donors = self.donors.of(ids, self.groups(ids))

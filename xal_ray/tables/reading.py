@@ -295,7 +295,8 @@ class _Parquet(Written):
                 where=str(self._path),
                 next_step="write one text or number into each cell",
             ) from None
-        return pc.if_else(pc.equal(text, ""), None, text).to_pylist()  # type: ignore[no-any-return]
+        texts: list[str | None] = pc.if_else(pc.equal(text, ""), None, text).to_pylist()
+        return texts
 
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:

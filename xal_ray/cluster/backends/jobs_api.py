@@ -56,7 +56,7 @@ def connect(url: str, token: str | None) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    class Client(JobSubmissionClient):  # type: ignore[misc]
+    class Client(JobSubmissionClient):  # type: ignore[misc]  # mypy does not follow Ray
         """Ray's client waits for ever where a connection was cut silently."""
 
         def _do_request(self, *words: Any, **options: Any) -> Any:

@@ -126,6 +126,7 @@ def watch(target: str, write: Callable[[str], None]) -> bool:
 
 
 def _status(target: str) -> dict[str, Any]:
+    complaint = ""
     for _ in range(_MOST_FAILED_POLLS):
         answer = _kubectl(target, "get", "rayjobs.ray.io", _name(target), "-o", "json")
         if answer.returncode == 0:
@@ -136,8 +137,9 @@ def _status(target: str) -> dict[str, Any]:
                 where=target,
                 next_step="give the command again: the run resumes from its ledger",
             )
+        complaint = _last_line(answer.stderr)
         time.sleep(_POLL_S)
-    raise StageError("Kubernetes does not answer", found=_last_line(answer.stderr), where=target)
+    raise StageError("Kubernetes does not answer", found=complaint, where=target)
 
 
 def _log_after(target: str, stamp: str) -> Iterator[tuple[str, str]]:

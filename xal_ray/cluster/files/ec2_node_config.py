@@ -26,7 +26,7 @@ def check_node_config(node_config: Mapping[str, Any], key: str, where: str) -> N
     """
     if importlib.util.find_spec("botocore") is None:
         return
-    from botocore.validate import ParamValidator  # type: ignore[import-untyped]
+    from botocore.validate import ParamValidator
 
     shape = _run_instances()
     wanted = {name: value for name, value in node_config.items() if name not in _ONLY_RAYS}
@@ -42,8 +42,8 @@ def check_node_config(node_config: Mapping[str, Any], key: str, where: str) -> N
 
 @functools.cache
 def _run_instances() -> Any:
-    from botocore.loaders import Loader  # type: ignore[import-untyped]
-    from botocore.model import ServiceModel  # type: ignore[import-untyped]
+    from botocore.loaders import Loader
+    from botocore.model import ServiceModel
 
     described = Loader().load_service_model("ec2", "service-2")
     return ServiceModel(described).operation_model("RunInstances").input_shape

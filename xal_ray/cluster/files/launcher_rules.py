@@ -100,7 +100,7 @@ def _check_provider(tree: Mapping[str, Any], where: str) -> None:
 
 def _check_schema(tree: Mapping[str, Any], where: str) -> None:
     """Ray's own schema, with the error told in our form."""
-    import jsonschema  # type: ignore[import-untyped]
+    import jsonschema
 
     schema = json.loads(_schema_path().read_text(encoding="utf-8"))
     # Ray takes this one away before it looks, for hosts that are given by address.

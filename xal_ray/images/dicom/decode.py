@@ -9,7 +9,7 @@ Of the header nothing leaves but a `Header`.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +71,7 @@ def _decoded(
     return decoded, replace(shape, stored=decoded.bits, signed=decoded.signed)
 
 
-def _counted(decoded: Frame, padding: tuple[int, int] | None = None) -> tuple[npt.NDArray[Any], bool]:
+def _counted(decoded: Frame, padding: tuple[int, int] | None = None) -> tuple[npt.NDArray[np.number], bool]:
     return counted_bits(
         decoded.values, decoded.bits, signed=decoded.signed, exact=decoded.exact, padding=padding
     )
@@ -117,7 +117,7 @@ def decode_inside(stream: BinaryIO, num_bytes: int, limits: Limits, *, frame: in
     return cut_plane(stored, lossy=elements.syntax in (JPEG_BASELINE, JPEG_EXTENDED))
 
 
-def _colours_in_8_bits(stored: npt.NDArray[Any], bits: int) -> Pixels:
+def _colours_in_8_bits(stored: npt.NDArray[np.number], bits: int) -> Pixels:
     """Colours divided by their depth: v becomes 255 v / (2^bits - 1)."""
     if stored.dtype == np.uint8 and bits == 8:
         return np.ascontiguousarray(stored)

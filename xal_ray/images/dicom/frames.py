@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ class Frame(NamedTuple):
         halvings: How often both sides were halved, and rounded up.
     """
 
-    values: npt.NDArray[Any]
+    values: npt.NDArray[np.number]
     meaning: str
     bits: int
     signed: bool
@@ -184,9 +184,9 @@ def _most_halvings(stated: Stated, at_least: int) -> int:
     return max(possible, default=0)
 
 
-def _halved(data: bytes, stated: Stated, halvings: int) -> npt.NDArray[Any]:
+def _halved(data: bytes, stated: Stated, halvings: int) -> npt.NDArray[np.number]:
     picture = Image.open(io.BytesIO(data), formats=("JPEG2000",))
-    picture.reduce = halvings  # type: ignore[assignment,method-assign]
+    picture.reduce = halvings  # type: ignore[assignment,method-assign]  # Pillow says it so
     values = np.asarray(picture)
     expected = tuple(-(-side >> halvings) for side in (stated.height, stated.width))
     if values.shape != expected or values.dtype.itemsize != (1 if stated.bits <= 8 else 2):
@@ -203,7 +203,7 @@ def _check_stated(stated: Stated, shape: FrameShape) -> None:
 
 def _native(
     elements: Elements, pixels: PixelElement, shape: FrameShape, frame: int
-) -> tuple[npt.NDArray[Any], str]:
+) -> tuple[npt.NDArray[np.number], str]:
     """Return a frame of uncompressed pixels: exactly its bytes are read."""
     if pixels.length is None:
         raise ImageError("unreadable", "the pixels are not compressed as the file says")
@@ -238,7 +238,7 @@ def _native(
     return through_pydicom(EXPLICIT_BIG if big else EXPLICIT_LITTLE, data, whole)
 
 
-def _rle(data: bytes, shape: FrameShape) -> tuple[npt.NDArray[Any], str]:
+def _rle(data: bytes, shape: FrameShape) -> tuple[npt.NDArray[np.number], str]:
     """Segments are planes of bytes: of each sample the highest byte first."""
     num_bytes = shape.allocated // 8
     planes = read_rle(data, shape.samples * num_bytes, shape.rows * shape.columns)
@@ -250,7 +250,7 @@ def _rle(data: bytes, shape: FrameShape) -> tuple[npt.NDArray[Any], str]:
     return through_pydicom(EXPLICIT_LITTLE, values.tobytes(), whole, planar=True)
 
 
-def _jpeg(data: bytes, stated: Stated, shape: FrameShape) -> tuple[npt.NDArray[Any], str]:
+def _jpeg(data: bytes, stated: Stated, shape: FrameShape) -> tuple[npt.NDArray[np.number], str]:
     """8-bit JPEG: colours are converted once, and as the codestream says where it does."""
     picture = Image.open(io.BytesIO(data), formats=("JPEG",))
     if shape.samples == 1:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import BinaryIO
 
 from xal_ray.config import Limits
-from xal_ray.images.decoded import Header
+from xal_ray.images.decoded import Header, Sex
 from xal_ray.images.dicom.elements import (
     EXPLICIT_BIG,
     FLOAT_PIXELS,
@@ -22,6 +23,7 @@ from xal_ray.images.dicom.shape import FrameShape
 from xal_ray.images.errors import ImageError
 
 _INSTITUTION, _MAKER, _MODEL = 0x00080080, 0x00080070, 0x00081090
+_SEXES: Mapping[str, Sex] = {"F": "F", "M": "M", "O": "O"}
 _PATIENT, _SEX, _AGE, _STUDY = 0x00100020, 0x00100040, 0x00101010, 0x0020000D
 _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
 _ROWS, _COLUMNS, _ALLOCATED, _STORED = 0x00280010, 0x00280011, 0x00280100, 0x00280101
@@ -141,7 +143,7 @@ def header_of(values: Dataset) -> Header:
         patient_id=text_of(values.get(_PATIENT)) or None,
         study_uid=text_of(values.get(_STUDY)) or None,
         institution=text_of(values.get(_INSTITUTION)) or None,
-        sex=sex if sex in ("F", "M", "O") else None,  # type: ignore[arg-type]
+        sex=_SEXES.get(sex),
         age_band=_age_band(text_of(values.get(_AGE)).upper()),
         device=device or None,
         burned_in=text_of(values.get(_BURNED_IN)).upper() == "YES",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from xal_ray.config import Limits
@@ -14,7 +14,7 @@ from xal_ray.images.errors import ImageError
 from xal_ray.images.sandbox import Capped, is_child
 
 
-def decode(data: bytes, syntax: str, shape: FrameShape, limits: Limits) -> tuple[npt.NDArray[Any], str]:
+def decode(data: bytes, syntax: str, shape: FrameShape, limits: Limits) -> tuple[npt.NDArray[np.number], str]:
     """Decode a frame whose codestream was checked.
 
     Returns:

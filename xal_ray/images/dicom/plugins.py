@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from xal_ray.errors import SourceError
@@ -49,11 +50,11 @@ _DECODERS = {
 
 def through_pydicom(
     syntax: str, data: bytes, shape: FrameShape, *, planar: bool | None = None
-) -> tuple[npt.NDArray[Any], str]:
+) -> tuple[npt.NDArray[np.number], str]:
     """Let pydicom, or one of its plugins, decode one frame."""
     try:
         from pydicom.encaps import encapsulate
-        from pydicom.pixels import get_decoder
+        from pydicom.pixels.decoders.base import get_decoder
         from pydicom.uid import UID
     except ImportError:
         raise missing_pydicom() from None
@@ -64,23 +65,24 @@ def through_pydicom(
         raise ImageError("unsupported_transfer_syntax", how_to_decode(syntax))
     if plugin == "gdcm":
         _silence_gdcm()
-    values, meaning = decoder.as_array(
-        # Encapsulated anew: the decoder sees no other bytes than those that were checked.
-        data if native else encapsulate([data], has_bot=False),
-        decoding_plugin=plugin,
-        index=0,
-        rows=shape.rows,
-        columns=shape.columns,
-        number_of_frames=1,
-        samples_per_pixel=shape.samples,
-        photometric_interpretation=shape.photometric,
-        planar_configuration=int(shape.planar if planar is None else planar),
-        bits_allocated=shape.allocated,
-        bits_stored=shape.stored,
-        pixel_representation=int(shape.signed),
-        pixel_keyword="PixelData",
-        pixel_vr="OB" if shape.allocated <= 8 else "OW",
-    )
+    # A dictionary, since pydicom's types take each of these options for all of them.
+    options: dict[str, Any] = {
+        "decoding_plugin": plugin,
+        "rows": shape.rows,
+        "columns": shape.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": shape.samples,
+        "photometric_interpretation": shape.photometric,
+        "planar_configuration": int(shape.planar if planar is None else planar),
+        "bits_allocated": shape.allocated,
+        "bits_stored": shape.stored,
+        "pixel_representation": int(shape.signed),
+        "pixel_keyword": "PixelData",
+        "pixel_vr": "OB" if shape.allocated <= 8 else "OW",
+    }
+    # Encapsulated anew: the decoder sees no other bytes than those that were checked.
+    encoded = data if native else encapsulate([data], has_bot=False)
+    values, meaning = decoder.as_array(encoded, index=0, **options)
     expected = (shape.rows, shape.columns, shape.samples)[: 2 if shape.samples == 1 else 3]
     if values.shape != expected:
         raise ImageError("header_mismatch", "the pixels have another size than the header says")
@@ -99,7 +101,7 @@ def _silence_gdcm() -> None:
 def plugin_of(syntax: str) -> str:
     """Which of pydicom's plugins decodes a compressed transfer syntax here; empty where none does."""
     try:
-        from pydicom.pixels import get_decoder
+        from pydicom.pixels.decoders.base import get_decoder
         from pydicom.uid import UID
     except ImportError:
         raise missing_pydicom() from None

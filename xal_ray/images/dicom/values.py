@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -181,7 +181,9 @@ def _depth(stated: int, largest: int) -> int:
     return max(8, largest.bit_length())
 
 
-def through_palette(stored: npt.NDArray[Any], values: Dataset, little: bool, shape: FrameShape) -> Pixels:
+def through_palette(
+    stored: npt.NDArray[np.number], values: Dataset, little: bool, shape: FrameShape
+) -> Pixels:
     """Colours of a palette; grey where all of them are."""
     tables: list[Table] = []
     for descriptor_tag, data_tag in PALETTE:

@@ -239,8 +239,9 @@ def _of_label(text: str | None) -> list[list[float]]:
 
 def _finite(number: object) -> float:
     """Return a number, nan for what is none or not finite: then the box can't be meant."""
-    is_number = isinstance(number, int | float) and not isinstance(number, bool)
-    return float(number) if is_number and math.isfinite(number) else math.nan  # type: ignore[arg-type]
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return math.nan
+    return float(number) if math.isfinite(number) else math.nan
 
 
 def _ids(columns: Csv, ending: str) -> list[str]:

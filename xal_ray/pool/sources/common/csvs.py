@@ -48,7 +48,8 @@ class Csv:
 
     def texts(self, name: str) -> list[str | None]:
         """Return a column, with None for empty cells."""
-        return self.table[name].to_pylist()  # type: ignore[no-any-return]
+        column: list[str | None] = self.table[name].to_pylist()
+        return column
 
     def ids(self, name: str) -> list[str]:
         """A column of ids, each of 1 to 100 of the characters A-Z a-z 0-9 . _ -, and not starting with a dot.
@@ -58,14 +59,14 @@ class Csv:
         """
         column = self.texts(name)
         sound = {text for text in set(column) if text is not None and _ID.fullmatch(text)}
-        for position, text in enumerate(column):
-            if text not in sound:
-                raise self.fault(
-                    f"an id in the column '{name}' is malformed",
-                    position,
-                    expected="1 to 100 of the characters A-Z a-z 0-9 . _ -, not starting with a dot",
-                )
-        return column  # type: ignore[return-value]
+        ids = [text for text in column if text is not None and text in sound]
+        if len(ids) == len(column):
+            return ids
+        raise self.fault(
+            f"an id in the column '{name}' is malformed",
+            next(position for position, text in enumerate(column) if text not in sound),
+            expected="1 to 100 of the characters A-Z a-z 0-9 . _ -, not starting with a dot",
+        )
 
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
         """Return a column of numbers, nan for empty cells.

@@ -136,7 +136,7 @@ def images_of_mask(stem: str, *, in_folder: bool) -> Iterator[tuple[str, frozens
 def is_called_mask(stem: str) -> bool:
     """Return whether a file's name leaves little doubt: `x_mask`, `x_segmentation_2`."""
     found = _SUFFIX.fullmatch(stem)
-    return bool(found) and found["word"].lower().startswith(("mask", "segmentation"))  # type: ignore[index]
+    return found is not None and found["word"].lower().startswith(("mask", "segmentation"))
 
 
 def names_of_picture(stem: str) -> Iterator[str]:
