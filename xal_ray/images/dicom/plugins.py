@@ -54,7 +54,7 @@ def through_pydicom(
     """Let pydicom, or one of its plugins, decode one frame."""
     try:
         from pydicom.encaps import encapsulate
-        from pydicom.pixels.decoders.base import get_decoder
+        from pydicom.pixels import get_decoder  # type: ignore[attr-defined]  # it is documented there
         from pydicom.uid import UID
     except ImportError:
         raise missing_pydicom() from None
@@ -101,7 +101,7 @@ def _silence_gdcm() -> None:
 def plugin_of(syntax: str) -> str:
     """Which of pydicom's plugins decodes a compressed transfer syntax here; empty where none does."""
     try:
-        from pydicom.pixels.decoders.base import get_decoder
+        from pydicom.pixels import get_decoder  # type: ignore[attr-defined]  # it is documented there
         from pydicom.uid import UID
     except ImportError:
         raise missing_pydicom() from None
