@@ -90,8 +90,14 @@ class Workshop:
     entries: dict[str, str] = field(default_factory=dict)
     left_out: str | None = None
 
-    def command(self, name: str, *arguments: str | Path, code: int = 0) -> str:
-        """Run `xal-ray` in the folder, enter its exit code and what it printed, and give that.
+    def command(self, name: str, *arguments: str | Path, code: int = 0, num_lines: int = 0) -> None:
+        """Run `xal-ray` in the folder; enter its exit code and what it printed.
+
+        Args:
+            name: Of the entries.
+            arguments: Of the command.
+            code: The exit code that it has to have.
+            num_lines: Of what it printed only so many last lines are entered; 0: all.
 
         Raises:
             CommandError: The exit code is another than expected.
@@ -110,8 +116,9 @@ class Workshop:
                 + done.stderr.decode(errors="replace")[-2000:]
             )
         self.entries[f"{name}: exit code"] = str(done.returncode)
-        self.entries[f"{name}: printed"] = fingerprint(without_folder(done.stdout, self.folder))
-        return done.stdout.decode()
+        lines = without_folder(done.stdout, self.folder).splitlines(keepends=True)
+        self.entries[f"{name}: printed"] = fingerprint(b"".join(lines[-num_lines:]))
+        (self.folder / f"printed, {name}.txt").write_bytes(done.stdout)  # to look at, with --keep
 
     def files(self, *names: str) -> None:
         """Enter all files of folders."""
@@ -222,7 +229,8 @@ def workers(shop: Workshop) -> None:
         score={"precision": "bf16"},
         ray={"checkpoint_every_steps": 2},
     )
-    shop.command("run", "run", config)
+    # On a busy machine, what stood above the last line differed between two records of one commit.
+    shop.command("run", "run", config, num_lines=1)
     shop.files("runs")
 
 
