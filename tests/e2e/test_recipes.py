@@ -1,0 +1,96 @@
+"""CONTRIBUTING's recipes for plug-ins, as they stand: their files are written, and their commands run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from xal_ray.storage import read_json
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+RUN = {
+    "name": "recipe",
+    "num_rounds": 1,
+    "pool": {"path": "pools/scans"},
+    "train": {"max_steps": 4, "eval_every_steps": 2, "minibatch_size": 8, "num_threads": 1},
+    "select": {"strategy": "margin", "initial_labels": 8, "query_size": 4},
+    "ray": {"num_cpus": 2, "num_actors": 1, "num_decoders": 1, "object_store_mb": 200},
+}
+
+
+def blocks(title: str, language: str) -> list[str]:
+    """The contents of the fenced blocks of a language in a section."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return re.findall(rf"^```{language}\n(.*?)^```$", found.group(1), re.MULTILINE | re.DOTALL)
+
+
+def write_modules(title: str, folder: Path) -> None:
+    """Write a section's modules, under the names in their first lines; each has at most ten lines of code."""
+    for block in blocks(title, "python"):
+        name, *lines = block.splitlines()
+        assert sum(bool(line) for line in lines) <= 10, name
+        (folder / name.removeprefix("# ")).write_text(block)
+
+
+def run_commands(title: str, folder: Path) -> None:
+    for block in blocks(title, "bash"):
+        for line in block.splitlines():
+            xal_ray(shlex.split(line)[1:], folder)
+
+
+def xal_ray(words: list[str], folder: Path, code: int = 0) -> str:
+    command = [str(Path(sys.executable).parent / "xal-ray"), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder outside the project, with images of 24 patients, and the pool that the recipe makes of them."""
+    folder = tmp_path_factory.mktemp("outside")
+    noise = np.random.default_rng(0)
+    for number in range(48):
+        path = folder / "scans" / f"p{number // 2:02d}" / f"{'ab'[number // 2 % 2]}-{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (40, 40), dtype=np.uint8)).save(path)
+    write_modules("Add a source", folder)
+    run_commands("Add a source", folder)
+    return folder
+
+
+def test_the_source_s_pool_is_bound_to_its_code(folder):
+    card = read_json(folder / "pools" / "scans" / "card.json")
+    assert card["class_counts"] == {"a": 24, "b": 24}
+    assert sum(card["num_groups"].values()) == 24
+    assert re.fullmatch(r"my_scans:scans \(sha256 [0-9a-f]{16}\)", card["settings"]["source"]["kind"])
+
+
+def test_the_backbone_trains_scores_and_comes_back(folder):
+    (folder / "run.yaml").write_text(yaml.safe_dump(RUN))
+    write_modules("Add a backbone", folder)
+    run_commands("Add a backbone", folder)
+    model = folder / "runs" / "recipe" / "rounds" / "000"
+    assert json.loads((model / "model.json").read_text())["plugin"].startswith("my_net:tiny (sha256 ")
+    score = ["score", "--model", str(model), "--pool", "pools/scans", "--out", "scored"]
+    xal_ray([*score, "--set", "ray.num_actors=0"], folder)
+    assert list((folder / "scored" / "scores").glob("*.parquet"))
+    # What has changed since is another run, and another model.
+    path = folder / "my_net.py"
+    path.write_text(path.read_text().replace("16", "24"))
+    again = xal_ray(["run", "run.yaml", "--set", "model.backbone=my_net:tiny"], folder, code=2)
+    assert "model.backbone" in again
+    refused = xal_ray([*score[:-1], "again", "--set", "ray.num_actors=0"], folder, code=2)
+    assert "has changed since the model was trained" in refused
