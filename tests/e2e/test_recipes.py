@@ -59,7 +59,7 @@ def xal_ray(words: list[str], folder: Path, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder outside the project, with images of 24 patients, and the pool that the recipe makes of them."""
+    """A folder outside the project, with images of 24 patients, and the recipe's pool of them."""
     folder = tmp_path_factory.mktemp("outside")
     noise = np.random.default_rng(0)
     for number in range(48):
