@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from xal_ray.errors import ConfigError
 from xal_ray.progress import Reporter
 from xal_ray.registry.lookup import UnknownNameError
 from xal_ray.registry.sources import SOURCES
+
+if TYPE_CHECKING:
+    from xal_ray.pool.card_content import PoolCard
 
 _PANEL = "Images and labels"
 
@@ -147,14 +150,14 @@ def _known_kind(kind: str) -> str:
         ) from error
 
 
-def _print_card(path: Path, card: dict[str, Any]) -> None:
+def _print_card(path: Path, card: PoolCard) -> None:
     typer.echo(f"{path}: {card['num_rows']} images of {sum(card['num_groups'].values())} groups")
-    for title, key in (
-        ("splits", "counts"),
-        ("classes", "class_counts"),
-        ("ROIs", "roi"),
+    for title, counted in (
+        ("splits", card["counts"]),
+        ("classes", card["class_counts"]),
+        ("ROIs", card["roi"]),
     ):
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(card[key].items()))
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(counted.items()))
         typer.echo(f"  {title + ':':<10}{counts or 'none'}")
     left_out = [
         f"{entry['reason']} {entry['count']} (images that {entry['words']})" for entry in card["excluded"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 from xal_ray import config
 from xal_ray.errors import SourceError
 from xal_ray.pool.card import build_card, count_values, find_warned, refused_of
+from xal_ray.pool.card_content import PoolCard
 from xal_ray.pool.completeness import check_complete, incomplete
 from xal_ray.pool.layout import PoolLayout
 from xal_ray.pool.leakage import check_groups, overlap_between
@@ -28,7 +28,7 @@ from xal_ray.pool.unfinished import PoolPlan, clear_away
 from xal_ray.storage import names_in, read_shards, read_table, write_json, write_table
 
 
-def assemble(plan: PoolPlan, names: Collection[str], layout: PoolLayout) -> dict[str, Any]:
+def assemble(plan: PoolPlan, names: Collection[str], layout: PoolLayout) -> PoolCard:
     """Make a whole pool of finished parts; its card is written last.
 
     Args:

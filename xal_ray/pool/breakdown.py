@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xal_ray.pool.card_content import BreakdownTable
 from xal_ray.pool.schema import SPLITS
 
 MIN_GROUPS = 10
@@ -56,7 +57,7 @@ def aligned(attributes: pa.Table, index: pa.Table) -> pa.Table:
     return attributes.take(pc.index_in(index["image_id"], value_set=attributes["image_id"].combine_chunks()))
 
 
-def _table(values: pa.ChunkedArray, columns: pa.ChunkedArray, groups: pa.Array) -> dict[str, Any]:
+def _table(values: pa.ChunkedArray, columns: pa.ChunkedArray, groups: pa.Array) -> BreakdownTable:
     shown, num_others = _merge_rare(values)
     counted = (
         pa.table({"value": shown, "column": columns, "group": groups})

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from xal_ray import config
 from xal_ray.errors import PoolError
 from xal_ray.pool.breakdown import break_down
+from xal_ray.pool.card_content import BurnedIn, Excluded, PoolCard, SimilarImages
 from xal_ray.pool.layout import WARNINGS
 from xal_ray.pool.leakage import (
     describe_look_alikes,
@@ -164,7 +165,7 @@ def build_card(
     attributes: pa.Table,
     pseudonym_key_id: str | None,
     warned: pa.Table,
-) -> dict[str, Any]:
+) -> PoolCard:
     """Return what a pool says of itself.
 
     Args:
@@ -217,7 +218,7 @@ def build_card(
         "burned_in": _burned_in(attributes),
         "source": {
             "kind": source.resolved_kind(),
-            "path": source.path and source.path.name,
+            "path": source.path.name if source.path is not None else None,
             "manifest_sha256": _manifest_hash(source),
         },
         "settings": plan_of(settings),
@@ -225,7 +226,7 @@ def build_card(
     }
 
 
-def warnings_of(card: Mapping[str, Any]) -> list[str]:
+def warnings_of(card: PoolCard) -> list[str]:
     """Return what the user of a pool should hear when it is made."""
     found = []
     if card["duplicates_across_splits"]:
@@ -256,7 +257,7 @@ def _check_key(pool: PoolReader, wanted: str) -> None:
         )
 
 
-def _excluded(listed: Mapping[str, int], quarantined: Mapping[str, int]) -> list[dict[str, Any]]:
+def _excluded(listed: Mapping[str, int], quarantined: Mapping[str, int]) -> list[Excluded]:
     """Return what was left out, by the source and in reading, the most frequent reason first."""
     counts = Counter(listed) + Counter(quarantined)
     return [
@@ -271,7 +272,7 @@ def _equal_across_splits(index: pa.Table) -> int:
     return pc.sum(pc.greater(splits["split_count_distinct"], 1)).as_py() or 0
 
 
-def _look_alikes(warned: pa.Table, kind: str) -> dict[str, Any]:
+def _look_alikes(warned: pa.Table, kind: str) -> SimilarImages:
     pairs = warned.filter(pc.equal(warned["kind"], kind)).select(["image_id", "other_id"])
     return {
         "num_images": pairs.num_rows,
@@ -279,7 +280,7 @@ def _look_alikes(warned: pa.Table, kind: str) -> dict[str, Any]:
     }
 
 
-def _burned_in(attributes: pa.Table) -> dict[str, Any]:
+def _burned_in(attributes: pa.Table) -> BurnedIn:
     count = pc.sum(attributes["burned_in"]).as_py() or 0
     return {"num_images": count, "warning": f"{count} {BURNED_IN}" if count else None}
 

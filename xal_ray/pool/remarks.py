@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from xal_ray.pool.card_content import Remark
 
 # What follows the number of images.
 REMARKS: Mapping[str, str] = {
@@ -22,7 +23,7 @@ REMARKS: Mapping[str, str] = {
 }
 
 
-def count_remarks(attributes: pa.Table) -> dict[str, dict[str, Any]]:
+def count_remarks(attributes: pa.Table) -> dict[str, Remark]:
     """Return how many images each remark was made of, and the first of them.
 
     Args:
@@ -33,7 +34,7 @@ def count_remarks(attributes: pa.Table) -> dict[str, dict[str, Any]]:
     """
     parents = pc.list_parent_indices(attributes["remarks"].combine_chunks())
     made = pc.list_flatten(attributes["remarks"].combine_chunks())
-    found = {}
+    found: dict[str, Remark] = {}
     for remark, words in REMARKS.items():
         rows = parents.filter(pc.equal(made, remark))
         if len(rows):

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from xal_ray.acquire.fullsize import Regions, reduce_rois
 from xal_ray.errors import PoolError, StorageError
 from xal_ray.places import is_remote
+from xal_ray.pool.card_content import PoolCard
 from xal_ray.pool.layout import PoolLayout
 from xal_ray.storage import Footer, digest, open_parquet, read_footer, read_json, read_table
 
@@ -124,7 +125,7 @@ class PoolReader:
     """
 
     path: Path
-    card: dict[str, Any]
+    card: PoolCard
 
     @property
     def layout(self) -> PoolLayout:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
+
+from xal_ray.pool.card_content import BreakdownTable, PoolCard
 
 _TITLES = {"class": "class", "site": "site", "device": "device", "sex": "sex", "age_band": "age"}
 
 
-def describe_pool(card: Mapping[str, Any]) -> dict[str, Any]:
+def describe_pool(card: PoolCard) -> dict[str, Any]:
     """Return the values of the page's section on the pool; small cells are marked in the card already.
 
     Args:
@@ -27,7 +28,7 @@ def describe_pool(card: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _table(title: str, table: Mapping[str, Any]) -> dict[str, Any]:
+def _table(title: str, table: BreakdownTable) -> dict[str, Any]:
     rows = [
         {
             "name": f"{row['others']} others" if row["others"] else row["value"] or "not known",
@@ -38,13 +39,14 @@ def _table(title: str, table: Mapping[str, Any]) -> dict[str, Any]:
     return {"title": title, "columns": table["columns"], "rows": rows}
 
 
-def _notes(card: Mapping[str, Any]) -> list[str]:
+def _notes(card: PoolCard) -> list[str]:
     found = []
-    num_near = (card.get("near_duplicates_across_splits") or {}).get("num_images")
+    near, burned_in = card.get("near_duplicates_across_splits"), card.get("burned_in")
+    num_near = near["num_images"] if near else 0
     if num_near:
         looks = "image of val or test looks" if num_near == 1 else "images of val or test look"
         found.append(f"{num_near} {looks} nearly like one of another split and another group")
-    warning = (card.get("burned_in") or {}).get("warning")
+    warning = burned_in["warning"] if burned_in else None
     if warning:
         found.append(warning)
     found += card.get("overlaps") or []
