@@ -13,14 +13,16 @@ from xal_ray.acquire.streaming import Candidates
 from xal_ray.config import Select
 from xal_ray.errors import InputError
 from xal_ray.record.layout import selection_table
-from xal_ray.registry.strategies import STRATEGIES
+from xal_ray.registry.lookup import Broken
+from xal_ray.registry.strategies import ROI_COLUMNS, STRATEGIES, UNCERTAINTY
 
 NORMALISATIONS = ("none", "minmax", "rank")
-BY_ROW = [spec.name for spec in STRATEGIES if spec.kind != "batch"]
+INSTALLED = [spec for spec in STRATEGIES.installed() if not isinstance(spec, Broken)]
+BY_ROW = [spec.name for spec in [*STRATEGIES, *INSTALLED] if spec.kind != "batch"]
+UNCERTAINTIES = [spec.name for spec in STRATEGIES if spec.is_uncertainty]
 every_strategy = pytest.mark.parametrize("strategy", BY_ROW)
 every_normalisation = pytest.mark.parametrize("normalise", NORMALISATIONS)
-ROI_COLUMNS = ("misalignment", "shuffled_misalignment", "roi_area")
-COLUMNS = ("entropy", "margin", "least_confidence", "bald", *ROI_COLUMNS)
+COLUMNS = (*UNCERTAINTIES, *ROI_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def test_the_best_ones_are_chosen(strategy):
     assert first.image_ids == everything.image_ids[:7]
 
 
-@pytest.mark.parametrize("strategy", [name for name in BY_ROW if name != "random"])
+@pytest.mark.parametrize("strategy", [name for name in BY_ROW if STRATEGIES[name].columns])
 @every_normalisation
 def test_among_ties_no_patient_comes_first(strategy, normalise):
     """All values are equal, and ids begin with the patient: 40 patients of 10 images."""
@@ -115,7 +117,7 @@ def test_among_ties_no_patient_comes_first(strategy, normalise):
     assert len(set(table.select(seed=2, **settings).image_ids) & set(chosen.image_ids)) < 15
 
 
-@pytest.mark.parametrize("strategy", ["dual", "misalignment", "shuffled_roi", "smallest_roi"])
+@pytest.mark.parametrize("strategy", [spec.name for spec in STRATEGIES if spec.needs_roi])
 @every_normalisation
 def test_ties_go_by_uncertainty_first(strategy, normalise):
     table = make_table(200, without_roi=0.95, decimals=9)
@@ -246,12 +248,9 @@ def test_a_pick_is_recorded_with_what_it_was_ranked_by_and_nothing_else(strategy
     chosen = table.select(**asked)
     recorded = selection_table(chosen).to_pylist()
     places = [table.image_ids.index(name) for name in chosen.image_ids]
-    roi_column = {"dual": "misalignment", "shuffled_roi": "shuffled_misalignment", "smallest_roi": "roi_area"}
-    roi_column["misalignment"] = "misalignment"
-    by = "bald" if strategy in roi_column else None if strategy == "random" else strategy
-    expected = {"uncertainty": by} | dict.fromkeys(ROI_COLUMNS)
-    if strategy in roi_column:
-        expected[roi_column[strategy]] = roi_column[strategy]
+    said = ["bald" if name == UNCERTAINTY else name for name in STRATEGIES[strategy].columns]
+    by = next((name for name in said if name not in ROI_COLUMNS), None)
+    expected = {"uncertainty": by} | {name: name if name in said else None for name in ROI_COLUMNS}
     for name, source in expected.items():
         values = [None if source is None else table.columns[source][place] for place in places]
         assert [row[name] for row in recorded] == [None if v is None or np.isnan(v) else v for v in values]
@@ -297,7 +296,7 @@ def test_a_cap_needs_one_group_for_each_id(strategy):
         select(lambda: iter([chunk]), settings, seed=0, groups=lambda names: names[1:])
 
 
-@pytest.mark.parametrize("strategy", ["entropy", "margin", "least_confidence", "bald"])
+@pytest.mark.parametrize("strategy", UNCERTAINTIES)
 def test_uncertainty_strategies_follow_their_column(strategy):
     table = make_table()
     expected = dict(zip(table.image_ids, table.columns[strategy], strict=True))
@@ -327,7 +326,7 @@ def scaled(values, normalise):
 
 @every_normalisation
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("uncertainty", ["entropy", "margin", "least_confidence", "bald"])
+@pytest.mark.parametrize("uncertainty", UNCERTAINTIES)
 def test_dual_is_the_weighted_sum_where_all_have_an_roi(normalise, weight, uncertainty):
     table = make_table(without_roi=0.0)
     found = table.utilities_by_id(
@@ -401,7 +400,7 @@ def correlated_table(count=600, *, coverage, seed, roi_is_uncertain=True, decima
     has_roi = np.zeros(count, dtype=bool)
     has_roi[rng.permutation(count)[: round(coverage * count)]] = True
     sharper = has_roi if roi_is_uncertain else ~has_roi
-    for name in ("entropy", "margin", "least_confidence", "bald"):
+    for name in UNCERTAINTIES:
         values = np.where(sharper, rng.beta(5, 2, count), rng.beta(2, 5, count))
         table.columns[name] = values.astype(np.float32).astype(np.float64).round(decimals)
     for name in ROI_COLUMNS:
@@ -446,7 +445,7 @@ def test_weight_zero_is_misalignment_to_the_id(normalise, coverage):
 
 
 @every_normalisation
-@pytest.mark.parametrize("strategy", ["dual", "shuffled_roi", "misalignment", "smallest_roi"])
+@pytest.mark.parametrize("strategy", [spec.name for spec in STRATEGIES if spec.needs_roi])
 def test_images_without_an_roi_change_nothing_among_those_with_one(normalise, strategy):
     """U and M are measured in one population, so that a weight means the same whatever the coverage."""
     table = correlated_table(coverage=0.1, seed=4)

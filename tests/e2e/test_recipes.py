@@ -14,9 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from xal_ray.storage import read_json
+from xal_ray.storage import read_json, read_table
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 RUN = {
@@ -94,3 +94,54 @@ def test_the_backbone_trains_scores_and_comes_back(folder):
     assert "model.backbone" in again
     refused = xal_ray([*score[:-1], "again", "--set", "ray.num_actors=0"], folder, code=2)
     assert "has changed since the model was trained" in refused
+
+
+def test_the_strategy_chooses_and_says_so(folder, monkeypatch):
+    here = {"name": "unsure", "ray": RUN["ray"] | {"num_actors": 0}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(RUN | here))
+    write_modules("Add a strategy", folder)
+    run_commands("Add a strategy", folder)
+    run = folder / "runs" / "unsure"
+    assert (
+        "my_strategies:unsure: Uncertain by entropy and by margin, both." in (run / "report.html").read_text()
+    )
+    picks = read_table(run / "rounds" / "000" / "selection.parquet").to_pylist()
+    scores = read_table(run / "rounds" / "000" / "scores").to_pylist()
+    utility = {row["image_id"]: row["entropy"] * row["margin"] for row in scores}
+    best = sorted(utility.values(), reverse=True)[: len(picks)]
+    assert [pick["utility"] for pick in picks] == pytest.approx(best)
+    started = json.loads((run / "ledger.jsonl").read_text().splitlines()[0])
+    assert started["data"]["plug_ins"]["select.strategy"].startswith("my_strategies:unsure (sha256 ")
+
+    # As an installed package, by the name that it gives; in a sweep's trials, which are processes of Ray's.
+    site = folder / "site"
+    card = site / "my_strategies-1.0.dist-info"
+    card.mkdir(parents=True)
+    (folder / "my_strategies.py").rename(site / "my_strategies.py")
+    (card / "METADATA").write_text("Metadata-Version: 2.1\nName: my-strategies\nVersion: 1.0\n")
+    (card / "RECORD").write_text("my_strategies.py,,\n")
+    (card / "entry_points.txt").write_text("[xal_ray.strategies]\nunsure = my_strategies:unsure\n")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    listed = xal_ray(["strategies"], folder)
+    assert re.search(r"unsure +my_strategies:unsure \(my-strategies 1.0\) +Uncertain by entropy", listed)
+    sweep = ["sweep", "run.yaml", "--param", "select.strategy=unsure", "--seeds", "1", "--out", "sweep"]
+    xal_ray(sweep, folder)
+    (trial,) = (folder / "sweep" / "trials").glob("*unsure*/seed-0000")
+    assert (trial / "rounds" / "000" / "selection.parquet").exists()
+
+    # What has changed since is another run; what breaks its contract is named.
+    path = folder / "my_strategies.py"
+    text = (site / "my_strategies.py").read_text()
+    monkeypatch.delenv("PYTHONPATH")
+    path.write_text(text + "\n")
+    again = xal_ray(["run", "run.yaml", "--set", "select.strategy=my_strategies:unsure"], folder, code=2)
+    assert "my_strategies:unsure (sha256 " in again
+    path.write_text(text.replace("return", "return 9 *"))
+    words = ["score", "--model", str(run / "rounds" / "000"), "--pool", "pools/scans", "--query-size", "4"]
+    words += ["--set", "select.strategy=my_strategies:unsure", "--set", "ray.num_actors=0", "--out", "chosen"]
+    broken = xal_ray(words, folder, code=2)
+    assert "the strategy my_strategies:unsure" in broken
+    assert "utilities from 0 to 1" in broken
+    assert "single pass" in broken
+    path.write_text(text)
+    xal_ray(words, folder)  # mended, the same command goes on

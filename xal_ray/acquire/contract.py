@@ -80,9 +80,8 @@ def rank_of(spec: StrategySpec, replay: Replay, settings: Select, seed: int) -> 
     code, own = spec.load(), own_settings(spec, settings)
     if spec.origin is None:
         return _as_rank(spec, code, replay, own, seed)
-    with blamed(spec):
-        rank = _as_rank(spec, code, replay, own, seed)
-    return _Held(spec, rank).rank
+    rank = _as_rank(spec, _blaming(spec, code), replay, own, seed)
+    return _Held(spec, _blaming(spec, rank) if spec.kind == "ranker" else rank).rank
 
 
 def own_settings(spec: StrategySpec, settings: Select) -> Select:
@@ -157,8 +156,7 @@ class _Held:
         return found
 
     def _checked(self, chunk: Candidates) -> Ranking:
-        with blamed(self._spec):
-            found = self._rank(chunk)
+        found = self._rank(chunk)
         if not isinstance(found, Ranking):
             raise breach(self._spec, "a Ranking", f"a {type(found).__name__}")
         second = found.second
@@ -184,14 +182,25 @@ class _Held:
         return values
 
     def _reasons(self, reason: Callable[[int], str]) -> Callable[[int], str]:
+        ask = _blaming(self._spec, reason)
+
         def checked(row: int) -> str:
-            with blamed(self._spec):
-                text = reason(row)
+            text = ask(row)
             if not isinstance(text, str) or not text.strip():
                 raise breach(self._spec, "reasons that are sentences", repr(text))
             return text
 
         return checked
+
+
+def _blaming(spec: StrategySpec, code: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the code of another package, so that what it raises is said to be its own."""
+
+    def call(*arguments: Any) -> Any:
+        with blamed(spec):
+            return code(*arguments)
+
+    return call
 
 
 @contextmanager

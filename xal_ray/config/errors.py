@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_origin
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from xal_ray.config.schema import Config
 from xal_ray.config.tree import flatten, merge_overrides
 from xal_ray.errors import ConfigError
+from xal_ray.nearest_name import nearest_name
 
 
 def blamed_overrides(
@@ -91,12 +91,12 @@ def _nearest_key(asked: str, unknown: str) -> str | None:
     """
     parent, _, name = unknown.rpartition(".")
     prefix = f"{parent}." if parent else ""
-    near = difflib.get_close_matches(name, _fields_at(tuple(parent.split(".")) if parent else ()), 1, 0.5)
+    near = nearest_name(name, _fields_at(tuple(parent.split(".")) if parent else ()), cutoff=0.5)
     keys = _all_keys(Config)
     if near:
-        meant = f"{prefix}{near[0]}"
-        whole = difflib.get_close_matches(f"{meant}{asked.removeprefix(unknown)}", keys, 1, 0.8)
-        return f"did you mean '{whole[0] if whole and asked != unknown else meant}'?"
+        meant = f"{prefix}{near}"
+        whole = nearest_name(f"{meant}{asked.removeprefix(unknown)}", keys, cutoff=0.8)
+        return f"did you mean '{whole if whole and asked != unknown else meant}'?"
     leaf = asked.rpartition(".")[2]
     elsewhere = [key for key in keys if key.rpartition(".")[2] == leaf]
     return f"did you mean {' or '.join(map(repr, elsewhere[:3]))}?" if elsewhere else None

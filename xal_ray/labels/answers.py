@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Collection, Iterable
@@ -10,6 +9,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
+from xal_ray.nearest_name import nearest_name
 from xal_ray.pool.manifest import name_key
 
 # What `labels/export.py` calls an image, and what Label Studio puts before the name of an upload.
@@ -48,7 +48,7 @@ class Ids:
     def nearest(self, cell: str) -> str | None:
         """Return the awaited id that a wrong one may have been."""
         same = [image_id for image_id in self.awaited if name_key(image_id) == name_key(cell)]
-        return next(iter(same or difflib.get_close_matches(cell, self.awaited, n=1, cutoff=0.8)), None)
+        return same[0] if same else nearest_name(cell, self.awaited, cutoff=0.8)
 
     @cached_property
     def _by_form(self) -> dict[str, str | None]:
@@ -103,7 +103,7 @@ def as_class(label: str, classes: Collection[str]) -> str | None:
 def nearest_class(label: str, classes: Collection[str]) -> str | None:
     """Return the class that a wrong label may have been."""
     same = [name for name in classes if name_key(name) == name_key(label)]
-    return next(iter(same or difflib.get_close_matches(label, classes, n=1)), None)
+    return same[0] if same else nearest_name(label, classes)
 
 
 _TRUTH = ("true", "false")

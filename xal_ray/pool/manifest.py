@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xal_ray.errors import SourceError
+from xal_ray.nearest_name import nearest_name
 from xal_ray.pool.schema import ATTRIBUTES, ROI_STATES, SPLITS
 
 MANIFEST_SCHEMA = pa.schema(
@@ -277,15 +277,13 @@ def _check_words(
             same = [legal_word for legal_word in words if name_key(legal_word) == name_key(word)]
             if column == "split":  # validation, testing
                 same = same or [known_word for known_word in words if word.casefold().startswith(known_word)]
-            near = same or difflib.get_close_matches(word, words, n=1)
+            near = same[0] if same else nearest_name(word, words)
             raise SourceError(
                 f"a {column} is not known",
                 expected="one of " + ", ".join(words),
                 found=f"'{word}' in row {numbers[position]}",
                 where=where,
-                next_step=f"did you mean '{near[0]}'? Then write it so; else {next_step}"
-                if near
-                else next_step,
+                next_step=f"did you mean '{near}'? Then write it so; else {next_step}" if near else next_step,
             )
     needs_label = pc.is_in(table["split"], value_set=pa.array(["labeled", "val", "test"]))
     has_none = pc.and_(pc.is_null(table["label"]), pc.is_null(table["reader"]))  # a reader may tell it later

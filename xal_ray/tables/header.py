@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from xal_ray.errors import InputError
+from xal_ray.nearest_name import nearest_name
 
 _NEAR = 0.8  # of difflib: a swapped or a missing letter of five
 # What people hang on a name without meaning another one: `mask_path`, `labels`, `image_file`.
@@ -76,10 +76,10 @@ class TableHeader:
         keys = [(key_of(found), found) for at, found in enumerate(self.names) if at not in taken]
         free = {key: found for key, found in keys if key and key not in used}
         key = key_of(name)
-        near = difflib.get_close_matches(key, free, n=1, cutoff=_NEAR)
+        near = nearest_name(key, free, cutoff=_NEAR)
         longer = [other for other in free if other.startswith(key) and other.removeprefix(key) in _ENDINGS]
         other_words = [key_of(word) for word in synonyms if key_of(word) in free]
-        meant = [*near, *longer, *other_words]
+        meant = [*([near] if near else []), *longer, *other_words]
         return free[meant[0]] if meant else None
 
     def corners(self) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from xal_ray.errors import ConfigError
+from xal_ray.nearest_name import nearest_name
 
 _MOST_SHOWN = 20  # EC2 knows fifty keys of a machine
 
@@ -14,10 +14,10 @@ def unknown_key(key: str, known: Iterable[str], where: str) -> ConfigError:
     """Return the error for a key that nothing reads, with the nearest one that is read."""
     *parents, leaf = key.split(".")
     known = sorted(known)
-    near = difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
+    near = nearest_name(leaf, known, cutoff=0.5)
     return ConfigError(
         f"unknown key '{key}'",
         expected="one of " + ", ".join(known) if 0 < len(known) <= _MOST_SHOWN else None,
         where=where,
-        next_step=f"did you mean '{'.'.join([*parents, near[0]])}'?" if near else None,
+        next_step=f"did you mean '{'.'.join([*parents, near])}'?" if near else None,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from xal_ray.config import Source
 from xal_ray.errors import SourceError
+from xal_ray.nearest_name import nearest_name
 
 
 @dataclass
@@ -73,13 +73,13 @@ def ask(source: Source, usual: Sequence[str], known: Sequence[str], absent: str)
     for asked in usual if source.findings is None else source.findings:
         finding = by_lower_case.get(asked.strip().lower())
         if finding is None:
-            near = difflib.get_close_matches(asked.lower(), by_lower_case, n=1)
+            near = nearest_name(asked, by_lower_case.values())
             raise SourceError(
                 "a finding is not known to this source",
                 expected="some of " + ", ".join(by_lower_case.values()),
                 found=f"'{asked}'",
                 where="pool.source.findings",
-                next_step=f"did you mean '{by_lower_case[near[0]]}'?" if near else None,
+                next_step=f"did you mean '{near}'?" if near else None,
             )
         findings.append(finding)
     if not findings or len(set(findings)) < len(findings):
