@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,7 +195,67 @@ class _Fails(Plain):
         raise RuntimeError("out of luck")
 
 
+class _Otherwise(Plain):
+    """What it gives while it is trained is another thing."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        logits = super().forward(images)
+        return (logits, logits) if self.training else logits
+
+
+class _Normed(Plain):
+    """What stands behind the pool is told from nothing only once it has been trained."""
+
+    def __init__(self, num_classes: int, layer: nn.Module) -> None:
+        super().__init__(num_classes)
+        self.layer = layer
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.layer(self.body(images).mean(dim=(2, 3))))
+
+
+class _Gate(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor, self.shift = nn.Parameter(torch.tensor(factor)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return pooled * self.factor + self.shift
+
+
+class _Cosine(nn.Linear):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.normalize(rows), F.normalize(self.weight))
+
+
+class _Detached(Plain):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(images).detach().mean(dim=(2, 3)))
+
+
+def with_head(num_classes: int, head: Callable[[int, int], nn.Module]) -> Plain:
+    model = Plain(num_classes)
+    model.fc = head(8, num_classes)
+    return model
+
+
+def exits(num_classes: int, image_size: int) -> nn.Module:
+    raise SystemExit(0)
+
+
 BROKEN = {
+    "other in training": (lambda n, s: _Otherwise(n), "body", True, "no logits in train mode"),
+    "norm behind": (lambda n, s: _Normed(n, nn.BatchNorm1d(8)), "body", True, "says pooled_linear"),
+    "gate behind": (lambda n, s: _Normed(n, _Gate(1.0)), "body", True, "says pooled_linear"),
+    "not linear": (lambda n, s: with_head(n, _Cosine), "body", False, "last layer that is not linear"),
+    "weight computed": (
+        lambda n, s: with_head(n, lambda k, n: nn.utils.parametrizations.weight_norm(nn.Linear(k, n))),
+        "body",
+        False,
+        "a weight and a bias of its own",
+    ),
+    "no gradient": (lambda n, s: _Detached(n), "body", False, "that the logits do not depend on"),
+    "leaves": (exits, "body", False, "SystemExit"),
     "no module": (lambda n, s: 7, "body", False, "an object of type int"),
     "fails at once": (lambda n, s: Plain("x"), "body", False, "TypeError"),
     "no such layer": (lambda n, s: Plain(n), "boddy", False, 'did you mean target_layer="body"'),
@@ -216,3 +278,17 @@ def test_what_it_breaks_is_named(case: str, monkeypatch: pytest.MonkeyPatch) -> 
         build_network(ModelSpec(f"{name}:net", ("a", "b"), SIZE, 1), "none", 0)
     assert words in str(caught.value)
     assert name in str(caught.value)
+
+
+def test_a_last_layer_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = backbone(target_layer="body", classifier="head")(lambda n, s: Plain(n))
+    monkeypatch.setitem(sys.modules, "headless", SimpleNamespace(net=factory, __spec__=None))
+    with pytest.raises(PluginError, match="no last linear layer"):
+        build_network(ModelSpec("headless:net", ("a", "b"), SIZE, 1), "none", 0)
+
+
+def test_being_tried_changes_no_weight() -> None:
+    torch.manual_seed(1)
+    wanted = Plain(3).state_dict()
+    network, _ = make_network("plain")
+    assert all(torch.equal(value, wanted[name]) for name, value in network.model.state_dict().items())

@@ -78,9 +78,8 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = BACKBONES[spec.backbone]
         self.model = model
-        self.classifier_name = self.backbone.classifier or last_linear(
-            self.backbone, model, len(spec.classes)
-        )
+        known = self.backbone.classifier if self.is_ours else None
+        self.classifier_name = known or last_linear(self.backbone, model, len(spec.classes))
         self.target_layer = nn.Identity()
         self.target_layer_name = self.backbone.target_layer
         self.frozen = False

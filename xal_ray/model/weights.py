@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xal_ray.errors import ModelError, StorageError
 from xal_ray.model.backbones import create_model, maker_of
-from xal_ray.model.backbones.from_plugin import check_plugin
+from xal_ray.model.backbones.plugin_contract import check_plugin
 from xal_ray.model.files import BACKBONE_FILE, CARD_FILE, WEIGHTS_FILE
 from xal_ray.model.foreign_weights import head_names, load_checkpoint, misfits_of
 from xal_ray.model.network import ModelSpec, Network
