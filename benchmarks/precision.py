@@ -27,6 +27,7 @@ from xal_ray import config
 from xal_ray.engine.context import StageContext
 from xal_ray.engine.prepare import prepare
 from xal_ray.engine.training.stage import TrainRequest, train
+from xal_ray.model.backbones import cut_of
 from xal_ray.model.network import images_to_tensor
 from xal_ray.model.saliency import explain
 from xal_ray.model.weights import load_model
@@ -166,8 +167,9 @@ def counted(scorer: Scorer) -> Iterator[list[int]]:
 def plain_side(model: Path, images: PixelRows, batch_size: int) -> Any:
     network, spec, _ = load_model(model)
     network.to(memory_format=torch.contiguous_format)
-    features = network.architecture.features
-    network.features = lambda batch: features(network.model, batch)  # type: ignore[method-assign]
+    cut = cut_of(network.backbone, network.classifier_name)
+    assert cut is not None
+    network.features = lambda batch: cut.features(network.model, batch)  # type: ignore[method-assign]
 
     def run() -> None:
         for piece in images.cut(batch_size):
