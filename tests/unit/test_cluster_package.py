@@ -189,8 +189,7 @@ def test_plug_ins_that_no_distribution_has_travel(tmp_path, monkeypatch):
         path.write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("travels_alone:mine", "stays:mine"):
-        build_config({"name": "a", "select": {"strategy": name}})
+    build_config({"name": "a", "select": {"strategy": "stays:mine"}})
     asked = request("sweep", select={"strategy": "travels.deep.mine:mine"})
     swept = {"params": {"select.strategy": "random, travels_alone:mine"}}
     asked = JobRequest("sweep", asked.settings.model_copy(update={"sweep": Sweep(**swept)}), asked.out)

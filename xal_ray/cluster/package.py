@@ -31,13 +31,16 @@ import yaml
 import xal_ray
 from xal_ray.cluster.request import JobRequest
 from xal_ray.code_version import sha256_of_files
+from xal_ray.config import Config, flatten
 from xal_ray.errors import ConfigError
 from xal_ray.labels.exclusions import files_of_run
 from xal_ray.model.files import BACKBONE_FILE, CARD_FILE, WEIGHTS_FILE
 from xal_ray.places import is_remote
 from xal_ray.registry.importing import files_of
-from xal_ray.registry.registries import plug_ins_in_use
+from xal_ray.registry.lookup import Entry
+from xal_ray.registry.registries import REGISTRIES_BY_KEY
 from xal_ray.storage import read_json
+from xal_ray.sweep.space import Choices, parse_space
 
 CONFIG_NAME = "config.yaml"
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -76,7 +79,7 @@ def packed(request: JobRequest) -> Iterator[JobPackage]:
         tree = request.settings.model_dump(mode="json")
         tree["model"]["weights"] = _pack_weights(request.settings.model.weights, work)
         text = yaml.safe_dump(tree, sort_keys=False)
-        plug_ins = _pack_plug_ins(text, code)
+        plug_ins = _pack_plug_ins(request.settings, code)
         (work / CONFIG_NAME).write_text(text, encoding="utf-8")
         model = None if request.model is None else _pack_model(request.model, work)
         request = replace(
@@ -114,21 +117,28 @@ def _write_card(work: Path) -> None:
     card.write_text(f"Metadata-Version: 2.1\nName: xal-ray\nVersion: {version}\n", encoding="utf-8")
 
 
-def _pack_plug_ins(text: str, code: Path) -> tuple[str, ...]:
-    """Pack plug-ins that no distribution has; returns the names of their packages and modules.
-
-    Args:
-        text: The configuration; of all plug-ins that were looked up here those are meant that it names.
-        code: Where they go.
-    """
+def _pack_plug_ins(settings: Config, code: Path) -> tuple[str, ...]:
+    """Pack plug-ins that no distribution has; returns the names of their packages and modules."""
     names: dict[str, None] = {}
-    for name, entry in plug_ins_in_use().items():
-        if name in text and entry.origin is not None and entry.origin.sha256 is not None:
+    for entry in _plug_ins_of(settings):
+        if entry.origin is not None and entry.origin.sha256 is not None:
             for relative, path in files_of(sys.modules[entry.path.partition(":")[0]]):
                 names[relative.partition("/")[0]] = None
                 (code / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, code / relative)
     return tuple(names)
+
+
+def _plug_ins_of(settings: Config) -> Iterator[Entry]:
+    """Go over the records of all that a configuration names, and of what its sweep tries of them."""
+    given = flatten(settings.model_dump(mode="json"))
+    swept = settings.sweep.params
+    for key, registry in REGISTRIES_BY_KEY.items():
+        space = parse_space(key, swept[key]) if key in swept else None
+        tried = space.values if isinstance(space, Choices) else ()
+        for name in (given[key], settings.sweep.baseline.get(key), *tried):
+            if isinstance(name, str):
+                yield registry[name]
 
 
 def _pack_weights(weights: str, work: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from xal_ray.registry.backbones import BACKBONES
@@ -11,6 +12,13 @@ from xal_ray.registry.sources import SOURCES
 from xal_ray.registry.strategies import STRATEGIES
 
 REGISTRIES: tuple[Registry[Any], ...] = (STRATEGIES, SOURCES, ROW_READERS, BACKBONES)
+
+# By the keys of a configuration; a row reader is named by the rows of a manifest.
+REGISTRIES_BY_KEY: Mapping[str, Registry[Any]] = {
+    "select.strategy": STRATEGIES,
+    "model.backbone": BACKBONES,
+    "pool.source.kind": SOURCES,
+}
 
 
 def plug_ins_in_use() -> dict[str, Entry]:
