@@ -355,16 +355,16 @@ def read(call: Callable[..., Any]) -> str:
 def measure(path: Path, honest: Path, *, strict: bool) -> dict[str, Any]:
     """Read a file in this process, or in strict mode's, after an honest one of its kind."""
     from xal_ray.config import Limits
-    from xal_ray.images.sandbox import Capped
+    from xal_ray.images.sandbox import Sandbox
 
     limits = Limits(strict=strict, max_memory_mb=512)
     said: list[str] = []
     if strict:
-        with Capped(limits) as capped:
-            capped.call(function_of(path), honest, limits)
-            before, begin = capped.memory_peak_mb(), time.monotonic()
-            said.append(read(lambda: capped.call(function_of(path), path, limits)))
-            after = capped.memory_peak_mb()  # 0: the child hit its cap, and is gone
+        with Sandbox(limits) as sandbox:
+            sandbox.call(function_of(path), honest, limits)
+            before, begin = sandbox.memory_peak_mb(), time.monotonic()
+            said.append(read(lambda: sandbox.call(function_of(path), path, limits)))
+            after = sandbox.memory_peak_mb()  # 0: the child hit its cap, and is gone
             peak_mb = max(0.0, after - before) if after else float(limits.max_memory_mb)
     else:
         module, _, name = function_of(path).partition(":")

@@ -129,8 +129,8 @@ def draw_first(folder: Path) -> Callable[[], Any]:
     def draw() -> Any:
         index = PoolReader(folder, {}).index()
         rows = rows_of_splits(index, "pool")
-        wish = Select(strategy="random", query_size=LABELLED)
-        return select(everyone(rows), wish, seed=0, groups=groups_of(index))
+        request = Select(strategy="random", query_size=LABELLED)
+        return select(everyone(rows), request, seed=0, groups=groups_of(index))
 
     return draw
 

@@ -95,7 +95,7 @@ def _processors() -> Finding:
 
 
 def _temporary() -> Iterator[Finding]:
-    """Return where temporary files and Ray's sockets go, and whether there is a home folder."""
+    """Look where temporary files and Ray's sockets go, and whether there is a home folder."""
     try:
         for remark in settle():
             yield Finding("temporary files", remark, "warning")

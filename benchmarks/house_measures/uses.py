@@ -23,7 +23,8 @@ def test_only(root: Path, package: str, modules: list[Module]) -> Iterator[str]:
     - another module imports it by name (an `__init__` that only hands it on does not count);
     - another module imports the module, or imports modules by names made at run time, and reads such an
       attribute;
-    - a string ends with `:name` or `.name`, or stands in a module that has this module's name as a string.
+    - a string ends with `:name` or `.name`, or stands in a module that has this module's name as a string;
+    - the package that the module lies in says by a `Protocol` that its modules have it, and it is read.
 
     A method is used where its name is an attribute, a string or a word of a template. What a decorator
     registers, and what a base class may call, is left out: its name need not stand anywhere.
@@ -37,9 +38,10 @@ def test_only(root: Path, package: str, modules: list[Module]) -> Iterator[str]:
     reads = _reads_by_module(users, attributes, strings)
     pointed = _entry_points(root).union(*(map(_last_part, found) for found in strings.values()))
     in_words = _words_of_templates(root / package).union(*attributes.values(), *strings.values())
+    promised = _promised(modules)
     for module in modules:
         loaded = Counter(_loaded(module.nodes))
-        outside = named[module.name] | reads[module.name] | pointed
+        outside = named[module.name] | reads[module.name] | pointed | (promised[module.folder] & in_words)
         for node in _defined(module.tree.body):
             at_home = loaded[node.name] - list(_loaded(ast.walk(node))).count(node.name)
             if not at_home and node.name not in outside:
@@ -62,6 +64,16 @@ def _reads_by_module(
             elif "import_module" in attributes[user.name]:
                 reads[module.name] |= attributes[user.name]
     return reads
+
+
+def _promised(modules: list[Module]) -> dict[str, set[str]]:
+    """For each package the methods of the protocols in its `__init__`: it loads modules that keep to them."""
+    promised: dict[str, set[str]] = defaultdict(set)
+    for module in modules:
+        for node in module.tree.body if module.is_package else ():
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
+                promised[module.folder] |= {one.name for one in node.body if isinstance(one, FUNCTIONS)}
+    return promised
 
 
 def _named_by_import(modules: list[Module], users: list[Module]) -> dict[str, set[str]]:

@@ -29,7 +29,7 @@ import image_files
 
 from xal_ray.config import Limits
 from xal_ray.images import ImageError
-from xal_ray.images.sandbox import Capped
+from xal_ray.images.sandbox import Sandbox
 
 ENTRIES = ("raster", "dicom", "nifti", "matlab", "mask")
 LIMITS = Limits(
@@ -215,17 +215,17 @@ def fuzz(
     counts: collections.Counter[str] = collections.Counter()
     findings: list[str] = []
     path, end, peak_mb = folder / f"{entry}-{seed}.dcm", time.monotonic() + seconds, 0.0
-    with Capped(LIMITS) as capped:
+    with Sandbox(LIMITS) as sandbox:
         for data in honest:
             path.write_bytes(data)
-            counts["honest files read"] += capped.call(f"{__name__}:read", entry, path).startswith("read")
-        begin_mb = capped.memory_peak_mb()
+            counts["honest files read"] += sandbox.call(f"{__name__}:read", entry, path).startswith("read")
+        begin_mb = sandbox.memory_peak_mb()
         number = 0
         while number < inputs and time.monotonic() < end:
             data = mutate(chance.choice(honest), honest, chance)
             path.write_bytes(data)
-            result = _result(capped, entry, path)
-            peak_mb = max(peak_mb, capped.memory_peak_mb() - begin_mb)
+            result = _result(sandbox, entry, path)
+            peak_mb = max(peak_mb, sandbox.memory_peak_mb() - begin_mb)
             counts[result] += 1
             number += 1
             if result.split(":")[0] in FINDINGS or result.startswith("not an ImageError"):
@@ -236,9 +236,9 @@ def fuzz(
     return {"entry": entry, "inputs": number, "peak_mb": round(peak_mb, 1), "findings": findings, **counts}
 
 
-def _result(capped: Capped, entry: str, path: Path) -> str:
+def _result(sandbox: Sandbox, entry: str, path: Path) -> str:
     try:
-        return str(capped.call(f"{__name__}:read_or_say", entry, path))
+        return str(sandbox.call(f"{__name__}:read_or_say", entry, path))
     except ImageError as error:
         return error.code
 

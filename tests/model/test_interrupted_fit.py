@@ -101,7 +101,7 @@ def train(backbone, frozen, settings, data, *, checkpoints=None, stop_after=None
 
 
 CASES = {
-    # Dropout, BatchNorm, shifts, and a judge that waits and may end it.
+    # Dropout, BatchNorm, shifts, and early stopping that waits and may end it.
     "dropout": ("efficientnet_b0", False, {"patience": 2}, False),
     # The schedule is followed to its end, and the last weights are the result.
     "plain": ("efficientnet_b0", False, {"patience": 0, "augment": "flip"}, False),

@@ -22,7 +22,7 @@ from xal_ray.config import build_config
 from xal_ray.errors import RunError
 from xal_ray.metrics.intervals import share_interval
 from xal_ray.pool.schema import INDEX_SCHEMA, PART_SCHEMA, SCHEMA_VERSION, PoolReader, open_pool
-from xal_ray.report import alignment_section, figures, numbers, overlay, page, reader
+from xal_ray.report import figures, numbers, overlay, page, reader, sections
 from xal_ray.report.area import area_interval
 from xal_ray.storage import read_table, write_json, write_table
 
@@ -404,11 +404,11 @@ def test_alignment_is_held_against_other_groups(finished: str) -> None:
 
 def evidence(verdict: str, p: float | None, low: float, num_groups: int = 12) -> reader.AlignmentTest:
     found = reader.MeasureResult(0.30, 0.28, 0.02, (low, 0.06), p, verdict)
-    return reader.AlignmentTest(num_groups, 0.17, dict.fromkeys(alignment_section.MEASURES, found))
+    return reader.AlignmentTest(num_groups, 0.17, dict.fromkeys(sections.MEASURES, found))
 
 
 def test_verdict_says_not_shown_with_the_effect() -> None:
-    describe = alignment_section.describe_alignment
+    describe = sections.describe_alignment
     words = describe(evidence("not shown", 0.3, -0.02))
     assert words.startswith(
         "In the last round it is not shown that maps find their own ROI: soft Dice is 0.300"

@@ -1,4 +1,4 @@
-"""The seat of strategies that choose images together: its shortlist, and what it refuses of an answer."""
+"""Strategies that choose images together: their shortlist, and what is refused of their answer."""
 
 from collections import Counter
 from unittest.mock import patch

@@ -13,7 +13,7 @@ from xal_ray import code_version
 from xal_ray.config import Limits
 from xal_ray.engine import code_check
 from xal_ray.errors import StageError
-from xal_ray.images.sandbox import Capped
+from xal_ray.images.sandbox import Sandbox
 
 ROOT = Path(xal_ray.__file__).resolve().parents[1]
 
@@ -63,7 +63,7 @@ def test_a_child_that_decodes_runs_this_code_whatever_lies_in_the_working_direct
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
-    with Capped(Limits(strict=True)) as child:
+    with Sandbox(Limits(strict=True)) as child:
         assert child.call("xal_ray.code_version:code_sha256") == code_version.code_sha256()
 
 

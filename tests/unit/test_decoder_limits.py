@@ -18,7 +18,7 @@ from xal_ray.config import Limits
 from xal_ray.errors import SourceError, XalRayError
 from xal_ray.images import ImageError, decode_image, sandbox
 from xal_ray.images.dicom import elements
-from xal_ray.images.sandbox import Capped
+from xal_ray.images.sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 GREY = np.random.default_rng(5).integers(0, 256, (40, 36)).astype(np.uint8)
@@ -130,7 +130,7 @@ def test_lengths_beyond_the_file_set_no_memory_aside(tmp_path):
     picture = make.raster(GREY, "PNG")
     long_chunk = picture[:33] + b"\xff\xff\xff\xf0" + picture[37:]
     private = struct.pack("<HH2sHI", 9, 16, b"UN", 0, 0xFFFFFFF0) + b"x" * 90
-    with Capped(Limits(max_memory_mb=64)) as child:
+    with Sandbox(Limits(max_memory_mb=64)) as child:
         for data in (long_chunk, make.head_of(make.EXPLICIT) + private):
             path = tmp_path / "a.dcm"
             path.write_bytes(data)
@@ -147,7 +147,7 @@ def test_lengths_beyond_the_file_set_no_memory_aside(tmp_path):
 def test_a_capped_child_gives_what_this_process_would(tmp_path):
     path = tmp_path / "a.dcm"
     path.write_bytes(make.dicom(GREY, make.J2K, patient="x-17", age="033Y"))
-    with Capped(Limits()) as child:
+    with Sandbox(Limits()) as child:
         ours, theirs = decode_image(path, Limits()), child.call("xal_ray.images:decode_image", path, Limits())
         np.testing.assert_array_equal(theirs.pixels, ours.pixels)
         assert theirs.header == ours.header
@@ -198,7 +198,7 @@ def send_a_trap() -> Trap:
 def test_each_end_of_a_child_has_its_code_and_the_next_file_goes_on(tmp_path, monkeypatch, capfd):
     trap = tmp_path / "sprung"
     monkeypatch.setenv("TRAP", str(trap))
-    with Capped(Limits(max_memory_mb=128, decode_timeout_s=5)) as child:
+    with Sandbox(Limits(max_memory_mb=128, decode_timeout_s=5)) as child:
         assert child.call(f"{__name__}:take", 64) == 64 << 20
         for function, arguments, code in (
             ("take", (200,), "out_of_memory"),
@@ -216,7 +216,7 @@ def test_each_end_of_a_child_has_its_code_and_the_next_file_goes_on(tmp_path, mo
 
 def test_a_child_that_can_not_start_is_an_error_of_the_machine(monkeypatch):
     monkeypatch.setattr(sandbox.sys, "executable", "/bin/false")
-    with Capped(Limits()) as child, pytest.raises(XalRayError, match="strict mode did not start"):
+    with Sandbox(Limits()) as child, pytest.raises(XalRayError, match="strict mode did not start"):
         child.call(f"{__name__}:take", 1)
 
 
@@ -225,8 +225,8 @@ def test_a_child_that_can_not_start_is_an_error_of_the_machine(monkeypatch):
 def test_a_child_ends_with_its_parent(tmp_path):
     code = (
         "import sys, os, time; from pathlib import Path\n"
-        "from xal_ray.config import Limits; from xal_ray.images.sandbox import Capped\n"
-        "child = Capped(Limits()); child.call('os:getpid')\n"
+        "from xal_ray.config import Limits; from xal_ray.images.sandbox import Sandbox\n"
+        "child = Sandbox(Limits()); child.call('os:getpid')\n"
         "Path(sys.argv[1]).write_text(str(child.call('os:getpid'))); time.sleep(60)\n"
     )
     told = tmp_path / "pid"

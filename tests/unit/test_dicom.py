@@ -519,11 +519,11 @@ def test_a_truncated_file_is_never_half_an_image(tmp_path, syntax):
 
 
 def test_the_doctor_tries_what_the_permissive_packages_decode():
-    found = {ability.kind: ability for ability in decoder_capabilities()}
-    assert {kind for kind, ability in found.items() if not ability.works} == set()
+    found = {capability.kind: capability for capability in decoder_capabilities()}
+    assert {kind for kind, capability in found.items() if not capability.works} == set()
     assert "by gdcm" in found["DICOM JPEG lossless"].text
     assert "of 8 bits" in found["DICOM JPEG extended"].text
-    tried = [kind for kind, ability in found.items() if ability.text == "yes: decoded a file"]
+    tried = [kind for kind, capability in found.items() if capability.text == "yes: decoded a file"]
     assert len(tried) == 10
     assert "HTJ2K" in str(found)
 

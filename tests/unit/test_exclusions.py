@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from xal_ray.errors import LabelError, RunError
-from xal_ray.labels.exclusions import left_out, read_ids, run_of_model
+from xal_ray.labels.exclusions import find_exclusions, read_ids, run_of_model
 from xal_ray.record.layout import SELECTION_SCHEMA, RunLayout
 from xal_ray.record.ledger import Ledger
 from xal_ray.storage import write_table
@@ -37,7 +37,7 @@ def run(tmp_path):
 
 
 def test_what_a_run_has_labelled_or_picked_is_left_out_and_counted(run):
-    found = left_out(Pool(), run)
+    found = find_exclusions(Pool(), run)
     assert found.image_ids.to_pylist() == ["b", "d"]
     assert found.in_words(6) == (
         f"6 images in the pool, 2 labelled or picked in {run} left out: 4 to choose from"
@@ -47,7 +47,7 @@ def test_what_a_run_has_labelled_or_picked_is_left_out_and_counted(run):
 def test_a_run_on_another_pool_is_said_to_be_one(run):
     other = Pool()
     other.content_hash = "decaf"
-    assert "that run was on another pool" in left_out(other, run).in_words(6)
+    assert "that run was on another pool" in find_exclusions(other, run).in_words(6)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_lists_of_any_form_add_to_it(run, tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text, newline="", encoding="utf-8")
     assert read_ids(path).to_pylist() == ["a", "c"]
-    assert left_out(Pool(), run, (path,)).image_ids.to_pylist() == ["a", "b", "c", "d"]
+    assert find_exclusions(Pool(), run, (path,)).image_ids.to_pylist() == ["a", "b", "c", "d"]
 
 
 def test_names_of_files_are_ids_and_rows_of_no_image_are_counted(tmp_path):
     (tmp_path / "list.csv").write_text("image_id\nimages/a.png\n0003_c.png\nx\n")
-    found = left_out(Pool(), None, (tmp_path / "list.csv",))
+    found = find_exclusions(Pool(), None, (tmp_path / "list.csv",))
     assert found.image_ids.to_pylist() == ["a", "c"]
     assert found.reasons[0].endswith("left out (1 of its rows name no image of this pool)")
 
@@ -83,15 +83,15 @@ def test_a_list_in_a_workbook_is_refused_with_advice(tmp_path):
 
 def test_a_selection_is_a_list_too(tmp_path):
     pq.write_table(pa.table({"image_id": ["c", "l"], "rank": [0, 1]}), tmp_path / "selection.parquet")
-    assert left_out(Pool(), None, (tmp_path / "selection.parquet",)).image_ids.to_pylist() == ["c"]
+    assert find_exclusions(Pool(), None, (tmp_path / "selection.parquet",)).image_ids.to_pylist() == ["c"]
 
 
 def test_a_list_of_another_pool_is_refused_and_one_without_ids_is_not(tmp_path):
     (tmp_path / "other.txt").write_text("x\ny\n")
     with pytest.raises(LabelError, match="no image of a list is in the pool"):
-        left_out(Pool(), None, (tmp_path / "other.txt",))
+        find_exclusions(Pool(), None, (tmp_path / "other.txt",))
     (tmp_path / "none.csv").write_text("image_id\n")
-    assert len(left_out(Pool(), None, (tmp_path / "none.csv",)).image_ids) == 0
+    assert len(find_exclusions(Pool(), None, (tmp_path / "none.csv",)).image_ids) == 0
 
 
 @pytest.mark.parametrize("text", [b"id,name\n1,2\n", b"\xff\xfe\x00"])
@@ -108,7 +108,7 @@ def test_a_run_is_found_from_its_model_and_nothing_else_is(run, tmp_path):
     (run / "ledger.jsonl").unlink()
     assert run_of_model(model) is None
     with pytest.raises(RunError, match="no run here"):
-        left_out(Pool(), run)
+        find_exclusions(Pool(), run)
 
 
 def test_a_run_is_found_by_a_link_and_from_within(run, tmp_path, monkeypatch):
@@ -122,6 +122,6 @@ def test_a_run_is_found_by_a_link_and_from_within(run, tmp_path, monkeypatch):
 
 
 def test_where_nothing_says_what_is_labelled_that_is_said():
-    words = left_out(Pool(), None).in_words(6)
+    words = find_exclusions(Pool(), None).in_words(6)
     assert words.startswith("6 images in the pool, none left out (")
     assert "--run" in words

@@ -103,7 +103,7 @@ def write_trials(
     return trials
 
 
-def judge(
+def verdict_of(
     folder: Path,
     gains: Sequence[tuple[Arm, float]],
     num_seeds: int = 8,
@@ -294,14 +294,14 @@ def test_one_better_arm(tmp_path: Path) -> None:
 
 def test_several_better_and_worse_arms(tmp_path: Path) -> None:
     gains = [(BASELINE, 0.0), (weight(0.1), 0.01), (weight(0.2), 0.03), (weight(0.3), -0.02)]
-    verdict, tree = judge(tmp_path, gains)
+    verdict, tree = verdict_of(tmp_path, gains)
     assert [arm["standing"] for arm in tree["arms"]] == ["baseline", "better", "better", "worse"]
     assert verdict.headline.startswith("select.weight=0.2 is better")
     assert "2 of 3 arms are better after Holm's correction, and 1 is worse" in verdict.headline
 
 
 def test_no_arm_is_better(tmp_path: Path) -> None:
-    verdict, tree = judge(tmp_path / "a", [(BASELINE, 0.0), (weight(0.1), 0.0), (weight(0.2), -0.02)])
+    verdict, tree = verdict_of(tmp_path / "a", [(BASELINE, 0.0), (weight(0.1), 0.0), (weight(0.2), -0.02)])
     assert verdict.headline.startswith(
         "No arm is shown to be better than the baseline (select.strategy=random): the largest difference is "
     )
@@ -349,10 +349,10 @@ def test_a_control_with_other_seeds_is_held_against_the_chosen_arm_seed_by_seed(
 
 
 def test_where_only_controls_are_better_the_baseline_is_chosen(tmp_path: Path) -> None:
-    verdict, tree = judge(tmp_path, [(BASELINE, 0.0), (weight(0.5), -0.01), (control(), 0.02)])
+    verdict, tree = verdict_of(tmp_path, [(BASELINE, 0.0), (weight(0.5), -0.01), (control(), 0.02)])
     assert verdict.headline.startswith("No arm but a control is shown to be better than the baseline")
     assert tree["best"] == BASELINE.label
-    verdict, tree = judge(tmp_path / "alone", [(Arm(control().params, True, True), 0.0)], 2)
+    verdict, tree = verdict_of(tmp_path / "alone", [(Arm(control().params, True, True), 0.0)], 2)
     assert tree["best"] is None
     assert any("No arm but a control finished" in remark for remark in verdict.remarks)
 
@@ -458,19 +458,19 @@ def test_equal_arms_go_to_the_earlier(tmp_path: Path) -> None:
 
 def test_too_few_seeds_are_told(tmp_path: Path) -> None:
     gains = [(BASELINE, 0.0), (weight(0.1), 0.05), (weight(0.2), 0.06)]
-    verdict, _ = judge(tmp_path / "few", gains, num_seeds=4)
+    verdict, _ = verdict_of(tmp_path / "few", gains, num_seeds=4)
     assert verdict.headline.startswith("No arm is shown to be better")
     (remark,) = (remark for remark in verdict.remarks if remark.startswith("Too few seeds"))
     assert "with 4 paired seeds and 2 compared arms" in remark
     assert "(the smallest is 0.25). It takes 7 seeds." in remark
     assert any("does not show that it is better" in remark for remark in verdict.remarks)
-    enough, _ = judge(tmp_path / "enough", gains, num_seeds=7)
+    enough, _ = verdict_of(tmp_path / "enough", gains, num_seeds=7)
     assert not any(remark.startswith("Too few seeds") for remark in enough.remarks)
     assert enough.headline.startswith("select.weight=0.2 is better")
 
 
 def test_single_seed_has_neither_interval_nor_significance(tmp_path: Path) -> None:
-    verdict, tree = judge(tmp_path, [(BASELINE, 0.0), (weight(0.1), 0.05)], num_seeds=1)
+    verdict, tree = verdict_of(tmp_path, [(BASELINE, 0.0), (weight(0.1), 0.05)], num_seeds=1)
     assert tree["arms"][1]["difference"]["low"] is None
     assert tree["arms"][1]["standing"] == "not shown"
     assert "1 paired seed)" in verdict.headline
@@ -479,7 +479,7 @@ def test_single_seed_has_neither_interval_nor_significance(tmp_path: Path) -> No
 def test_arms_with_missing_seeds_are_not_compared(tmp_path: Path) -> None:
     others = {(1, 0): Curve((0.6,), "failed", "no memory"), (2, 3): Curve((0.6, 0.7), "stopped")}
     gains = [(BASELINE, 0.0), (weight(0.1), 0.2), (weight(0.2), 0.3), (weight(0.3), 0.02)]
-    verdict, tree = judge(tmp_path, gains, others=others)
+    verdict, tree = verdict_of(tmp_path, gains, others=others)
     assert [arm["standing"] for arm in tree["arms"]] == ["baseline", "not compared", "not compared", "better"]
     assert tree["arms"][1]["difference"] is None
     assert len(tree["arms"][1]["objectives"]) == 7
@@ -494,7 +494,7 @@ def test_arms_with_missing_seeds_are_not_compared(tmp_path: Path) -> None:
 
 def test_baseline_with_a_missing_seed_pairs_the_others(tmp_path: Path) -> None:
     others = {(0, 2): Curve((), "failed", "no memory")}
-    verdict, tree = judge(tmp_path, [(BASELINE, 0.9), (weight(0.1), 0.93)], others=others)
+    verdict, tree = verdict_of(tmp_path, [(BASELINE, 0.9), (weight(0.1), 0.93)], others=others)
     assert sorted(tree["arms"][1]["differences"]) == sorted(
         str(SEED + place) for place in range(8) if place != 2
     )
@@ -506,22 +506,22 @@ def test_baseline_with_a_missing_seed_pairs_the_others(tmp_path: Path) -> None:
 def test_nothing_to_compare(tmp_path: Path) -> None:
     failed = Curve((), "failed", "no")
     gains = [(BASELINE, 0.0), (weight(0.1), 0.1)]
-    verdict, tree = judge(tmp_path / "base", gains, 2, {(0, 0): failed, (0, 1): failed})
+    verdict, tree = verdict_of(tmp_path / "base", gains, 2, {(0, 0): failed, (0, 1): failed})
     assert verdict.headline.startswith("No trial of the baseline (select.strategy=random) finished")
     assert tree["best"] == "select.weight=0.1"
 
     gaps = Curve((0.5, None, 0.5))
-    verdict, _ = judge(tmp_path / "gaps", gains, 2, {(0, 0): gaps, (0, 1): gaps})
+    verdict, _ = verdict_of(tmp_path / "gaps", gains, 2, {(0, 0): gaps, (0, 1): gaps})
     assert "has gaps in every trial" in verdict.headline
 
-    verdict, tree = judge(tmp_path / "arm", gains, 2, {(1, 0): failed})
+    verdict, tree = verdict_of(tmp_path / "arm", gains, 2, {(1, 0): failed})
     assert verdict.headline.startswith("No other arm finished all 2 seeds")
     assert tree["best"] == "select.strategy=random"
 
-    verdict, _ = judge(tmp_path / "one", [(BASELINE, 0.0)], 2)
+    verdict, _ = verdict_of(tmp_path / "one", [(BASELINE, 0.0)], 2)
     assert verdict.headline.startswith("Only the baseline (select.strategy=random) was tried")
 
-    verdict, _ = judge(tmp_path / "no", [(weight(0.1), 0.0)], 2)
+    verdict, _ = verdict_of(tmp_path / "no", [(weight(0.1), 0.0)], 2)
     assert verdict.headline.startswith("The sweep has no baseline")
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import xal_ray
 from xal_ray import config
 from xal_ray.engine import prepare
+from xal_ray.engine.actors import WarmActors
 from xal_ray.engine.context import StageContext
 from xal_ray.errors import PoolError, StageError
 from xal_ray.pool import unfinished
@@ -130,3 +132,16 @@ def test_a_link_to_an_empty_folder_stands_for_that_folder(tmp_path, monkeypatch)
     monkeypatch.setattr(prepare, "open_pool", lambda out: out)
     prepare.prepare(SETTINGS, tmp_path / "link", StageContext(config.Ray(), QUIET))
     assert made == [tmp_path / "scratch" / "pool"]
+
+
+def test_a_prepare_without_a_context_opens_one_of_its_own_and_ends_it(tmp_path, monkeypatch):
+    """A user of the Python API has settings and a place."""
+    given, released = [], []
+    monkeypatch.setattr(prepare, "_make", lambda plan, out, context, check_lock: given.append(context))
+    monkeypatch.setattr(prepare, "open_pool", lambda out: out)
+    monkeypatch.setattr(WarmActors, "release", lambda actors: released.append(actors))
+
+    assert xal_ray.prepare(SETTINGS, tmp_path / "pool") == tmp_path / "pool"
+    (context,) = given
+    assert context.resources == config.Ray()
+    assert released == [context.actors]

@@ -1,4 +1,4 @@
-"""The seat of strategies that choose images together: streams their shortlist, and checks their answer."""
+"""Calls strategies that choose images together: streams their shortlist, and checks their answer."""
 
 from __future__ import annotations
 

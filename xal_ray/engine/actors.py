@@ -96,7 +96,7 @@ def _started(shape: ActorShape) -> ActorPool:
 
 
 def beside_driver() -> Any:
-    """Return where no other node's end reaches: the node of the process that drives the stage."""
+    """Return where no other node's end reaches an actor: beside the process that drives the stage."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

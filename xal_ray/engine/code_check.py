@@ -30,7 +30,7 @@ class SameCode:
     """The driver's code.
 
     Attributes:
-        sha256: Of its modules (`own_code.code_sha256`).
+        sha256: Of its modules (`code_version.code_sha256`).
         driver: Where it lies: machine and folder.
         folders: Where the driver looks for plug-ins that are nowhere on `sys.path`.
         plug_ins: The versions of the plug-ins that the driver has looked up, by their paths.

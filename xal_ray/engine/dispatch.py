@@ -122,7 +122,7 @@ class Dispatcher:
         return True
 
     async def _do_without(self, setup: bytes, path: str, payload: bytes, refused: dict[str, str]) -> Receipt:
-        """Return the whole shard once more: without the killers, or, where there is none, as it is."""
+        """Do the whole shard once more: without the killers, or, where there is none, as it is."""
         deaths: list[str] = []
         while not deaths:
             receipt = await self._ask(deaths, "run", setup, path, payload, refused)

@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from xal_ray import config
-from xal_ray.engine.context import StageContext
+from xal_ray.engine.context import StageContext, open_context
 from xal_ray.engine.readiness import fitted
 from xal_ray.engine.session import decoding_shape, start
 from xal_ray.engine.shards import Shard, cut, run_shards
@@ -41,6 +41,7 @@ from xal_ray.pool.unfinished import (
     refuse_other_plan,
     refuse_strangers,
 )
+from xal_ray.progress import Reporter
 from xal_ray.pseudonyms import load_pseudonyms
 from xal_ray.storage import disk_errors, remove_tree
 from xal_ray.storage.lock import CheckLock, locked_place
@@ -49,23 +50,23 @@ from xal_ray.storage.lock import CheckLock, locked_place
 _IMAGES_OF_A_CASE = 64
 
 
-def prepare(
-    settings: config.Pool,
-    out: Path,
-    context: StageContext,
-) -> PoolReader:
+def prepare(settings: config.Pool, out: Path, context: StageContext | None = None) -> PoolReader:
     """Make a packed pool, or open the one that is there if it was made with the same settings.
 
     Args:
         settings: Source, size, splits and limits.
         out: The pool's folder.
-        context: Actors and CPUs, and who hears about progress.
+        context: Actors and CPUs, and who hears about progress; None: what the machine has, for this call
+            alone, and lines or bars on standard error.
 
     Raises:
         SourceError: The manifest, its images, masks or boxes are wrong.
         PoolError: `out` holds something else.
         StorageError: The disk refused.
     """
+    if context is None:
+        with open_context(config.Ray(), Reporter()) as context:
+            return prepare(settings, out, context)
     if is_whole(out):
         return open_prepared(settings, out, pseudonym_key_id=_key_id(settings))
     if not is_remote(out) and out.is_symlink():
@@ -94,12 +95,7 @@ def prepare(
     return open_pool(out)
 
 
-def _make(
-    plan: PoolPlan,
-    out: Path,
-    context: StageContext,
-    check_lock: CheckLock,
-) -> None:
+def _make(plan: PoolPlan, out: Path, context: StageContext, check_lock: CheckLock) -> None:
     """Make the pool, while its place is this process's alone."""
     context = context.with_resources(fitted(context.resources, context.reporter, decodes=True))
     start(context.resources, verbose=context.verbose)  # before anything is written

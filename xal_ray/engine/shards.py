@@ -206,11 +206,7 @@ def _receipt(shard: Shard, busy_s: float = 0.0) -> dict[str, Any]:
 
 
 def _receipts(
-    stage: str,
-    shards: Sequence[Shard],
-    setup: bytes,
-    shape: ActorShape,
-    context: StageContext,
+    stage: str, shards: Sequence[Shard], setup: bytes, shape: ActorShape, context: StageContext
 ) -> Iterator[dict[str, Any]]:
     """Yield the receipt of each finished shard, watching over the time between two."""
     answers: queue.Queue[pa.Table | BaseException | None] = queue.Queue()

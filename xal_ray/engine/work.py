@@ -58,7 +58,7 @@ class Actor:
         return self._receipt(setup, path, payload, do)
 
     def _receipt(self, setup: bytes, path: str, payload: bytes, do: Callable[[pa.Table], None]) -> Receipt:
-        """Return what goes wrong for a reason of ours comes back in the receipt, as it is."""
+        """Work, and return the receipt; what goes wrong for a reason of ours comes back in it, as it is."""
         rows = from_bytes(payload)
         receipt = {"shard": path, "rows": rows.num_rows, "busy_s": 0.0, "error": None, "note": None}
         try:

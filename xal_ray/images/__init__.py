@@ -128,7 +128,7 @@ def read_mask(
     nifti: Nifti | None = None,
     kept: KeptVolumes | None = None,
 ) -> Mask:
-    """Read a mask file.
+    """Read a mask file: where it is inside, (height, width), and how that was told.
 
     Args:
         path: An image file. What is inside is told by `images.masks`: labels other than zero; what is black
@@ -139,9 +139,6 @@ def read_mask(
         frame: As for `decode_image`.
         nifti: The plane of the slices.
         kept: As for `decode_image`.
-
-    Returns:
-        The mask, (height, width).
 
     Raises:
         ImageError: As for `decode_image`.

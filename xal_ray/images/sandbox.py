@@ -51,7 +51,7 @@ def is_child() -> bool:
     return _CHILD in os.environ
 
 
-class Capped:
+class Sandbox:
     """Runs functions in a child process, one at a time; the child is started when it is first needed.
 
     Args:
@@ -63,7 +63,7 @@ class Capped:
         self._child: subprocess.Popen[bytes] | None = None
         self._prepared = ""
 
-    def __enter__(self) -> Capped:
+    def __enter__(self) -> Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -29,8 +29,7 @@ def labels_of_run(run: Path, pool: PoolReader) -> pa.Table:
         LabelError: No label is of an image of the pool, or one is not among its classes.
     """
     layout = run_with_labels(run)
-    files = [files.labels for files in [layout.initial, *layout.rounds()]]
-    tables = [read_table(path) for path in files if path.is_file()]
+    tables = [read_table(part.labels) for part in [layout.initial, *layout.rounds()] if part.labels.is_file()]
     received = pa.concat_tables(tables) if tables else RECEIVED_SCHEMA.empty_table()
     inside = rows_of_splits(pool.index(), "pool")["image_id"].combine_chunks()
     usable = received.filter(pc.is_in(received["image_id"], value_set=inside)).sort_by("image_id")

@@ -20,7 +20,7 @@ ID_COLUMN = "image_id"
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Exclusions:
     """Images of a pool that are not chosen again.
 
     Attributes:
@@ -42,7 +42,7 @@ class LeftOut:
         return f"{', '.join(parts)}: {num_pool - len(self.image_ids)} to choose from"
 
 
-def left_out(pool: PoolReader, run: Path | None, lists: tuple[Path, ...] = ()) -> LeftOut:
+def find_exclusions(pool: PoolReader, run: Path | None, lists: tuple[Path, ...] = ()) -> Exclusions:
     """Return the images of a pool that a run has labelled or picked, and those that lists name.
 
     Raises:
@@ -77,7 +77,7 @@ def left_out(pool: PoolReader, run: Path | None, lists: tuple[Path, ...] = ()) -
     if run is None and not lists:
         reasons.append("none left out (the model lies in no run: --run or --exclude says what is labelled)")
     left = pa.concat_arrays(found) if found else pa.array([], pa.string())
-    return LeftOut(pa.array(sorted(set(left.to_pylist())), pa.string()), tuple(reasons))
+    return Exclusions(pa.array(sorted(set(left.to_pylist())), pa.string()), tuple(reasons))
 
 
 def run_of_model(model: Path) -> Path | None:
@@ -138,16 +138,7 @@ def read_ids(path: Path, ids: Ids | None = None) -> pa.Array:
     Raises:
         LabelError: It can't be read, or lacks the column.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LabelError(
-            "a list of images can't be read",
-            expected=f"a Parquet or CSV file with a column {ID_COLUMN}, or a plain id a line",
-            found=error.strerror or type(error).__name__,
-            where=str(path),
-            next_step="correct --exclude",
-        ) from error
+    data = _bytes_of(path)
     table = open_written(path, "a list of images", LabelError, (ID_COLUMN,), data=data)
     names = table.header.names
     at = table.header.find(ID_COLUMN)
@@ -170,3 +161,16 @@ def read_ids(path: Path, ids: Ids | None = None) -> pa.Array:
     # An exported table has a quote before an id that a spreadsheet would take for a formula.
     texts = [cell.removeprefix("'") for cell in cells if cell]
     return pa.array([(ids.of(text) if ids else None) or text for text in texts], pa.string())
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LabelError(
+            "a list of images can't be read",
+            expected=f"a Parquet or CSV file with a column {ID_COLUMN}, or a plain id a line",
+            found=error.strerror or type(error).__name__,
+            where=str(path),
+            next_step="correct --exclude",
+        ) from error

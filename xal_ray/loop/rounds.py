@@ -138,7 +138,7 @@ def start_round(run: Run, files: RoundLayout) -> bool:
 
 
 def run_round(run: Run, files: RoundLayout) -> bool:
-    """Return one round; False while it waits for labels.
+    """Go through one round; False while it waits for labels.
 
     The round after the last query trains and evaluates only: the labels that were paid for count.
     """

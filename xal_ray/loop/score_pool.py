@@ -18,7 +18,7 @@ from xal_ray.engine.readiness import made_ready, start_where_needed
 from xal_ray.engine.scoring import score
 from xal_ray.engine.shared import sharing
 from xal_ray.errors import ConfigError, InputError, ModelError, PoolError, RunError
-from xal_ray.labels.exclusions import LeftOut, left_out, run_of_model
+from xal_ray.labels.exclusions import Exclusions, find_exclusions, run_of_model
 from xal_ray.loop.query import BoolArray, Query, check_strategy, choose, is_in, rows_to_score
 from xal_ray.model.saliency import check_cut, check_maps
 from xal_ray.model.weights import load_model
@@ -117,7 +117,7 @@ def score_pool(
             "the model's last layer was trained without dropout: its 'bald' says how the output bears noise, "
             "not what the model does not know; a run with score.mc_samples trains that layer with dropout"
         )
-    known = left_out(pool, run or run_of_model(model), exclude)
+    known = find_exclusions(pool, run or run_of_model(model), exclude)
     index = pool.index()
     rows, candidates = _rows(index, settings, splits, query_size, known)
     record = out / SCORE_RECORD
@@ -202,7 +202,7 @@ def describe_pass(
         return [*lines, "note       what is not seen from this machine is not looked at"]
     pool = open_pool(pool_path)
     card = _check(model, pool, settings, splits, query_size)
-    known = left_out(pool, run or run_of_model(model), exclude)
+    known = find_exclusions(pool, run or run_of_model(model), exclude)
     _rows(pool.index(), settings, splits, query_size, known)
     if not is_remote(out):
         _check_bound(out, _record(card, pool, settings, splits, query_size, known))
@@ -254,7 +254,7 @@ def _check(
 
 
 def _rows(
-    index: pa.Table, settings: config.Config, splits: Sequence[str], query_size: int, known: LeftOut
+    index: pa.Table, settings: config.Config, splits: Sequence[str], query_size: int, known: Exclusions
 ) -> tuple[BoolArray, BoolArray]:
     """(n,) which rows of the index are scored, and which may be chosen."""
     inside = is_in(index["split"], pa.array(splits))
@@ -275,7 +275,7 @@ def _rows(
     return rows, candidates
 
 
-def _labelled(index: pa.Table, known: LeftOut) -> pa.Table:
+def _labelled(index: pa.Table, known: Exclusions) -> pa.Table:
     """Return the index rows of what came with a label or is left out: a batch is compared with them."""
     is_known = is_in(index["image_id"], known.image_ids) | is_in(index["split"], pa.array(["labeled"]))
     return index.filter(pa.array(is_known))
@@ -287,7 +287,7 @@ def _record(
     settings: config.Config,
     splits: Sequence[str],
     query_size: int,
-    known: LeftOut,
+    known: Exclusions,
 ) -> dict[str, Any]:
     """Return all that scores and choice depend on, by the same notion of identity as a run's."""
     identity = settings.identity()

@@ -83,7 +83,7 @@ def draw_initial_set(run: Run, files: RoundLayout) -> None:
 
 
 def _take_over(run: Run, files: RoundLayout, origin: Path) -> pa.Table:
-    """Return another run's labels to `labels.parquet`; returns their images as a selection."""
+    """Write another run's labels to `labels.parquet`; returns their images as a selection."""
     labels = labels_of_run(origin, run.pool)
     write_table(files.labels, labels)
     run.context.reporter.line(f"{files.title}: {labels.num_rows} labels taken over from {origin}")
@@ -96,7 +96,7 @@ def _take_over(run: Run, files: RoundLayout, origin: Path) -> pa.Table:
 
 
 def random_query(select: Select, size: int) -> Select:
-    """Return a random draw of so many, with the cap per group: the initial set, for every strategy alike."""
+    """Return the settings of a random draw of so many, with the cap per group, for every strategy alike."""
     return Select(strategy="random", query_size=size, max_per_group=select.max_per_group)
 
 

@@ -12,7 +12,7 @@ from xal_ray.engine.scoring import score
 from xal_ray.engine.training.stage import TrainRequest, train
 from xal_ray.loop.selection import labelled_rows, rows_to_score
 from xal_ray.loop.state import Run
-from xal_ray.metrics.holdout import assess
+from xal_ray.metrics.holdout import holdout_metrics
 from xal_ray.pool.schema import rows_of_splits
 from xal_ray.record.layout import RoundLayout
 from xal_ray.scoring.scorer import score_schema
@@ -88,7 +88,9 @@ def evaluate_model(run: Run, files: RoundLayout) -> None:
     holdout = read_shards(files.holdout, schema)
     scored = read_shards(files.scores, schema, ["predicted", "misalignment", "error_code"])
     splits = {
-        split: assess(holdout, rows_of_splits(run.index, split), run.pool.classes, run.pool.image_size, seed)
+        split: holdout_metrics(
+            holdout, rows_of_splits(run.index, split), run.pool.classes, run.pool.image_size, seed
+        )
         for split in ("val", "test")
     }
     metrics = {

@@ -109,13 +109,8 @@ def classification_metrics(
         "auroc": _auroc(values, truth),
         "ece": _expected_calibration_error(values.max(axis=1), predicted == truth),
         "per_class": [
-            {
-                "recall": _plain(recall[index]),
-                "precision": _plain(precision[index]),
-                "f1": _plain(f1[index]),
-                "support": int(support[index]),
-            }
-            for index in range(num_classes)
+            {"recall": _plain(r), "precision": _plain(p), "f1": _plain(f), "support": int(count)}
+            for r, p, f, count in zip(recall, precision, f1, support, strict=True)
         ],
     }
 

@@ -1,4 +1,4 @@
-"""Assess a model: the scores of a holdout split, joined with its labels, to metrics."""
+"""Metrics of a model: the scores of a holdout split, joined with its labels."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class SplitFigures(TypedDict):
     alignment: AlignmentOfSplit | None
 
 
-def assess(
+def holdout_metrics(
     scores: pa.Table, rows: pa.Table, classes: tuple[str, ...], image_size: int, seed: int
 ) -> SplitFigures | None:
-    """Metrics of one split.
+    """Measure what a model did on one split.
 
     Args:
         scores: A score table that covers the split, among others.

@@ -41,7 +41,7 @@ def mean_with_interval(
 
 
 def sign_flip_test(differences: Sequence[float], seed: int) -> float:
-    """Return whether the mean of paired differences is zero: a two-sided p-value from flipping their signs.
+    """Test whether the mean of paired differences is zero: a two-sided p-value from flipping their signs.
 
     Exact while 2^n is at most `NUM_SIGN_FLIPS`, else from that many random flips, the observed one counted.
 

@@ -90,12 +90,12 @@ class Network(nn.Module):
 
     @property
     def is_ours(self) -> bool:
-        """Whether the model is known by heart: its layout in memory and its layers may be changed."""
+        """Return whether the model is known by heart: its layout in memory and its layers may be changed."""
         return self.backbone.cut is not None
 
     @property
     def is_cut(self) -> bool:
-        """Whether there is a `head`; without one the whole model has to run for its logits."""
+        """Return whether there is a `head`; without one the whole model has to run for its logits."""
         return self._cut is not None
 
     def features(self, images: Tensor) -> Tensor:

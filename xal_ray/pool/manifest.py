@@ -285,6 +285,10 @@ def _check_words(
                 where=where,
                 next_step=f"did you mean '{near}'? Then write it so; else {next_step}" if near else next_step,
             )
+    _check_labels_are_there(table, numbers, where)
+
+
+def _check_labels_are_there(table: pa.Table, numbers: Sequence[int], where: str | None) -> None:
     needs_label = pc.is_in(table["split"], value_set=pa.array(["labeled", "val", "test"]))
     has_none = pc.and_(pc.is_null(table["label"]), pc.is_null(table["reader"]))  # a reader may tell it later
     position = _first_true(pc.and_(needs_label, has_none))

@@ -13,7 +13,7 @@ import pyarrow as pa
 from xal_ray import config
 from xal_ray.errors import StageError, StorageError
 from xal_ray.images import ImageError
-from xal_ray.images.sandbox import Capped
+from xal_ray.images.sandbox import Sandbox
 from xal_ray.pool.layout import PoolLayout
 from xal_ray.pool.manifest import Row
 from xal_ray.pool.perceptual_hash import perceptual_hash
@@ -89,7 +89,7 @@ class PackShard:
         self.layout = PoolLayout(folder)
         self.pseudonyms = pseudonyms
         KEPT.forget()  # of a pool that this process read before
-        self.child = Capped(settings.limits) if settings.limits.strict else None
+        self.child = Sandbox(settings.limits) if settings.limits.strict else None
 
     def __call__(self, path: Path, rows: pa.Table, refused: Mapping[str, str] | None = None) -> None:
         """Read the rows of a part. The index rows are written last: they say that the part is done.

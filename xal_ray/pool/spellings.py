@@ -88,20 +88,24 @@ def group_warnings(groups: pa.ChunkedArray, numbers: Sequence[int]) -> list[str]
             f"{min(rounded)}): patients whose ids differ in the last digits are one. Write the ids as text, "
             "from where they come"
         )
+    return found + _alike_warnings(rows)
+
+
+def _alike_warnings(rows: Mapping[str, int]) -> list[str]:
     first: dict[str, int] = {}
     pairs = [
         (kept, number)
         for group, number in sorted(rows.items(), key=lambda entry: entry[1])
         if (kept := first.setdefault(_group_key(group), number)) != number
     ]
-    if pairs:
-        rows_of_pair = "rows {} and {}".format(*pairs[0])
-        found.append(
-            f"{len(pairs)} group ids differ from another one only in case, spaces or zeros in front (the "
-            f"first: {rows_of_pair}): they are groups of their own, which may stand on two sides of the "
-            "splits. If they are one patient, write the id alike"
-        )
-    return found
+    if not pairs:
+        return []
+    rows_of_pair = "rows {} and {}".format(*pairs[0])
+    return [
+        f"{len(pairs)} group ids differ from another one only in case, spaces or zeros in front (the "
+        f"first: {rows_of_pair}): they are groups of their own, which may stand on two sides of the "
+        "splits. If they are one patient, write the id alike"
+    ]
 
 
 def is_group_an_image(groups: pa.ChunkedArray) -> bool:

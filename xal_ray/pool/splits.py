@@ -75,7 +75,7 @@ def _collect(table: pa.Table, seed: int) -> dict[str, _Group]:
 
 
 def _deal_each(groups: Iterable[_Group], settings: Splits) -> dict[str, str]:
-    """Return each group by itself: its draw falls into test, val, or neither."""
+    """Deal out each group by itself: its draw falls into test, val, or neither."""
     dealt = {}
     for group in groups:
         if group.draw < settings.test:

@@ -26,11 +26,10 @@ from xal_ray.pool.breakdown import MIN_GROUPS
 from xal_ray.pool.schema import ROI_STATES, SPLITS, PoolReader
 from xal_ray.record.layout import RunLayout
 from xal_ray.report import figures, overlay
-from xal_ray.report.alignment_section import MEASURES, describe_alignment, tested_rows
 from xal_ray.report.area import area, area_interval
 from xal_ray.report.numbers import format_number, p_words, signed
-from xal_ray.report.pool_section import describe_pool
 from xal_ray.report.reader import Pick, Picks, Round, RunReading, read_run, shown_uncertainty
+from xal_ray.report.sections import MEASURES, describe_alignment, describe_pool, tested_rows
 from xal_ray.storage import write_bytes
 
 MAX_SHOWN = 24  # picks of a round whose pictures are embedded

@@ -46,7 +46,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """Holds what the permutation test says of a measure; see `permutation.alignment_test`."""
+    """Holds what the permutation test says of a measure; see `metrics.alignment_test`."""
 
     own: float
     donors: float

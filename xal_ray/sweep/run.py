@@ -129,7 +129,7 @@ class _CacheError(InputError):
 
 @contextmanager
 def _optional_cache(settings: Config, each: ArmPlan) -> Iterator[None]:
-    """Return what goes wrong with activations that the sweep chose by itself is no reason to stop.
+    """Mark what goes wrong with activations that the sweep chose by itself: it is no reason to stop.
 
     Raises:
         _CacheError: In the place of the error.

@@ -300,7 +300,7 @@ class _Parquet(Written):
 
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return how pandas keeps numbers of which some are missing: 1.0 for 1, and not-a-number for none."""
+    """Undo how pandas keeps numbers of which some are missing: 1.0 for 1, and not-a-number for none."""
     column = pc.if_else(pc.is_nan(column), None, column)
     try:
         return column.cast(pa.int64())

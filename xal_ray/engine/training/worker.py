@@ -64,7 +64,7 @@ def work(arguments: dict[str, WorkerTask]) -> None:
 
 
 class ReportedCheckpoints:
-    """The learner's checkpoints, as Ray Train keeps them: each worker adds its file to a common folder.
+    """The training's checkpoints, as Ray Train keeps them: each worker adds its file to a common folder.
 
     Attributes:
         every_steps: Steps from one to the next; 0: none.
@@ -110,7 +110,7 @@ def gather(batches: Sequence[pa.Table], pool: PoolReader) -> LabelledImages:
 
 
 class Distributed:
-    """Data-parallel training among Ray Train's workers (the learner's `Sync`)."""
+    """Data-parallel training among Ray Train's workers (a training's `Sync`)."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank = rank

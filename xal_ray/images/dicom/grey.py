@@ -93,7 +93,7 @@ class Grey:
     padding: tuple[float, float] | None = None
 
     def in_8_bits(self, stored: npt.NDArray[np.number]) -> Pixels:
-        """Return values to grey, strip by strip in float64.
+        """Turn values into grey, strip by strip in float64.
 
         Args:
             stored: (h, w), integers or floats.

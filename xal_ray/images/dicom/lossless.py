@@ -11,7 +11,7 @@ from xal_ray.config import Limits
 from xal_ray.images.dicom.plugins import plugin_of, through_pydicom
 from xal_ray.images.dicom.shape import FrameShape
 from xal_ray.images.errors import ImageError
-from xal_ray.images.sandbox import Capped, is_child
+from xal_ray.images.sandbox import Sandbox, is_child
 
 
 def decode(data: bytes, syntax: str, shape: FrameShape, limits: Limits) -> tuple[npt.NDArray[np.number], str]:
@@ -37,6 +37,6 @@ def decode(data: bytes, syntax: str, shape: FrameShape, limits: Limits) -> tuple
 
 
 @cache
-def _child(limits: Limits) -> Capped:
+def _child(limits: Limits) -> Sandbox:
     """Started with the first such file, and kept; it ends with this process."""
-    return Capped(limits)
+    return Sandbox(limits)

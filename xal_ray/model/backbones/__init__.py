@@ -33,7 +33,7 @@ class Maker(Protocol):
 
 
 class Cut(Protocol):
-    """Return a model in two parts: `head(model, features(model, images))` are the logits."""
+    """Cuts a model in two: `head(model, features(model, images))` are the logits."""
 
     def features(self, model: Any, images: Tensor) -> Tensor:
         """Return the target layer's output: (n, k, h, w), or tokens (n, 2 + h w, k), for (n, 3, s, s)."""

@@ -74,7 +74,7 @@ class TrainingState:
 
     Attributes:
         step: The last step that was done.
-        common: Of the training as a whole: weights, optimiser, judge, history.
+        common: Of the training as a whole: weights, optimiser, early stopping, history.
         own: Of this worker: its random streams and its place among its images. None: they are of a group of
             another size, and begin anew.
     """

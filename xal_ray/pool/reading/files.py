@@ -22,8 +22,7 @@ from xal_ray.images import (
 from xal_ray.places import place
 from xal_ray.pool.manifest import Row
 from xal_ray.pool.reading.read import ReadImage
-from xal_ray.pool.reading.region import Region, region_of_mask
-from xal_ray.pool.reading.shapes import region_of_shapes
+from xal_ray.pool.reading.region import Region, region_of_mask, region_of_shapes
 from xal_ray.pool.sources import phantom
 from xal_ray.roi import check_mask
 

@@ -38,7 +38,7 @@ class Csv:
 
     @property
     def num_rows(self) -> int:
-        """Return rows below the header."""
+        """Return how many rows there are below the header."""
         return int(self.table.num_rows)
 
     @cached_property

@@ -12,7 +12,7 @@ from xal_ray.roi import Sound
 
 @dataclass
 class Faults:
-    """CocoShapes that a source dropped, and the images that it leaves out for them.
+    """Shapes that a source dropped, and the images that it leaves out for them.
 
     Attributes:
         warned: One for each image and kind of fault.

@@ -123,7 +123,7 @@ def read_below(root: SourceRoot, name: str, limit: int) -> bytes:
 
 
 def _list_remote(root: SourceRoot) -> Below:
-    """Return the same of an object store, in one recursive listing."""
+    """List what lies in an object store, in one recursive listing."""
     files: list[str] = []
     hidden: list[str] = []
     for name in names_below(root.path):

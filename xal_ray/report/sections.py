@@ -1,9 +1,15 @@
-"""The words for what the permutation test found: does the model look where the expert looks?"""
+"""Words of the page's sections: what the permutation test found, and who is in the pool.
+
+The test asks whether the model looks where the expert looks. Of the pool it is said who is in it, who was
+left out, and what its card warns of.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from xal_ray.pool.card_content import BreakdownTable, PoolCard
 from xal_ray.report.numbers import format_number, p_words, signed
 from xal_ray.report.reader import AlignmentTest, MeasureResult
 
@@ -14,6 +20,7 @@ MEASURES = {
     "lift": "lift",
 }
 PRIMARY = "soft_dice"  # its test gives the verdict: four measures of the same maps are not four proofs
+_TITLES = {"class": "class", "site": "site", "device": "device", "sex": "sex", "age_band": "age"}
 
 
 @dataclass(frozen=True)
@@ -64,3 +71,47 @@ def describe_alignment(test: AlignmentTest | None) -> str:
     if found.ci95 is not None and found.ci95[0] <= 0.0:
         tie = " The interval, which is the coarser of the two, reaches nought all the same."
     return f"In the last round maps find their own ROI: {compared} ({evidence}).{tie}"
+
+
+def describe_pool(card: PoolCard) -> dict[str, Any]:
+    """Return the values of the page's section on the pool; small cells are marked in the card already.
+
+    Args:
+        card: The content of the pool's `card.json`.
+
+    Returns:
+        `breakdown` (tables with a title), `unknown_of_all` (titles of what is known of no image), `excluded`
+        (entries of the card) and `pool_notes` (sentences).
+    """
+    found = card.get("breakdown") or {}
+    return {
+        "breakdown": [_table(title, found[key]) for key, title in _TITLES.items() if found.get(key)],
+        "unknown_of_all": [title for key, title in _TITLES.items() if found and not found.get(key)],
+        "excluded": card.get("excluded") or [],
+        "pool_notes": _notes(card),
+    }
+
+
+def _table(title: str, table: BreakdownTable) -> dict[str, Any]:
+    rows = [
+        {
+            "name": f"{row['others']} others" if row["others"] else row["value"] or "not known",
+            "cells": row["cells"],
+        }
+        for row in table["rows"]
+    ]
+    return {"title": title, "columns": table["columns"], "rows": rows}
+
+
+def _notes(card: PoolCard) -> list[str]:
+    found = []
+    near, burned_in = card.get("near_duplicates_across_splits"), card.get("burned_in")
+    num_near = near["num_images"] if near else 0
+    if num_near:
+        looks = "image of val or test looks" if num_near == 1 else "images of val or test look"
+        found.append(f"{num_near} {looks} nearly like one of another split and another group")
+    warning = burned_in["warning"] if burned_in else None
+    if warning:
+        found.append(warning)
+    found += card.get("overlaps") or []
+    return [f"{text[0].upper()}{text[1:]}." for text in found]
