@@ -41,7 +41,12 @@ def test_only(root: Path, package: str, modules: list[Module]) -> Iterator[str]:
     promised = _promised(modules)
     for module in modules:
         loaded = Counter(_loaded(module.nodes))
-        outside = named[module.name] | reads[module.name] | pointed | (promised[module.folder] & in_words)
+        outside = (
+            named[module.name]
+            | reads[module.name]
+            | pointed
+            | (promised[module.name.rpartition(".")[0]] & in_words)
+        )
         for node in _defined(module.tree.body):
             at_home = loaded[node.name] - list(_loaded(ast.walk(node))).count(node.name)
             if not at_home and node.name not in outside:
@@ -72,7 +77,7 @@ def _promised(modules: list[Module]) -> dict[str, set[str]]:
     for module in modules:
         for node in module.tree.body if module.is_package else ():
             if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
-                promised[module.folder] |= {one.name for one in node.body if isinstance(one, FUNCTIONS)}
+                promised[module.name] |= {one.name for one in node.body if isinstance(one, FUNCTIONS)}
     return promised
 
 

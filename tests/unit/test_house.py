@@ -149,6 +149,11 @@ def test_a_figure_sees_its_flaw_and_no_other(house, tmp_path, figure, flawed, co
         ({"p/a.py": "class A:\n    def f(self): ...\nA().f\n"}, []),
         ({"p/a.py": "class A:\n    def f(self): ...\nA()\n", "p/page.j2": "{{ a.f() }}"}, []),
         ({"p/a.py": "class A(B):\n    def f(self): ...\nA()\n"}, []),  # B may call it
+        ({"p/__init__.py": "class A(Protocol):\n    def f(self): ...\nA\n", "p/b.py": "load().f()"}, []),
+        (
+            {"p/__init__.py": "class A(Protocol):\n    def f(self): ...\nA\n"},
+            ["p/a.py:1 f"],
+        ),  # promised, and not read
     ],
 )
 def test_what_only_tests_use(house, tmp_path, files, found):

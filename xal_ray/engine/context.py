@@ -50,4 +50,4 @@ def open_context(
         yield context
     finally:
         if actors is None:
-            context.actors.release()
+            context.actors.release()  # left to Ray's own end, a dispatcher was once seen to outlive it
