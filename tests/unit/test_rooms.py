@@ -35,6 +35,29 @@ def test_the_table_has_the_rooms_of_each_floor():
     assert found == linted()
 
 
+def written():
+    """Return what names files of the house: its code, and its pages but the record of changes."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    code = (
+        path
+        for folder in ("xal_ray", "tests", "benchmarks", "docs")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    return [*code, *(page for page in pages if page.name != "CHANGELOG.md")]
+
+
+def test_modules_that_code_and_pages_name_are_there():
+    tops = (ROOT, ROOT / "xal_ray", ROOT / "tests")
+    foreign = {"torch.py"}  # a user's file, which must not be taken for torch
+    lost = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in written()
+        for name in re.findall(r"`([a-z0-9_/]+\.py)`", path.read_text(encoding="utf-8"))
+        if name not in foreign and not any((top / name).is_file() for top in (*tops, *path.parents))
+    ]
+    assert lost == []
+
+
 LOCAL = """
 import sys
 import xal_ray.cli

@@ -4,8 +4,8 @@
     train/_annotations.coco.json, train/*.jpg                  and the same for valid, test
     any.json beside, or in `annotations` below, the folder that its file names start from
 
-An image's label is one of its categories (see `findings.py`); "No finding" is an image without annotations.
-Each image may carry patient_id, group_id or lesion_id: then that is its group.
+An image's label is one of its categories (see `common/findings.py`); "No finding" is an image without
+annotations. Each image may carry patient_id, group_id or lesion_id: then that is its group.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def read(pool: Pool) -> Listing:
     Returns:
         A row an image, with the annotations of its label as ROI, in the frame of the image's width and
         height. Ids are those of the images, after the file's name where there are several files. Excluded:
-        `missing_file`, and the reasons of `findings.py`. Shapes that can't be meant are dropped, and an image
-        is refused where nothing else is left of its label's, or an annotation's category is not listed.
+        `missing_file`, and the reasons of `common/findings.py`. Shapes that can't be meant are dropped, and
+        an image is refused where nothing else is left of its label's, or an annotation's category is not
+        listed.
 
     Raises:
         SourceError: There is no such file, it is malformed, or no image tells its group although `group_by`

@@ -7,8 +7,8 @@ root/                    or, split already:      root/
   0004.dcm               (no class)
   masks/glioma/a/0001.png                          masks/train/glioma/0001.png
 
-What names mean is told by `folder_names.py`: masks by `folder_masks.py`, classes and splits by
-`folder_layout.py`, and which files are images by `folder_files.py`.
+What names mean is told by `folder_tree/names.py`: masks by `folder_tree/masks.py`, classes and splits by
+`folder_tree/layout.py`, and which files are images by `common/image_files.py`.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def read(pool: Pool) -> Listing:
     Returns:
         A row an image. The group is the lesion; of the official validation and test images, whose lesions are
         published nowhere, the image. Excluded: `missing_file`, `not_in_csv`, and the reasons of
-        `findings.py`.
+        `common/findings.py`.
 
     Raises:
         SourceError: There is no such set, or lesions are asked for and not known.

@@ -58,8 +58,8 @@ def read(pool: Pool) -> Listing:
     Returns:
         A row an image, with the shapes of its label as ROI. Images without a file of labels have no label
         and stay in the pool; of the splits val and test they are left out (`not_annotated`). Excluded also:
-        the reasons of `findings.py`. Shapes that can't be meant are dropped, and an image is refused where
-        nothing else is left of its label's, or a line names no known class.
+        the reasons of `common/findings.py`. Shapes that can't be meant are dropped, and an image is refused
+        where nothing else is left of its label's, or a line names no known class.
 
     Raises:
         SourceError: There is no such set, or a file is no text.
