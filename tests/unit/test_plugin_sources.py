@@ -55,6 +55,18 @@ def test_relative_paths_lie_below_the_source_and_shapes_make_a_region(folder):
     assert (row["roi_state"], row["boxes"]) == ("present", [[0.0, 0.0, 2.0, 2.0]])
 
 
+def test_a_mask_may_be_a_path_and_blank_text_is_none(folder):
+    body = """
+        for name in ("a1", "a2"):
+            mask = pool.source.path / "b1.png" if name == "a1" else ""
+            yield {"image_id": name, "uri": f"{name}.png", "group_id": name, "label": "", "mask_uri": mask}
+    """
+    rows = read_source(pool_of(folder, body)).manifest.to_pylist()
+    assert [row["roi_state"] for row in rows] == ["present", "not_annotated"]
+    assert [row["mask_uri"] for row in rows] == [str(folder / "scans" / "b1.png"), None]
+    assert {row["label"] for row in rows} == {None}
+
+
 def test_a_pool_is_bound_to_the_code_and_to_the_options(folder):
     first = plan_of(pool_of(folder, ROWS))["source"]
     assert first.keys() == {"kind"}
@@ -85,6 +97,19 @@ ROW = "{'image_id': 'a', 'uri': 'a1.png', 'group_id': 'g'"
         (f"yield {ROW}, 'label': 7}}", "another type in label"),
         (f"yield {ROW}, 'mask_uri': 'none.png'}}", "names files that are not there: 1"),
         (f"yield {ROW}, 'reader': 'brat'}}", "did you mean 'brats'"),
+        (f"yield {ROW}, 'group_id': ' '}}", "'group_id' is ' '"),
+        ("yield {'image_id': 'a', 'uri': '', 'group_id': 'g'}", "'uri' is ''"),
+        ("yield {'image_id': 'a', 'uri': 5, 'group_id': 'g'}", "another type in uri"),
+        (f"yield {ROW}, 'mask_uri': b'a1.png'}}", "another type in mask_uri"),
+        (f"yield {ROW}, 'more_mask_uris': 'a1.png'}}", "another type in more_mask_uris"),
+        (f"yield {ROW}, 'boxes': 3}}", "another type in boxes"),
+        (f"yield {ROW}, 'label': 'x\\udc80'}}", "not Unicode"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+        (
+            "import pyarrow\nfrom xal_ray.pool.sources import Listing\n"
+            f"return Listing(pyarrow.Table.from_pylist([{ROW}}}]))",
+            "gives no manifest",
+        ),
         ("yield 'a1.png'", "gives no mapping as row 1"),
         ("raise KeyError('year')", "KeyError: 'year'"),
         ("return 7", "TypeError"),

@@ -1,6 +1,7 @@
 """Strategies of other packages: how they are found, what they are bound to, and what they are held to."""
 
 import hashlib
+import importlib
 import sys
 import uuid
 
@@ -16,6 +17,7 @@ from xal_ray.loop.binding import identify, is_only_unused_code
 from xal_ray.record.layout import RunLayout
 from xal_ray.record.ledger import Ledger
 from xal_ray.registry.lookup import Broken
+from xal_ray.registry.plug_in_files import files_of
 from xal_ray.registry.strategies import STRATEGIES
 
 HEAD = (
@@ -106,6 +108,9 @@ def mine(replay, settings, seed):
         ("np.array(list('abcdef'))", "that are numbers", "<U1"),
         ("columns['margin']", "raises nothing", "KeyError: 'margin'"),
         ("columns['entropy'].sort()", "raises nothing", "read-only"),
+        ("columns['entropy'] / columns['entropy'].max()", "rows beside a row", "smaller chunk"),
+        ("columns['entropy'] - columns['entropy'].min()", "rows beside a row", "smaller chunk"),
+        ("(_ for _ in ()).throw(SystemExit(0))", "raises nothing", "SystemExit: 0"),
         ("columns['entropy'] / columns['entropy'].sum()", "rows beside a row", "smaller chunk"),
         ("np.random.default_rng().random(len(columns['entropy']))", "rows beside a row", "smaller chunk"),
     ],
@@ -126,6 +131,7 @@ def test_a_breach_of_contract_names_the_strategy_and_what_was_found(written, ans
         ("chunk.column('entropy')", "a ndarray"),
         ("Ranking(chunk.column('entropy'), lambda row: '')", "''"),
         ("Ranking(chunk.column('entropy'), str, second=np.full(chunk.num_rows, np.nan))", "nan"),
+        ("Ranking(np.negative(chunk.column('entropy'), out=chunk.columns['entropy']), str)", "read-only"),
         ("Ranking(chunk.column('bald'), str)", "ValueError: the score table has no column bald"),
     ],
 )
@@ -183,6 +189,9 @@ def test_a_strategy_of_regions_needs_them(written):
             "can't be used",
             "'entropy'?",
         ),
+        ("raise SystemExit(0)\n", "mine", "can't be imported", "SystemExit: 0"),
+        ("def mine(:\n", "mine", "can't be imported", "SyntaxError"),
+        ("@strategy(kind='rowwise')\ndef mine(c, s):\n    ...\n", "mine", "can't be used", "'rowwise'"),
         ("@strategy(settings=['wait'])\ndef mine(c, s):\n    ...\n", "mine", "can't be used", "'weight'?"),
     ],
 )
@@ -254,6 +263,40 @@ def test_without_a_distribution_the_bytes_of_the_file_or_the_package_bind_a_run(
     (tmp_path / name / "other.py").write_text("# another\n")
     STRATEGIES._plug_ins.clear()
     assert STRATEGIES[f"{first}:mine"].origin != before
+
+
+def test_what_a_module_imports_beside_it_is_part_of_it(written, tmp_path):
+    beside, far, alone = written("C = 1\n"), written("D = 1\n"), written("")
+    (tmp_path / f"{beside}.py").write_text(f"def late():\n    import {far}, json, numpy\n")
+    name = written(f"from {beside} import late\n" + ROW_WISE.format("columns['entropy']"))
+    before = STRATEGIES[f"{name}:mine"].origin
+    assert [file for file, _ in files_of(sys.modules[name])] == [
+        f"{name}.py",
+        *sorted([f"{beside}.py", f"{far}.py"]),
+    ]
+    for changed, is_part in ((alone, False), (far, True)):
+        (tmp_path / f"{changed}.py").write_text("D = 2\n")
+        STRATEGIES._plug_ins.clear()
+        assert (STRATEGIES[f"{name}:mine"].origin != before) == is_part
+
+
+def test_code_that_has_changed_since_it_was_imported_is_refused_until_it_is_imported_anew(written):
+    name = written(ROW_WISE.format("columns['entropy']"))
+    before = config(f"{name}:mine").plug_ins()
+    written(ROW_WISE.format("columns['entropy'] / 2"), name)
+    with pytest.raises(PluginError, match="has changed since this process imported it") as caught:
+        config(f"{name}:mine")
+    assert "anew" in caught.value.details["next"]
+    importlib.reload(sys.modules[name])
+    assert config(f"{name}:mine").plug_ins() != before
+    assert chosen(f"{name}:mine").utilities[0] == pytest.approx(0.45)
+
+
+def test_a_module_that_another_one_hides_is_named(written, tmp_path):
+    (tmp_path / "statistics.py").write_text(HEAD + ROW_WISE.format("columns['entropy']"))
+    with pytest.raises(PluginError, match="is not there") as caught:
+        config("statistics:mine")
+    assert f"rename {tmp_path / 'statistics.py'}" in caught.value.details["next"]
 
 
 def test_a_run_goes_on_with_a_mended_strategy_until_one_has_chosen(written, tmp_path):

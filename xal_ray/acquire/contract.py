@@ -35,6 +35,7 @@ from xal_ray.acquire.distribution import FloatArray
 from xal_ray.acquire.streaming import Candidates, Replay
 from xal_ray.config import Select
 from xal_ray.errors import PluginError, XalRayError
+from xal_ray.registry.importing import what_was_raised
 from xal_ray.registry.strategies import SETTINGS, UNCERTAINTY, StrategySpec
 
 _MOST_SHOWN = 3  # columns in a reason
@@ -80,7 +81,7 @@ def rank_of(spec: StrategySpec, replay: Replay, settings: Select, seed: int) -> 
     code, own = spec.load(), own_settings(spec, settings)
     if spec.origin is None:
         return _as_rank(spec, code, replay, own, seed)
-    rank = _as_rank(spec, _blaming(spec, code), replay, own, seed)
+    rank = _as_rank(spec, _blaming(spec, code), lambda: map(_read_only, replay()), own, seed)
     return _Held(spec, _blaming(spec, rank) if spec.kind == "ranker" else rank).rank
 
 
@@ -115,9 +116,7 @@ def _as_rank(spec: StrategySpec, code: Any, replay: Replay, settings: Select, se
     shown = [name for name in dict.fromkeys(names.values()) if name != spec.name][:_MOST_SHOWN]
 
     def rank(chunk: Candidates) -> Ranking:
-        columns = {name: chunk.column(source).view() for name, source in names.items()}
-        for column in columns.values() if spec.origin is not None else ():
-            column.flags.writeable = False
+        columns = {name: chunk.column(source) for name, source in names.items()}
         utilities = row_wise(columns, settings)
 
         def reason(row: int) -> str:
@@ -146,17 +145,21 @@ class _Held:
         found = self._checked(chunk)
         if not self._is_tried and chunk.num_rows > 1:
             self._is_tried = True
-            rows = np.arange(0, chunk.num_rows, 2)
-            if not np.allclose(self._checked(chunk.take(rows)).utilities, found.utilities[rows], rtol=1e-6):
-                raise breach(
-                    self._spec,
-                    "utilities that do not depend on the rows beside a row",
-                    "others for the same rows in a smaller chunk",
-                )
+            # One half lacks the largest, the other the smallest: what it may have been scaled by.
+            order = np.argsort(found.utilities, kind="stable")
+            for rows in (order[: chunk.num_rows // 2], order[: chunk.num_rows // 2 - 1 : -1]):
+                if not np.allclose(
+                    self._checked(chunk.take(rows)).utilities, found.utilities[rows], rtol=1e-6
+                ):
+                    raise breach(
+                        self._spec,
+                        "utilities that do not depend on the rows beside a row",
+                        "others for the same rows in a smaller chunk",
+                    )
         return found
 
     def _checked(self, chunk: Candidates) -> Ranking:
-        found = self._rank(chunk)
+        found = self._rank(_read_only(chunk))
         if not isinstance(found, Ranking):
             raise breach(self._spec, "a Ranking", f"a {type(found).__name__}")
         second = found.second
@@ -203,6 +206,14 @@ def _blaming(spec: StrategySpec, code: Callable[..., Any]) -> Callable[..., Any]
     return call
 
 
+def _read_only(chunk: Candidates) -> Candidates:
+    """Return the same rows, which nobody can write into."""
+    columns = {name: column.view() for name, column in chunk.columns.items()}
+    for column in columns.values():
+        column.flags.writeable = False
+    return Candidates(chunk.num_rows, columns, lambda: chunk.image_ids)
+
+
 @contextmanager
 def blamed(spec: StrategySpec) -> Iterator[None]:
     """Say of an error whose code it comes from."""
@@ -210,5 +221,5 @@ def blamed(spec: StrategySpec) -> Iterator[None]:
         yield
     except XalRayError:
         raise
-    except Exception as error:
-        raise breach(spec, "code that raises nothing", f"{type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise breach(spec, "code that raises nothing", what_was_raised(error)) from error

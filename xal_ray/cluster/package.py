@@ -36,8 +36,8 @@ from xal_ray.errors import ConfigError
 from xal_ray.labels.exclusions import files_of_run
 from xal_ray.model.files import BACKBONE_FILE, CARD_FILE, WEIGHTS_FILE
 from xal_ray.places import is_remote
-from xal_ray.registry.importing import files_of
 from xal_ray.registry.lookup import Entry
+from xal_ray.registry.plug_in_files import files_of
 from xal_ray.registry.registries import REGISTRIES_BY_KEY
 from xal_ray.storage import read_json
 from xal_ray.sweep.space import Choices, parse_space

@@ -28,7 +28,7 @@ def _known_in(registry: Registry[Any]) -> AfterValidator:
 
     def check(name: str) -> str:
         try:
-            registry[name]
+            registry.read_anew(name)
         except UnknownNameError as error:
             raise _unknown(error.known, error.near) from error
         return name

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
 import operator
 import sys
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from xal_ray.errors import PluginError
 from xal_ray.nearest_name import nearest_name
+from xal_ray.registry.plug_in_files import distribution_of, files_of, is_installed
 
 _ours: list[str] = []  # folders of the process that started this one
+_read_as: dict[str, ModuleSpec | None] = {}  # how a plug-in's module was found when its files were read
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Origin:
     Attributes:
         path: `module:attribute`.
         distribution: Name and version of the installed distribution that the module's file is part of.
-        sha256: Of the module's file or, where it is part of a package, of all files of that; where no
-            distribution has it.
+        sha256: Of the module's file or, where it is part of a package, of all files of that, and of what they
+            import that is not installed (`files_of`); where no distribution has it.
     """
 
     path: str
@@ -69,52 +71,62 @@ def import_object(path: str) -> Any:
         return operator.attrgetter(attribute)(module)
     except AttributeError:
         near = nearest_name(attribute, [each for each in vars(module) if not each.startswith("_")])
+        hidden = _hidden_by(module)
         raise PluginError(
             f"the plug-in {path} is not there",
             expected=f"'{attribute}' in the module {name}",
             found=f"a module without it: {getattr(module, '__file__', None) or name}",
-            next_step=f"did you mean {name}:{near}?" if near else "correct the part behind the colon",
+            next_step=f"rename {hidden}: Python finds the other module of its name first"
+            if hidden
+            else f"did you mean {name}:{near}?"
+            if near
+            else "correct the part behind the colon",
         ) from None
 
 
 def origin_of(path: str) -> Origin:
     """Say which version of the code a path that has been imported names."""
-    module = sys.modules[path.partition(":")[0]]
+    name = path.partition(":")[0]
+    module = sys.modules[name]
+    _read_as[name] = module.__spec__
     found = getattr(module, "__file__", None)
     if found is None:  # made in this very process
         return Origin(path)
-    file = Path(found).resolve()
-    for distribution in importlib.metadata.distributions():
-        root = Path(str(distribution.locate_file(""))).resolve()
-        if file.is_relative_to(root):
-            line = f"{file.relative_to(root).as_posix()},"
-            if any(each.startswith(line) for each in (distribution.read_text("RECORD") or "").splitlines()):
-                return Origin(path, f"{distribution.metadata['Name']} {distribution.version}")
+    distribution = distribution_of(Path(found).resolve())
+    if distribution is not None:
+        return Origin(path, distribution)
     total = hashlib.sha256()
-    for name, each in files_of(module):
-        total.update(f"{name} {hashlib.sha256(each.read_bytes()).hexdigest()}\n".encode())
+    for shown, each in files_of(module):
+        total.update(f"{shown} {hashlib.sha256(each.read_bytes()).hexdigest()}\n".encode())
     return Origin(path, sha256=total.hexdigest())
 
 
-def files_of(module: ModuleType) -> Iterator[tuple[str, Path]]:
-    """Yield the files that a module is made of, each with its path as `import` sees it, in their order.
+def what_was_raised(error: BaseException) -> str:
+    """Return the class and the first line of what a plug-in's code raised, and the line that it came from."""
+    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not is_installed(Path(frame.filename))]
+    return f"{text} ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else text
 
-    That is the module's own file or, where it is part of a package, all files of the outermost package but
-    for what Python and other programs keep there (`__pycache__`, names that begin with a dot).
+
+def check_unchanged(origin: Origin) -> None:
+    """Make sure that a plug-in's files are those that this process has imported.
+
+    Raises:
+        PluginError: They have changed since: what runs here is the code from before.
     """
-    file = Path(str(module.__file__)).absolute()
-    top, *below = module.__name__.split(".")
-    if not below and not hasattr(module, "__path__"):
-        yield file.name, file
-        return
-    # A package without an __init__.py may lie in several folders: the one that this module lies in counts.
-    folder = (
-        file.parents[len(below) if file.name == "__init__.py" else len(below) - 1] if below else file.parent
-    )
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in name.parts):
-            yield f"{top}/{name.as_posix()}", path
+    name = origin.path.partition(":")[0]
+    module = sys.modules.get(name)
+    if module is None or module.__spec__ is not _read_as.get(name):
+        return  # it has been imported anew, or will be
+    found = origin_of(origin.path)
+    if found != origin:
+        raise PluginError(
+            f"the plug-in {origin.path} has changed since this process imported it",
+            expected=str(origin),
+            found=str(found),
+            next_step="start Python (the notebook's kernel) anew, so that the new code is what runs",
+        )
 
 
 def _import_module(name: str, path: str) -> ModuleType:
@@ -135,14 +147,24 @@ def _import_module(name: str, path: str) -> ModuleType:
             found=f"none in {search_folders()[-1]}, and none that is installed",
             next_step="install its package in this environment, or start from the folder that it lies in",
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(path, error) from error
 
 
-def _broken(path: str, error: Exception) -> PluginError:
+def _hidden_by(module: ModuleType) -> Path | None:
+    """Return the file of a module's name that lies where plug-ins are looked for, and is another one."""
+    for folder in search_folders():
+        for name in (f"{module.__name__.replace('.', '/')}.py", f"{module.__name__.partition('.')[0]}.py"):
+            file = Path(folder) / name
+            if file.is_file() and file.resolve() != Path(getattr(module, "__file__", None) or "").resolve():
+                return file
+    return None
+
+
+def _broken(path: str, error: BaseException) -> PluginError:
     return PluginError(
         f"the plug-in {path} can't be imported",
         expected="a module that can be imported",
-        found=f"{type(error).__name__}: {error}",
+        found=what_was_raised(error),
         next_step=f"mend it until `python -c 'import {path.partition(':')[0]}'` passes",
     )

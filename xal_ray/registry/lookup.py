@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from xal_ray.errors import ConfigError, PluginError, XalRayError
 from xal_ray.nearest_name import nearest_name
-from xal_ray.registry.importing import Origin, import_object, origin_of
+from xal_ray.registry.importing import Origin, check_unchanged, import_object, origin_of
 
 SPEC = "__xal_ray__"  # the attribute in which a plug-in's object carries its record
 
@@ -126,6 +126,19 @@ class Registry(Generic[E]):
         if entry is None:
             entry = self._plug_ins[name] = self._plug_in(name, name if ":" in name else self._path_of(name))
         return entry
+
+    def read_anew(self, name: str) -> E:
+        """Return the record of a name as its files are now; for a name that a configuration gives.
+
+        Raises:
+            UnknownNameError, ConfigError: As above.
+            PluginError: As above; or its files have changed since this process imported them.
+        """
+        known = self._plug_ins.get(name)
+        if known is not None and known.origin is not None:
+            check_unchanged(known.origin)
+            del self._plug_ins[name]
+        return self[name]
 
     def installed(self) -> list[E | Broken]:
         """Return what installed packages add, by name, with what is wrong with those that can't be used."""

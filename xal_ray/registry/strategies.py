@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from xal_ray.nearest_name import nearest_name
 from xal_ray.registry.lookup import Entry, Registry
@@ -84,6 +84,8 @@ class StrategySpec(Entry):
 
 def _wrong(spec: StrategySpec) -> tuple[str, str] | None:
     """Return what does not fit in a plug-in's record: expected and found."""
+    if spec.kind not in get_args(Kind):
+        return f"a kind out of {', '.join(get_args(Kind))}", f"'{spec.kind}'"
     of_built_in = dict.fromkeys(name for built_in in STRATEGIES for name in built_in.columns)
     for title, given, known in (
         ("columns", spec.columns, tuple(of_built_in)),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from xal_ray.errors import ModelError, PluginError
 from xal_ray.registry.backbones import BackboneSpec
+from xal_ray.registry.importing import what_was_raised
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class FromPlugin:
         try:
             model = self.spec.load()(num_classes, image_size)
         except (Exception, SystemExit) as error:  # whatever the plug-in's author has overlooked
-            raise broken(self.spec, "does not make a model", f"{type(error).__name__}: {error}") from error
+            raise broken(self.spec, "does not make a model", what_was_raised(error)) from error
         if not isinstance(model, nn.Module):
             raise broken(self.spec, "does not make a model", shape_of(model), "a torch.nn.Module")
         return model
@@ -58,7 +59,7 @@ class FromPlugin:
         try:
             return dict(self.spec.pretrained())
         except (Exception, SystemExit) as error:  # as above
-            raise broken(self.spec, "gives no weights", f"{type(error).__name__}: {error}") from error
+            raise broken(self.spec, "gives no weights", what_was_raised(error)) from error
 
 
 @dataclass(frozen=True)
