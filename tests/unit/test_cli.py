@@ -10,7 +10,10 @@ def call(*arguments):
 
 def test_help_names_every_command():
     text = call("--help").stdout
-    for command in ("prepare", "run", "sweep", "score", "report", "labels", "doctor"):
+    for command in (
+        *("prepare", "run", "sweep", "score", "report", "labels", "doctor"),
+        *("attach", "down", "strategies", "sources", "backbones"),
+    ):
         assert command in text
 
 
@@ -27,6 +30,13 @@ def test_a_missing_config_is_a_clear_error_with_exit_code_2(tmp_path):
     assert "error: the configuration file can't be read" in result.stderr
     assert "none.yaml" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_report_of_no_run_asks_for_a_run_and_not_for_a_configuration(tmp_path):
+    result = call("report", tmp_path / "none")
+    assert result.exit_code == 2
+    assert "error: there is no run here" in result.stderr
+    assert "give the path of a run's folder" in result.stderr
 
 
 def test_an_unknown_key_is_named_with_its_nearest_match(tmp_path):

@@ -335,8 +335,8 @@ def report(
     """Build RUN/report.html again from what the run left."""
     with errors_shown(debug):
         from xal_ray.pool.schema import open_pool
-        from xal_ray.record.layout import RunLayout
         from xal_ray.report.page import build_report
+        from xal_ray.report.reader import config_of_run
 
-        settings = load_config(RunLayout(run_folder).config)
+        settings = config_of_run(run_folder)
         typer.echo(build_report(run_folder, open_pool(settings.pool_path())))

@@ -176,6 +176,27 @@ class RunReading:
         return "in progress"
 
 
+def config_of_run(path: Path) -> Config:
+    """Read the configuration of a run.
+
+    Args:
+        path: The run's folder.
+
+    Raises:
+        RunError: There is no run here.
+        ConfigError: Its configuration can't be read.
+    """
+    layout = RunLayout(path)
+    if not layout.config.is_file():
+        raise RunError(
+            "there is no run here",
+            expected="a folder with a config.yaml, made by `xal-ray run`",
+            where=str(path),
+            next_step="give the path of a run's folder, for example runs/NAME",
+        )
+    return load_config(layout.config)
+
+
 def read_run(path: Path, classes: Sequence[str], max_shown: int) -> RunReading:
     """Read a run folder.
 
@@ -188,15 +209,7 @@ def read_run(path: Path, classes: Sequence[str], max_shown: int) -> RunReading:
         RunError: There is no run here, or a file of it lacks what it should hold.
         StorageError: A file can't be read.
     """
-    layout = RunLayout(path)
-    if not layout.config.is_file():
-        raise RunError(
-            "there is no run here",
-            expected="a folder with a config.yaml, made by `xal-ray run`",
-            where=str(path),
-            next_step="give the path of a run's folder, for example runs/NAME",
-        )
-    config = load_config(layout.config)
+    layout, config = RunLayout(path), config_of_run(path)
     return RunReading(
         path=path,
         config=config,
