@@ -12,6 +12,7 @@ from xal_ray import config
 from xal_ray.errors import PoolError
 from xal_ray.pool.breakdown import FEW, HIDDEN, MIN_GROUPS, break_down, suppress
 from xal_ray.pool.card import REASONS, build_card, find_warned, open_prepared, plan_of, warnings_of
+from xal_ray.pool.manifest import MANIFEST_SCHEMA
 from xal_ray.pool.schema import ATTRIBUTE_SCHEMA, QUARANTINE_SCHEMA
 from xal_ray.pool.sources.common.listing import Listing
 from xal_ray.storage import write_json
@@ -153,7 +154,7 @@ def card_of(path, key_id="abc", burned_in=0, **known):
         for n, code in enumerate(("truncated", "truncated", "missing_file"))
     ]
     quarantine = pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA)
-    listing = Listing(index.slice(0, 0), **known)
+    listing = Listing(MANIFEST_SCHEMA.empty_table(), **known)
     settings = config.Pool(source=config.Source(kind="folder", path=path))
     warned = find_warned(listing, index, attributes)
     return settings, build_card(settings, index, quarantine, ("a", "b"), listing, attributes, key_id, warned)

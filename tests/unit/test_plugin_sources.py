@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from xal_ray.config import Pool, build_config
-from xal_ray.errors import ConfigError, PluginError, SourceError
-from xal_ray.pool.card import plan_of
+from xal_ray.errors import ConfigError, PluginError, PoolError, SourceError
+from xal_ray.pool.card import open_prepared, plan_of, readers_of
 from xal_ray.pool.sources import read_source
 
 HEAD = "from xal_ray.plugins import source\n\n@source()\ndef scans(pool):\n"
@@ -146,3 +148,22 @@ def test_options_are_not_for_built_in_sources(folder):
 def test_a_record_that_can_not_be_is_refused(folder):
     with pytest.raises(PluginError, match="did you mean 'findings'"):
         pool_of(folder, "return []", HEAD.replace("source()", "source(settings=['finding'])"))
+
+
+def test_a_pool_is_bound_to_the_code_that_reads_its_rows(folder, monkeypatch):
+    reader = folder / f"reader_{uuid.uuid4().hex}.py"
+    reader.write_text("from xal_ray.plugins import row_reader\n@row_reader()\ndef read(row, pool): ...\n")
+    body = f"yield {ROW}, 'reader': '{reader.stem}:read'}}"
+    pool = pool_of(folder, body)
+    (version,) = readers_of(read_source(pool).manifest).values()
+    assert version.startswith(f"{reader.stem}:read (sha256 ")
+    assert readers_of(read_source(pool_of(folder, ROWS)).manifest) == {}
+    card = {
+        "source": {"manifest_sha256": None, "readers": {f"{reader.stem}:read": version}},
+        "settings": plan_of(pool),
+    }
+    monkeypatch.setattr("xal_ray.pool.card.open_pool", lambda _: SimpleNamespace(card=card))
+    assert open_prepared(pool, folder).card is card
+    card["source"]["readers"][f"{reader.stem}:read"] = f"{reader.stem}:read (sha256 0123456789abcdef)"
+    with pytest.raises(PoolError, match="the code that read the images has changed"):
+        open_prepared(pool, folder)

@@ -209,6 +209,13 @@ def test_names_that_there_are_not_are_answered_with_the_nearest(written):
         with pytest.raises(ConfigError, match=r"Input should be 'random', .* or ") as caught:
             config(name)
         assert caught.value.details["next"] == f"did you mean '{near}'?"
+    name = written(ROW_WISE.format(0))
+    for path in (f"./{name}.py:mine", f"{name}.py:mine", f"{name}:mines", f"{name}s:mine", f"{name}.mine"):
+        with pytest.raises(ConfigError) as caught:
+            config(path)
+        assert f"{name}:mine" in caught.value.details["next"]
+    with pytest.raises(PluginError, match="is not there"):
+        config(":mine")
     with pytest.raises(PluginError, match="is not there") as caught:
         config("no_such_package.at_all:mine")
     assert "working directory" in caught.value.details["expected"]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from xal_ray import config
 from xal_ray.errors import PoolError
 from xal_ray.pool.breakdown import break_down
-from xal_ray.pool.card_content import BurnedIn, Excluded, PoolCard, SimilarImages
+from xal_ray.pool.card_content import BurnedIn, Excluded, MadeFrom, PoolCard, SimilarImages
 from xal_ray.pool.layout import WARNINGS
 from xal_ray.pool.leakage import (
     describe_look_alikes,
@@ -28,6 +28,7 @@ from xal_ray.pool.remarks import count_remarks
 from xal_ray.pool.schema import QUARANTINE_SCHEMA, SCHEMA_VERSION, PoolReader, open_pool
 from xal_ray.pool.sources.common.listing import Listing
 from xal_ray.pool.warnings_table import count_kinds, sentences, warned_of_reading, warned_table
+from xal_ray.registry.row_readers import ROW_READERS
 from xal_ray.registry.sources import OPTIONS, SOURCES
 from xal_ray.storage import digest, sha256_file
 
@@ -111,6 +112,15 @@ def open_prepared(settings: config.Pool, path: Path, *, pseudonym_key_id: str | 
             where=str(path),
             next_step="give another pool.path, or remove the folder to prepare it again",
         )
+    for name, version in pool.card["source"].get("readers", {}).items():
+        if (found := ROW_READERS[name].identity) != version:
+            raise PoolError(
+                "the code that read the images has changed since the pool here was prepared",
+                expected=f"the row reader {found}",
+                found=f"the row reader {version}",
+                where=str(path),
+                next_step="give another pool.path, or remove the folder to prepare it again",
+            )
     return pool
 
 
@@ -130,6 +140,12 @@ def plan_of(settings: config.Pool) -> dict[str, Any]:
     if not chosen.options:
         read.pop(OPTIONS, None)
     return {**plan, "source": {"kind": spec.identity, **read}}
+
+
+def readers_of(manifest: pa.Table) -> dict[str, str]:
+    """Return which code of other packages reads a manifest's rows, by the names that it has for it."""
+    specs = {name: ROW_READERS[name] for name in manifest["reader"].drop_null().unique().to_pylist()}
+    return {name: spec.identity for name, spec in specs.items() if spec.origin is not None}
 
 
 def refused_of(listing: Listing) -> pa.Table:
@@ -216,11 +232,7 @@ def build_card(
         "near_duplicates_across_splits": _look_alikes(warned, "look_alike"),
         "near_duplicates_of_two_classes": _look_alikes(warned, "two_classes"),
         "burned_in": _burned_in(attributes),
-        "source": {
-            "kind": source.resolved_kind(),
-            "path": source.path.name if source.path is not None else None,
-            "manifest_sha256": _manifest_hash(source),
-        },
+        "source": _made_from(source, listing),
         "settings": plan_of(settings),
         "content_hash": digest({"classes": list(classes), "rows": content}),
     }
@@ -278,6 +290,17 @@ def _look_alikes(warned: pa.Table, kind: str) -> SimilarImages:
         "num_images": pairs.num_rows,
         "examples": [list(pair.values()) for pair in pairs.slice(0, _NUM_EXAMPLES).to_pylist()],
     }
+
+
+def _made_from(source: config.Source, listing: Listing) -> MadeFrom:
+    found: MadeFrom = {
+        "kind": source.resolved_kind(),
+        "path": source.path.name if source.path is not None else None,
+        "manifest_sha256": _manifest_hash(source),
+    }
+    if readers := readers_of(listing.manifest):
+        found["readers"] = readers
+    return found
 
 
 def _burned_in(attributes: pa.Table) -> BurnedIn:

@@ -71,11 +71,15 @@ class WarnedFile(TypedDict):
 
 
 class MadeFrom(TypedDict):
-    """What a pool was made from: the kind of source, its last part of a path, and its manifest's hash."""
+    """What a pool was made from: the kind of source, its last part of a path, and its manifest's hash.
+
+    Where rows were read by code of other packages, `readers` has its versions by the names of it.
+    """
 
     kind: str
     path: str | None
     manifest_sha256: str | None
+    readers: NotRequired[dict[str, str]]
 
 
 class PoolCard(TypedDict):

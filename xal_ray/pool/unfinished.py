@@ -19,7 +19,7 @@ import pyarrow as pa
 from xal_ray import config
 from xal_ray.errors import PoolError, StorageError
 from xal_ray.places import is_remote
-from xal_ray.pool.card import plan_of
+from xal_ray.pool.card import plan_of, readers_of
 from xal_ray.pool.layout import PoolLayout
 from xal_ray.pool.manifest import classes_of, fingerprint
 from xal_ray.pool.packing import Binding
@@ -55,6 +55,7 @@ class PoolPlan:
             "manifest": fingerprint(self.manifest),
             "key": self.key_id,
             "version": version("xal-ray"),  # another one may read the same files in another way
+            **({"readers": readers} if (readers := readers_of(self.manifest)) else {}),
         }
 
     @property

@@ -66,6 +66,14 @@ def import_object(path: str) -> Any:
         PluginError: There is no such module, it can't be imported, or has no such attribute.
     """
     name, _, attribute = path.partition(":")
+    if not all(name.split(".")) or "/" in name or name.endswith(".py"):
+        parts = [part for part in Path(name.removesuffix(".py")).parts if part not in ("/", ".", "..")]
+        raise PluginError(
+            f"the plug-in {path} is not there",
+            expected="MODULE:FUNCTION, with the module as `import` has it",
+            found=f"'{name}' before the colon",
+            next_step=f"did you mean {'.'.join(parts)}:{attribute}?" if all(parts) and parts else None,
+        )
     module = _import_module(name, path)
     try:
         return operator.attrgetter(attribute)(module)
@@ -145,10 +153,19 @@ def _import_module(name: str, path: str) -> ModuleType:
             f"the plug-in {path} is not there",
             expected=f"a module {name}, installed, on PYTHONPATH or in the working directory",
             found=f"none in {search_folders()[-1]}, and none that is installed",
-            next_step="install its package in this environment, or start from the folder that it lies in",
+            next_step=f"did you mean {near}{path[len(top) :]}?"
+            if (near := nearest_name(top, _modules_here() - {top}))
+            else "install its package in this environment, or start from the folder that it lies in",
         ) from None
     except (Exception, SystemExit) as error:
         raise _broken(path, error) from error
+
+
+def _modules_here() -> set[str]:
+    """Return the names of the modules and packages of the working directory."""
+    return {
+        path.stem for path in Path.cwd().iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
 
 
 def _hidden_by(module: ModuleType) -> Path | None:

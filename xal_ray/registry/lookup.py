@@ -173,6 +173,8 @@ class Registry(Generic[E]):
             )
         known = tuple(dict.fromkeys([*self._built_in, *sorted(point.name for point in self._points())]))
         near = nearest_name(name, known)
+        if near is None and name.count("."):
+            near = ":".join(name.rsplit(".", 1))  # `module.function`
         error = UnknownNameError(
             f"there is no {self.noun} of the name '{name}'",
             expected=f"one of {', '.join(known)}, or MODULE:FUNCTION",
