@@ -13,8 +13,8 @@ root/                                        root/
     image_id, rad_id, 28 columns of 0 and 1    and height in train.csv
   annotations/image_labels_test.csv
 
-A reader who saw nothing has a row "No finding" without a box. Three readers saw each training image. What
-several of them say together is settled by `pool.source.readers`; the ROI of an image is its label's boxes.
+An annotator who saw nothing has a row "No finding" without a box. Three annotators saw each training image.
+What several of them say together is settled by `pool.source.readers`; an image's ROI is its label's boxes.
 The global findings (COPD, Tuberculosis, ...) have no boxes.
 """
 
@@ -146,7 +146,7 @@ def read(pool: Pool) -> Listing:
 
 
 def _read_split(root: SourceRoot, name: str, tally: _Tally, *, is_kaggle: bool) -> _Split:
-    """Read what readers said of a split's images, the originals' sizes where files tell, and the images."""
+    """Read what annotators said of a split's images, the originals' sizes where told, and the images."""
     marks = Marks()
     labels, annotations = _IMAGE_LABELS.format(name), "train.csv" if is_kaggle else _ANNOTATIONS.format(name)
     sizes, found = read_sizes(root, [f"{name}_meta.csv"])
@@ -175,7 +175,7 @@ def _label_columns() -> tuple[str, ...]:
 
 def _add_labels(marks: Marks, columns: Csv) -> None:
     """Add a file with a column a finding; an empty cell and NaN count as 0."""
-    named = [marks.named[image][reader] for image, reader in _who(columns)]
+    named = [marks.named[image][annotator] for image, annotator in _who(columns)]
     for finding in _label_columns():
         if finding in columns.names:
             for row in np.flatnonzero(columns.numbers(finding) > 0):
@@ -190,14 +190,14 @@ def _add_boxes(marks: Marks, columns: Csv, tally: _Tally) -> Sizes:
         if finding is None:
             raise columns.fault("the cell 'class_name' is empty", position)
         finding = _ALIASES.get(finding, finding)
-        image, reader = who[position]
-        marks.named[image][reader].add(finding)
+        image, annotator = who[position]
+        marks.named[image][annotator].add(finding)
         if box is None:
             continue
         sound = sound_boxes([box], None)
         if sound.shapes:
             x0, y0, x1, y1 = sound.shapes[0]
-            marks.boxes[image, finding][reader].append((x0, y0, x1, y1))
+            marks.boxes[image, finding][annotator].append((x0, y0, x1, y1))
         else:
             tally.faults.drop(f"{columns.place(position)}: {sound.faults}", image)
             if sound.is_lost:
@@ -206,10 +206,10 @@ def _add_boxes(marks: Marks, columns: Csv, tally: _Tally) -> Sizes:
 
 
 def _who(columns: Csv) -> list[tuple[str, str]]:
-    """Image and reader of each row; a file without readers is the consensus, which counts as one."""
+    """Image and annotator of each row; a file without annotators is the consensus, which counts as one."""
     images = columns.ids("image_id")
-    readers = columns.ids("rad_id") if "rad_id" in columns.names else [_CONSENSUS] * len(images)
-    return list(zip(images, readers, strict=True))
+    annotators = columns.ids("rad_id") if "rad_id" in columns.names else [_CONSENSUS] * len(images)
+    return list(zip(images, annotators, strict=True))
 
 
 def _rows(split: _Split, pool: Pool, question: Question, tally: _Tally) -> list[Row]:

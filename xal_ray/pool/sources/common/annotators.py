@@ -1,7 +1,7 @@
-"""Several readers of one image: what they make of it together, and how far they agree.
+"""Several annotators of one image: what they make of it together, and how far they agree.
 
-A reader names findings and draws a box around each. Readers differ: of the (image, finding) pairs of the
-public VinBigData set 43 % were named by one reader of three.
+An annotator names findings and draws a box around each. Annotators differ: of the (image, finding) pairs of
+the public VinBigData set 43 % were named by one annotator of three.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1: pixel corners, half-open
-Boxes = Mapping[str, Sequence[Box]]  # by reader
+Boxes = Mapping[str, Sequence[Box]]  # by annotator
 
-_DUPLICATE_IOU = 0.9  # of boxes of one reader: drawn twice
-_SAME_REGION_IOU = 0.25  # of boxes of different readers: the same lesion
+_DUPLICATE_IOU = 0.9  # of boxes of one annotator: drawn twice
+_SAME_REGION_IOU = 0.25  # of boxes of different annotators: the same lesion
 _FEWEST_IMAGES = 10  # smaller counts are not told
 
 
 @dataclass
 class Marks:
-    """Holds what readers said of the images of a set.
+    """Holds what annotators said of the images of a set.
 
     Attributes:
-        named: For each image and each reader who saw it the findings that the reader named.
-        boxes: For each image and finding the boxes of each reader.
+        named: For each image and each annotator who saw it the findings that the annotator named.
+        boxes: For each image and finding the boxes of each annotator.
     """
 
     named: dict[str, dict[str, set[str]]] = field(
@@ -45,34 +45,34 @@ def agreed_findings(named: Mapping[str, Collection[str]], policy: str) -> set[st
     """Return the findings of an image.
 
     Args:
-        named: What each reader who saw the image named; may be empty for a reader.
-        policy: `any` reader, the `majority` (more than half), or `all` readers must name a finding.
+        named: What each annotator who saw the image named; may be empty for an annotator.
+        policy: `any` annotator, the `majority` (more than half), or `all` annotators must name a finding.
     """
     least = {"any": 1, "majority": len(named) // 2 + 1, "all": len(named)}[policy]
     votes = Counter(finding for findings in named.values() for finding in set(findings))
     return {finding for finding, count in votes.items() if count >= least}
 
 
-def combined_boxes(boxes: Boxes, num_readers: int, policy: str) -> list[Box]:
-    """The region of a finding in an image, as boxes; the order of readers and of their boxes does not matter.
+def combined_boxes(boxes: Boxes, num_annotators: int, policy: str) -> list[Box]:
+    """Return the ROI of a finding in an image, as boxes; the order of annotators and boxes does not matter.
 
     - `union`: all boxes.
-    - `majority_pixel`: the pixels that lie in boxes of more than half of the readers, as rectangles that do
-      not overlap. Exact: the boxes' own edges cut the image into rectangles, for each of which readers are
-      counted.
-    - `cluster_mean`: boxes that one reader drew twice (IoU >= 0.9) are dropped; boxes of different readers
-      with IoU >= 0.25 are linked; each connected component becomes the mean of its corners.
+    - `majority_pixel`: the pixels that lie in boxes of more than half of the annotators, as rectangles that
+      do not overlap. Exact: the boxes' own edges cut the image into rectangles, for each of which annotators
+      are counted.
+    - `cluster_mean`: boxes that one annotator drew twice (IoU >= 0.9) are dropped; boxes of different
+      annotators with IoU >= 0.25 are linked; each connected component becomes the mean of its corners.
 
     Args:
-        boxes: Of one finding, by reader.
-        num_readers: How many saw the image, whether or not they named the finding.
+        boxes: Of one finding, by annotator.
+        num_annotators: How many saw the image, whether or not they named the finding.
         policy: One of the above.
 
     Returns:
         Sorted boxes; none where no pixel is agreed upon.
     """
     if policy == "majority_pixel":
-        return _majority_pixels(boxes, num_readers)
+        return _majority_pixels(boxes, num_annotators)
     if policy == "cluster_mean":
         return _cluster_means(boxes)
     return sorted({box for drawn in boxes.values() for box in drawn})
@@ -89,20 +89,20 @@ def intersection_over_union(one: Box, other: Box) -> float:
 
 
 def agreement(marks: Marks, findings: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return how far readers agree, over the images that at least two of them saw.
+    """Return how far annotators agree, over the images that at least two of them saw.
 
     Args:
         marks: What they said.
         findings: Which to report.
 
     Returns:
-        For each finding: `marked_by`, the number of images that 1, 2, ... readers named it in ("<10" where
-        they are fewer than ten); `kappa` (`fleiss_kappa`); and `box_iou`: of each pair of readers who both
+        For each finding: `marked_by`, the number of images that 1, 2, ... annotators named it in ("<10" where
+        they are fewer than ten); `kappa` (`fleiss_kappa`); and `box_iou`: of each pair of annotators who both
         drew the finding in an image, the mean best IoU of each one's boxes with the other's, averaged over
         pairs, then images. Both are None where fewer than ten images count.
     """
     seen = {image: named for image, named in marks.named.items() if len(named) >= 2}
-    num_readers = np.array([len(named) for named in seen.values()], dtype=np.int64)
+    num_annotators = np.array([len(named) for named in seen.values()], dtype=np.int64)
     position = {image: row for row, image in enumerate(seen)}
     votes = {finding: np.zeros(len(seen), dtype=np.int64) for finding in findings}
     for image, named in seen.items():
@@ -110,13 +110,13 @@ def agreement(marks: Marks, findings: Iterable[str]) -> dict[str, dict[str, Any]
             if finding in votes:
                 votes[finding][position[image]] = count
     ious = _pairwise_ious(marks, seen, votes)
-    most = int(num_readers.max(initial=0))
+    most = int(num_annotators.max(initial=0))
     return {
         finding: {
             "marked_by": {
                 str(number): _told(int(np.count_nonzero(counts == number))) for number in range(1, most + 1)
             },
-            "kappa": _kappa_told(counts, num_readers),
+            "kappa": _kappa_told(counts, num_annotators),
             "box_iou": round(fsum(ious[finding]) / len(ious[finding]), 4)
             if len(ious[finding]) >= _FEWEST_IMAGES
             else None,
@@ -125,10 +125,10 @@ def agreement(marks: Marks, findings: Iterable[str]) -> dict[str, dict[str, Any]
     }
 
 
-def fleiss_kappa(votes: npt.NDArray[np.int64], num_readers: npt.NDArray[np.int64]) -> float | None:
-    r"""Agreement beyond chance of several readers on yes or no.
+def fleiss_kappa(votes: npt.NDArray[np.int64], num_annotators: npt.NDArray[np.int64]) -> float | None:
+    r"""Agreement beyond chance of several annotators on yes or no.
 
-    With n_i readers of image i of whom v_i say yes, and w_i = n_i - v_i:
+    With n_i annotators of image i of whom v_i say yes, and w_i = n_i - v_i:
 
         P_i = (v_i (v_i - 1) + w_i (w_i - 1)) / (n_i (n_i - 1))
         p   = sum v_i / sum n_i
@@ -139,27 +139,27 @@ def fleiss_kappa(votes: npt.NDArray[np.int64], num_readers: npt.NDArray[np.int64
 
     Args:
         votes: (images,) how many say yes.
-        num_readers: (images,) how many saw the image, at least 2.
+        num_annotators: (images,) how many saw the image, at least 2.
 
     Returns:
-        Kappa, or None where all readers say the same of every image.
+        Kappa, or None where all annotators say the same of every image.
 
     Source: J. L. Fleiss, Measuring nominal scale agreement among many raters, Psychological Bulletin 76(5),
     378-382 (1971).
     """
     if len(votes) == 0:
         return None
-    against = num_readers - votes
-    agreed = (votes * (votes - 1) + against * (against - 1)) / (num_readers * (num_readers - 1))
-    share = votes.sum() / num_readers.sum()
+    against = num_annotators - votes
+    agreed = (votes * (votes - 1) + against * (against - 1)) / (num_annotators * (num_annotators - 1))
+    share = votes.sum() / num_annotators.sum()
     by_chance = share**2 + (1 - share) ** 2
     return None if by_chance == 1 else float((agreed.mean() - by_chance) / (1 - by_chance))
 
 
-def _kappa_told(votes: npt.NDArray[np.int64], num_readers: npt.NDArray[np.int64]) -> float | None:
+def _kappa_told(votes: npt.NDArray[np.int64], num_annotators: npt.NDArray[np.int64]) -> float | None:
     if np.count_nonzero(votes) < _FEWEST_IMAGES:
         return None
-    kappa = fleiss_kappa(votes, num_readers)
+    kappa = fleiss_kappa(votes, num_annotators)
     return None if kappa is None else round(kappa, 4)
 
 
@@ -168,7 +168,7 @@ def _told(count: int) -> int | str:
 
 
 def _pairwise_ious(marks: Marks, seen: Collection[str], findings: Collection[str]) -> dict[str, list[float]]:
-    """By finding, a number an image in which two or more readers drew it: the mean of their pairs."""
+    """By finding, a number an image in which two or more annotators drew it: the mean of their pairs."""
     ious: dict[str, list[float]] = {finding: [] for finding in findings}
     for (image, finding), by_reader in marks.boxes.items():
         drawn = [boxes for _, boxes in sorted(by_reader.items()) if boxes]
@@ -189,21 +189,21 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _majority_pixels(boxes: Boxes, num_readers: int) -> list[Box]:
+def _majority_pixels(boxes: Boxes, num_annotators: int) -> list[Box]:
     drawn = [np.array(list(own), dtype=np.float64) for own in boxes.values() if own]
-    if 2 * len(drawn) <= num_readers:
+    if 2 * len(drawn) <= num_annotators:
         return []
     corners = np.concatenate(drawn)
     x_edges, y_edges = np.unique(corners[:, [0, 2]]), np.unique(corners[:, [1, 3]])
-    readers = np.zeros((len(y_edges) - 1, len(x_edges) - 1), dtype=np.int64)
+    annotators = np.zeros((len(y_edges) - 1, len(x_edges) - 1), dtype=np.int64)
     for own in drawn:
-        inside = np.zeros(readers.shape, dtype=bool)
+        inside = np.zeros(annotators.shape, dtype=bool)
         columns = np.searchsorted(x_edges, own[:, [0, 2]])
         rows = np.searchsorted(y_edges, own[:, [1, 3]])
         for (left, right), (top, bottom) in zip(columns, rows, strict=True):
             inside[top:bottom, left:right] = True
-        readers += inside
-    return _rectangles(2 * readers > num_readers, x_edges.tolist(), y_edges.tolist())
+        annotators += inside
+    return _rectangles(2 * annotators > num_annotators, x_edges.tolist(), y_edges.tolist())
 
 
 def _rectangles(inside: npt.NDArray[np.bool_], x_edges: list[float], y_edges: list[float]) -> list[Box]:
@@ -226,7 +226,9 @@ def _runs(cells: npt.NDArray[np.bool_]) -> set[tuple[int, int]]:
 
 
 def _cluster_means(boxes: Boxes) -> list[Box]:
-    kept = [(reader, box) for reader, drawn in sorted(boxes.items()) for box in _without_duplicates(drawn)]
+    kept = [
+        (annotator, box) for annotator, drawn in sorted(boxes.items()) for box in _without_duplicates(drawn)
+    ]
     component = list(range(len(kept)))
     for one, other in combinations(range(len(kept)), 2):
         is_same_reader = kept[one][0] == kept[other][0]
@@ -248,6 +250,6 @@ def _without_duplicates(drawn: Sequence[Box]) -> list[Box]:
 
 
 def _mean(group: Sequence[Box]) -> Box:
-    # fsum rounds once: the order of readers does not matter to the last bit.
+    # fsum rounds once: the order of annotators does not matter to the last bit.
     x0, y0, x1, y1 = (fsum(corner) / len(group) for corner in zip(*group, strict=True))
     return x0, y0, x1, y1

@@ -34,7 +34,7 @@ class Question:
         - Several: none, reason `several_findings`; or the first in the order of `findings`.
         - None of them, but others: none, `other_findings`.
         - Nothing but `absent`: that, if it was asked for; else none, `no_finding`.
-        - Not even `absent` (readers who do not agree): none, `undecided`.
+        - Not even `absent` (annotators who do not agree): none, `undecided`.
 
         Args:
             found: All findings of the image, asked for or not.

@@ -39,7 +39,7 @@ class Listing:
         excluded: Images that were left out already, by reason.
         refused: Images that were left out for a fault of their own, as if they could not be decoded.
         warned: Files and images that a warning is about, one by one.
-        agreement: How far several readers agree, by finding.
+        agreement: How far several annotators agree, by finding.
         data_set: The public set that it is, by which sets that share images are known.
         row_numbers: The number by which the user knows each row; None: they count from 1.
     """
