@@ -85,6 +85,11 @@ def source(
 def row_reader(*, makes_many: bool = False, words: str | None = None) -> Callable[[F], F]:
     """Make a function `(row, pool)` a reader of rows whose column `reader` names it.
 
+    It gives a list of `xal_ray.pool.reading.ReadImage`: uint8 pixels of (image_size, image_size, channels),
+    the ROI in [0, 1] or None, and what reading has settled, as the label. A file that can't be used is said
+    by an `xal_ray.images.errors.ImageError`, which puts the row into quarantine; any other error ends the
+    command.
+
     Args:
         makes_many: A row is a case, of which any number of images may come.
         words: What it reads, in a line; by default the first line of its docstring.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xal_ray.config import Pool
 from xal_ray.pool.manifest import Row
+from xal_ray.pool.reading import from_plugin
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.registry.row_readers import FILES, ROW_READERS
 
@@ -25,8 +26,12 @@ def read_row(row: Row, pool: Pool) -> list[ReadImage]:
     Raises:
         ImageError: A file can't be used.
         SourceError: A mask or box does not fit its image.
+        PluginError: The reader is another package's and fails, or breaks what a reader owes.
     """
-    images: list[ReadImage] = ROW_READERS[row["reader"] or FILES].load()(row, pool)
+    spec = ROW_READERS[row["reader"] or FILES]
+    if spec.origin is not None:
+        return from_plugin.read(spec, row, pool)
+    images: list[ReadImage] = spec.load()(row, pool)
     return images
 
 
