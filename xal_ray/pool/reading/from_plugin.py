@@ -10,6 +10,7 @@ import numpy as np
 
 from xal_ray.config import Pool
 from xal_ray.errors import PluginError, XalRayError
+from xal_ray.images.errors import ImageError
 from xal_ray.pool.manifest import Row
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.remarks import REMARKS
@@ -34,7 +35,7 @@ def read(spec: RowReaderSpec, row: Row, pool: Pool) -> list[ReadImage]:
     """
     try:
         found = list(spec.load()(row, pool))
-    except XalRayError:
+    except (XalRayError, ImageError):
         raise
     except (Exception, SystemExit) as error:  # whatever the plug-in's author has overlooked
         raise _broken(spec, row, "code that raises nothing but ImageError", what_was_raised(error)) from error
