@@ -102,14 +102,17 @@ class Sandbox:
         except (OSError, EOFError, ValueError, pickle.UnpicklingError):
             self.close()
             raise ImageError("decoder_crashed", "the process that read the file died") from None
-        if not failed:
-            return value
-        if isinstance(value, ImageError) and value.code == "out_of_memory":
+        if failed:
+            raise self._error_of(value)
+        return value
+
+    def _error_of(self, raised: Any) -> Exception:
+        if isinstance(raised, ImageError) and raised.code == "out_of_memory":
             self.close()  # its heap may be in pieces
-            raise self._out_of_memory()
-        if isinstance(value, ImageError | XalRayError):
-            raise value
-        raise ImageError("unreadable", f"the file is damaged ({value})")
+            return self._out_of_memory()
+        if isinstance(raised, ImageError | XalRayError):
+            return raised
+        return ImageError("unreadable", f"the file is damaged ({raised})")
 
     def close(self) -> None:
         """End the child, if there is one."""

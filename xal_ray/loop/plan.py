@@ -71,7 +71,12 @@ def check_budget(config: Config, pool: PoolReader, *, whole_queries: bool = Fals
             if fitting > 0
             else "lower select.query_size or select.initial_labels (another --out, where a run has begun)",
         )
-    if is_drawn and chosen.initial_labels == 0 and not counts.get("labeled", 0):
+    if is_drawn:
+        _check_beginning(chosen.initial_labels, counts.get("labeled", 0))
+
+
+def _check_beginning(num_drawn: int, num_labelled: int) -> None:
+    if not num_drawn and not num_labelled:
         raise ConfigError(
             "there is nothing to begin with",
             expected="rows with split 'labeled' in the manifest, or select.initial_labels above 0",

@@ -37,7 +37,7 @@ def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[st
     chosen = settings.sweep
     seeds = seeds_of(settings)
     known = known_arms(settings, plan, spaces)
-    notes, pools = _rehearse(settings, known, out, here=here)
+    notes, pools = _check(settings, known, out, here=here)
     there = [each for each in known if each.config.pool_path() in pools and not _asks_cloud(each.config)]
     record = SweepRecord() if is_remote(out) else read_record(out)
     left_out = with_recorded(lacking_seeds(there, pools, seeds), record.left_out, seeds)
@@ -75,7 +75,7 @@ def describe_sweep(settings: Config, out: Path, *, here: bool = True) -> list[st
     ]
 
 
-def _rehearse(
+def _check(
     settings: Config, arms: Sequence[ArmPlan], out: Path, *, here: bool
 ) -> tuple[list[str], dict[Path, PoolReader]]:
     """Check what `sweep` checks before the first trial, and write nothing.
