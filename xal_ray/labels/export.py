@@ -1,4 +1,4 @@
-"""Export: what a reader needs to label a round's picks, and nothing more."""
+"""Export: what an annotator needs to label a round's picks, and nothing more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels from a table: `image_id, label`, and where a reader drew one, `mask` or `box_x0 .. box_y1`."""
+"""Labels from a table: `image_id, label`, and where an annotator drew one, `mask` or `box_x0 .. box_y1`."""
 
 from __future__ import annotations
 

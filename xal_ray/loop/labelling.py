@@ -71,7 +71,7 @@ def check_initial_set(run: Run, files: RoundLayout) -> None:
 
 
 def label_images(run: Run, files: RoundLayout) -> bool:
-    """Picks to `labels.parquet`; False while a reader still has some of them."""
+    """Picks to `labels.parquet`; False while an annotator still has some of them."""
     if run.config.labels.source == "oracle" and not files.labels.exists():
         picked = read_table(files.selection)["image_id"].to_pylist()
         write_table(files.labels, reveal(run.pool, picked))

@@ -48,7 +48,7 @@ RECEIVED_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("label", pa.string(), nullable=False),
-        pa.field("roi", pa.binary()),  # coverage 0..255 at the pool's size, where the reader drew one
+        pa.field("roi", pa.binary()),  # coverage 0..255 at the pool's size, where the annotator drew one
     ]
 )
 
@@ -135,7 +135,7 @@ class RoundLayout:
 
     @property
     def to_label(self) -> Path:
-        """Return what a reader gets: `selection.csv` and the images."""
+        """Return what an annotator gets: `selection.csv` and the images."""
         return self.folder / "to_label"
 
     @property
