@@ -20,6 +20,7 @@ import yaml
 from fake_aws import fake_aws
 from hosts import THIS_MACHINE, Hosts, obstacle
 from laptop import ROOT, Laptop, host_with, on_premises, wait_for
+from recipes import TITLES, write_modules, write_scans
 from run_outputs import outputs
 
 from xal_ray.config import load_config
@@ -82,22 +83,41 @@ def write_config(shared: Path) -> Path:
 
 
 @pytest.fixture
-def small(tmp_path):
-    """As `reference`, of one round that is trained by the driver and scored in half as many shards."""
-    config = write_config(tmp_path)
-    changes = (
-        "pool.source.phantom.num_patients=60",
-        "num_rounds=1",
-        "train.num_workers=0",
-        "train.max_steps=4",
-        "train.eval_every_steps=2",
-        "ray.num_actors=2",
-    )
-    tree = load_config(config, changes).model_dump(mode="json", exclude={"sweep"})
+def small(tmp_path, monkeypatch):
+    """A run of one round, trained by the driver, and what it gives in one process.
+
+    Its source, backbone and strategy are those of CONTRIBUTING's recipes: modules that no host has installed.
+    """
+    (tmp_path / "author").mkdir()
+    write_recipes(tmp_path / "author")
+    monkeypatch.syspath_prepend(tmp_path / "author")
+    write_scans(tmp_path / "scans", 120, 4)
+    tree = {
+        "name": "three",
+        "num_rounds": 1,
+        "pool": {
+            "path": str(tmp_path / "pool"),
+            "image_size": 64,
+            "source": {"kind": "my_scans:scans", "path": str(tmp_path / "scans")},
+            "rows_per_part": 48,
+        },
+        "model": {"backbone": "my_net:tiny"},
+        "train": {"max_steps": 4, "eval_every_steps": 2, "minibatch_size": 8, "num_threads": 1},
+        # A shard an image: of fewer, none would be left when a host is lost.
+        "score": {"batch_size": 4, "rows_per_shard": 1, "max_error_fraction": 0.9},
+        "select": {"strategy": "my_strategies:unsure", "initial_labels": 12, "query_size": 8},
+        "ray": {"num_actors": 2, "num_cpus": 6, "object_store_mb": 200},
+    }
+    config = tmp_path / "three.yaml"
     config.write_text(yaml.safe_dump(tree))
     run(load_config(config, ["ray.num_actors=0"]), tmp_path / "alone", QUIET)
     num_shards = len(list((tmp_path / "alone").glob(SCORES)))
     return config, num_shards, outputs(tmp_path / "alone")
+
+
+def write_recipes(folder: Path) -> None:
+    for title in TITLES:
+        write_modules(title, folder)
 
 
 @contextmanager
@@ -135,6 +155,7 @@ def checkpoints(folder: Path) -> list[str]:
 def test_one_host_of_three_lost_while_scoring_changes_nothing(small, tmp_path):
     config, num_shards, expected = small
     with cluster(tmp_path, tmp_path) as (hosts, laptop):
+        write_recipes(laptop.folder)
         words = ("run", config, "--cluster", laptop.cluster_file, "--out", tmp_path / "three")
         running = laptop.start(*words)
         kill_a_scorer(hosts, tmp_path / "three", num_shards)

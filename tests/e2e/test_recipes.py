@@ -9,16 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from recipes import blocks, write_modules, write_scans
 
 from xal_ray.storage import read_json, read_table
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 RUN = {
     "name": "recipe",
     "num_rounds": 1,
@@ -27,21 +25,6 @@ RUN = {
     "select": {"strategy": "margin", "initial_labels": 8, "query_size": 4},
     "ray": {"num_cpus": 2, "num_actors": 1, "num_decoders": 1, "object_store_mb": 200},
 }
-
-
-def blocks(title: str, language: str) -> list[str]:
-    """The contents of the fenced blocks of a language in a section."""
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
-    assert found, title
-    return re.findall(rf"^```{language}\n(.*?)^```$", found.group(1), re.MULTILINE | re.DOTALL)
-
-
-def write_modules(title: str, folder: Path) -> None:
-    """Write a section's modules, under the names in their first lines; each has at most ten lines of code."""
-    for block in blocks(title, "python"):
-        name, *lines = block.splitlines()
-        assert sum(bool(line) for line in lines) <= 10, name
-        (folder / name.removeprefix("# ")).write_text(block)
 
 
 def run_commands(title: str, folder: Path) -> None:
@@ -61,11 +44,7 @@ def xal_ray(words: list[str], folder: Path, code: int = 0) -> str:
 def folder(tmp_path_factory):
     """A folder outside the project, with images of 24 patients, and the recipe's pool of them."""
     folder = tmp_path_factory.mktemp("outside")
-    noise = np.random.default_rng(0)
-    for number in range(48):
-        path = folder / "scans" / f"p{number // 2:02d}" / f"{'ab'[number // 2 % 2]}-{number:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise.integers(0, 256, (40, 40), dtype=np.uint8)).save(path)
+    write_scans(folder / "scans", 24, 2)
     write_modules("Add a source", folder)
     run_commands("Add a source", folder)
     return folder

@@ -28,6 +28,9 @@ NOT_RESULTS = (".lock", "tune/*/[!E]*", "tune/*/*/*")  # of tune/, ENDED.json is
 MEASURED_KEYS = ("time_utc", "seconds", "images_per_s", "startup_s")
 MEASURED_COLUMNS = ("train_s", "score_s")
 _TIME_CELL = re.compile(rb"<td>[0-9.]+ (s|min)</td>")
+# Keys that came later. A resolved configuration, and pages that show one, have them where nobody sets them:
+# with its default a key changes no result, and the trees before it do not know it.
+LATER_KEYS = (b"    options: {}\n", b"  shortlist: auto\n")
 _TEXTS = (".json", ".jsonl", ".yaml", ".html", ".csv", ".txt")
 _GENESIS = "0" * 64
 
@@ -52,6 +55,9 @@ def of_file(path: Path, work: Path) -> Iterator[tuple[str, str]]:
         return
     if path.name == "COMMITTED":
         content = f"the ledger's line {_line_with(content.decode().strip(), path.parent)}".encode()
+    if path.suffix in (".yaml", ".html"):
+        for line in LATER_KEYS:
+            content = content.replace(line, b"")
     if path.suffix == ".html":
         content = _TIME_CELL.sub(b"<td>TIME</td>", content)
     if path.suffix == ".parquet":

@@ -196,8 +196,10 @@ def test_plug_ins_that_no_distribution_has_travel(tmp_path, monkeypatch):
     with packed(asked) as package:
         code, *plug_ins = map(Path, package.runtime_env["py_modules"])
         assert code.name == "xal_ray"
-        assert sorted(path.name for path in plug_ins) == ["travels", "travels_alone.py"]
-        found = {str(path.relative_to(code.parent)) for each in plug_ins for path in [each, *each.rglob("*")]}
+        assert [path.name for path in plug_ins] == ["travels"]  # Ray takes folders alone
+        found = {str(path.relative_to(code.parent)) for path in plug_ins[0].rglob("*")}
+        found |= {path.name for path in Path(package.runtime_env["working_dir"]).iterdir()}
         assert set(files) - {"stays.py"} <= found
         assert not {name for name in found if "stays" in name or "__pycache__" in name}
+        assert (code.parent / "travels_alone.py").is_file()  # counted into the code's hash
         assert package.code_sha256 == sha256_of_files(code.parent)

@@ -2,8 +2,9 @@
 
 A folder of the shape
     code/xal_ray/        the package as it is here; every process of the job imports it
-    code/NAME            and so with plug-ins that no installed distribution has: packages or modules
+    code/NAME            and so with packages of plug-ins that no installed distribution has
     work/config.yaml     the current folder of the job and of its workers
+    work/NAME.py         plug-ins that are single modules
     work/weights/NAME    where model.weights is a file of this machine
     work/model/          where `score --model` is one
     work/run/            of that model's run: what it has labelled and picked, which is not chosen again
@@ -79,7 +80,7 @@ def packed(request: JobRequest) -> Iterator[JobPackage]:
         tree = request.settings.model_dump(mode="json")
         tree["model"]["weights"] = _pack_weights(request.settings.model.weights, work)
         text = yaml.safe_dump(tree, sort_keys=False)
-        plug_ins = _pack_plug_ins(request.settings, code)
+        packages = _pack_plug_ins(request.settings, code, work)
         (work / CONFIG_NAME).write_text(text, encoding="utf-8")
         model = None if request.model is None else _pack_model(request.model, work)
         request = replace(
@@ -90,7 +91,7 @@ def packed(request: JobRequest) -> Iterator[JobPackage]:
             entrypoint,
             {
                 "working_dir": str(work),
-                "py_modules": [str(code / name) for name in ("xal_ray", *plug_ins)],
+                "py_modules": [str(code / name) for name in ("xal_ray", *packages)],
                 "env_vars": _environment(),
             },
             sha256_of_files(code),
@@ -117,16 +118,24 @@ def _write_card(work: Path) -> None:
     card.write_text(f"Metadata-Version: 2.1\nName: xal-ray\nVersion: {version}\n", encoding="utf-8")
 
 
-def _pack_plug_ins(settings: Config, code: Path) -> tuple[str, ...]:
-    """Pack plug-ins that no distribution has; returns the names of their packages and modules."""
-    names: dict[str, None] = {}
+def _pack_plug_ins(settings: Config, code: Path, work: Path) -> tuple[str, ...]:
+    """Pack plug-ins that no distribution has; returns the names of their packages.
+
+    Ray takes folders alone for modules that travel: a single file lies in the job's working directory, where
+    plug-ins are looked for too. Beside the code it counts into the code's hash.
+    """
+    packages: dict[str, None] = {}
     for entry in _plug_ins_of(settings):
         if entry.origin is not None and entry.origin.sha256 is not None:
             for relative, path in files_of(sys.modules[entry.path.partition(":")[0]]):
-                names[relative.partition("/")[0]] = None
                 (code / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, code / relative)
-    return tuple(names)
+                package, is_package, _ = relative.partition("/")
+                if is_package:
+                    packages[package] = None
+                else:
+                    shutil.copy(path, work / relative)
+    return tuple(packages)
 
 
 def _plug_ins_of(settings: Config) -> Iterator[Entry]:
