@@ -1,4 +1,4 @@
-"""What all stages of one command share: resources, a listener, and the actors that stay warm between them."""
+"""Holds what all stages of one command share: resources, a listener, and the actors that stay warm."""
 
 from __future__ import annotations
 

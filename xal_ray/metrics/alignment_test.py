@@ -42,7 +42,7 @@ Verdict = Literal["shown", "not shown", "cannot be shown"]  # that maps find the
 
 
 class Effect(TypedDict):
-    """How far maps agree more with their own ROIs than with those of other groups, by one measure.
+    """Says how far maps agree more with their own ROIs than with those of other groups, by one measure.
 
     Attributes:
         own: The mean agreement with the image's own ROI.
@@ -62,7 +62,7 @@ class Effect(TypedDict):
 
 
 class PermutationFigures(TypedDict):
-    """What `alignment_test` finds.
+    """Holds what `alignment_test` finds.
 
     Attributes:
         num_images: Those with a defined map, and an ROI that is neither empty nor the whole image.

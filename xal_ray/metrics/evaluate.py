@@ -26,7 +26,7 @@ ALIGNMENT_MEASURES = ("soft_dice", "hard_dice", "iou", "pointing_game", "energy_
 
 
 class ClassFigures(TypedDict):
-    """What is measured of one class; a share of nothing is None.
+    """Holds what is measured of one class; a share of nothing is None.
 
     Attributes:
         recall: Of the images of the class, the share that is predicted as it.
@@ -42,7 +42,7 @@ class ClassFigures(TypedDict):
 
 
 class ClassificationFigures(TypedDict):
-    """What `classification_metrics` measures."""
+    """Holds what `classification_metrics` measures."""
 
     accuracy: float | None
     balanced_accuracy: float | None
@@ -64,7 +64,7 @@ class Agreements(TypedDict):
 
 
 class AlignmentFigures(Agreements):
-    """What `alignment_metrics` measures.
+    """Holds what `alignment_metrics` measures.
 
     Attributes:
         num_images: Those with a defined map and an ROI that is not empty.

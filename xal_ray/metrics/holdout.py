@@ -34,7 +34,7 @@ ClassOfSplit = TypedDict(  # a call, since one of the keys is a word of Python's
 
 
 class AlignmentOfSplit(AlignmentFigures):
-    """How far the maps of a split agree with its ROIs.
+    """Says how far the maps of a split agree with its ROIs.
 
     Attributes:
         test: Whether they agree more with their own; None with fewer than two groups.
@@ -44,7 +44,7 @@ class AlignmentOfSplit(AlignmentFigures):
 
 
 class SplitFigures(TypedDict):
-    """What `metrics.json` says of a split: see `evaluate`."""
+    """Holds what `metrics.json` says of a split: see `evaluate`."""
 
     accuracy: float | None
     balanced_accuracy: float | None

@@ -242,7 +242,7 @@ def _weighted_map(activation: Tensor, weights: Tensor) -> Tensor:
 
 
 def _map_of_gradient(network: Network, leaf: Tensor, logits: Tensor, targets: Tensor | None) -> Tensor:
-    """The map, by the gradient of each image's target logit with respect to its own activation."""
+    """Return the map, by the gradient of each image's target logit with respect to its own activation."""
     chosen = logits.argmax(dim=1) if targets is None else targets
     with torch.enable_grad():
         # Images are independent behind the target layer: the sum's gradient holds each image's own.

@@ -76,7 +76,7 @@ def _create_network(spec: ModelSpec) -> Network:
 
 
 def _empty_network(spec: ModelSpec) -> Network:
-    """A network whose weights are set next, all of them."""
+    """Return a network whose weights are set next, all of them."""
     if BACKBONES[spec.backbone].origin is None:
         # Without storage of its own, the model draws no random weights that would be overwritten at once.
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""What a pool's `card.json` holds, key by key."""
+"""Says what a pool's `card.json` holds, key by key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict
 
 
 class Cell(TypedDict):
-    """How many images and groups stand in a cell of a breakdown."""
+    """Says how many images and groups stand in a cell of a breakdown."""
 
     images: int
     groups: int
@@ -27,14 +27,14 @@ class BreakdownRow(TypedDict):
 
 
 class BreakdownTable(TypedDict):
-    """How a pool's images are spread over the values of an attribute; `columns` are splits, or "all"."""
+    """Says how a pool's images are spread over the values of an attribute; `columns` are splits, or "all"."""
 
     columns: list[str]
     rows: list[BreakdownRow]
 
 
 class Remark(TypedDict):
-    """What reading noticed of some images: how many, the first of them, and a sentence."""
+    """Holds what reading noticed of some images: how many, the first of them, and a sentence."""
 
     num_images: int
     example: str
@@ -42,7 +42,7 @@ class Remark(TypedDict):
 
 
 class Excluded(TypedDict):
-    """How many images were left out for a reason, and the reason in words."""
+    """Says how many images were left out for a reason, and the reason in words."""
 
     reason: str
     count: int
@@ -50,28 +50,28 @@ class Excluded(TypedDict):
 
 
 class SimilarImages(TypedDict):
-    """How many pairs of images look alike, and the first few."""
+    """Says how many pairs of images look alike, and the first few."""
 
     num_images: int
     examples: list[list[str]]
 
 
 class BurnedIn(TypedDict):
-    """How many images say that text is burned into them, and the warning; None without any."""
+    """Says how many images say that text is burned into them, and the warning; None without any."""
 
     num_images: int
     warning: str | None
 
 
 class WarnedFile(TypedDict):
-    """Where all warnings stand one by one, and how many there are of each kind."""
+    """Says where all warnings stand one by one, and how many there are of each kind."""
 
     file: str
     counts: dict[str, int]
 
 
 class MadeFrom(TypedDict):
-    """What a pool was made from: the kind of source, its last part of a path, and its manifest's hash.
+    """Holds what a pool was made from: the kind of source, its last part of a path, and its manifest's hash.
 
     Where rows were read by code of other packages, `readers` has its versions by the names of it.
     """

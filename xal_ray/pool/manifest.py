@@ -66,7 +66,7 @@ class RunLengths(TypedDict):
 
 
 class Attributes(TypedDict, total=False):
-    """What a breakdown may count (`ATTRIBUTES`); a key that is missing or None is not known.
+    """Holds what a breakdown may count (`ATTRIBUTES`); a key that is missing or None is not known.
 
     Attributes:
         study_id: The examination.

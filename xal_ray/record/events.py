@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 
 class StageFigures(TypedDict, total=False):
-    """What a stage says of itself beside its seconds.
+    """Holds what a stage says of itself beside its seconds.
 
     Attributes:
         startup_s: Seconds until the first shard was scored.
@@ -56,7 +56,7 @@ class SaliencyUsed(TypedDict):
 
 
 class Selected(TypedDict, total=False):
-    """What led to a round's picks, so that each can be traced; empty where nothing was picked.
+    """Holds what led to a round's picks, so that each can be traced; empty where nothing was picked.
 
     Attributes:
         strategy: Of a run's `select.strategy`; random for the initial set.

@@ -9,7 +9,7 @@ from xal_ray.registry.lookup import Entry, Registry
 
 @dataclass(frozen=True, kw_only=True)
 class RowReaderSpec(Entry):
-    """What is known of a row reader without loading its code.
+    """Holds what is known of a row reader without loading its code.
 
     The code is a function `(row, pool)`, which gives the images of a manifest row
     (`xal_ray.pool.reading.ReadImage`) in the order of their ids.

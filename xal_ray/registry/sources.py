@@ -15,7 +15,7 @@ SETTINGS = ("columns", "phantom", "findings", "several", "readers", "slices", OP
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec(Entry):
-    """What is known of a source without loading its code.
+    """Holds what is known of a source without loading its code.
 
     The code is a function `(pool)`. One that is built in gives a `Listing`, a plug-in manifest rows or
     a `Listing`.
@@ -36,7 +36,7 @@ class SourceSpec(Entry):
 
 
 def _wrong(spec: SourceSpec) -> tuple[str, str] | None:
-    """What does not fit in a plug-in's record: expected and found."""
+    """Return what does not fit in a plug-in's record: expected and found."""
     for name in spec.settings:
         if name not in SETTINGS:
             near = nearest_name(name, SETTINGS)

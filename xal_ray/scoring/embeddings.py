@@ -17,7 +17,7 @@ Halves = npt.NDArray[np.float16]
 
 
 def embeddings_of(folder: Path, image_ids: Sequence[str]) -> Halves:
-    """The embeddings of some scored images, (m, d) float16, in the order of the ids.
+    """Return the embeddings of some scored images, (m, d) float16, in the order of the ids.
 
     One shard's are in memory at a time, beside those that are returned.
 
@@ -54,7 +54,7 @@ def embeddings_of(folder: Path, image_ids: Sequence[str]) -> Halves:
 
 
 def all_embeddings(folder: Path) -> tuple[list[str], Halves]:
-    """The ids of all images of a folder that have an embedding, and these, (n, d) float16.
+    """Return the ids of all images of a folder that have an embedding, and these, (n, d) float16.
 
     Raises:
         StorageError: A file is damaged, or lacks the column.
@@ -68,7 +68,7 @@ def all_embeddings(folder: Path) -> tuple[list[str], Halves]:
 
 
 def _matrix(table: pa.Table) -> Halves:
-    """The column as (n, d); no row of it is null."""
+    """Return the column as (n, d); no row of it is null."""
     column = table["embedding"]
     flat: Halves = pc.list_flatten(column).to_numpy().astype(np.float16, copy=False)
     return flat.reshape(table.num_rows, column.type.list_size)

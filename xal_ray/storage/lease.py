@@ -65,7 +65,7 @@ def leased(
 
 
 class Holder(TypedDict, total=False):
-    """What the object of a lease says of its holder; of one that is cut short nothing.
+    """Holds what the object of a lease says of its holder; of one that is cut short nothing.
 
     Attributes:
         owner: A random name, one a lease.

@@ -20,7 +20,7 @@ MIN_IMAGE_SIZE = 32  # below it, some backbones have no pixel left at the target
 
 
 class Maker(Protocol):
-    """What makes the models of some names: a module here, or a plug-in."""
+    """Holds what makes the models of some names: a module here, or a plug-in."""
 
     def create(self, name: str, num_classes: int, image_size: int) -> nn.Module:
         """Return a model with random weights, drawn from torch's global random state."""

@@ -21,7 +21,7 @@ from xal_ray.registry.importing import what_was_raised
 
 @dataclass(frozen=True)
 class FromPlugin:
-    """What makes a plug-in's models (see `xal_ray.model.backbones.Maker`)."""
+    """Holds what makes a plug-in's models (see `xal_ray.model.backbones.Maker`)."""
 
     spec: BackboneSpec
 
@@ -165,7 +165,7 @@ def from_target(
 def broken(
     spec: BackboneSpec, what: str, found: str, expected: str | None = None, next_step: str | None = None
 ) -> PluginError:
-    """The error about a plug-in that breaks its contract."""
+    """Return the error about a plug-in that breaks its contract."""
     return PluginError(
         f"the backbone {spec.title} {what}",
         expected=expected,

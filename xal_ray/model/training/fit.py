@@ -115,7 +115,7 @@ class _Given:
 
 @dataclass(frozen=True)
 class _Start:
-    """Where a worker begins.
+    """Says where a worker begins.
 
     Attributes:
         kept: The state that it goes on from; None: the training is new.
@@ -137,7 +137,7 @@ class _Start:
 
     @property
     def step(self) -> int:
-        """The last step that was done."""
+        """Return the last step that was done."""
         return self.kept.step if self.kept is not None else 0
 
 
