@@ -299,6 +299,19 @@ def test_code_that_has_changed_since_it_was_imported_is_refused_until_it_is_impo
     assert chosen(f"{name}:mine").utilities[0] == pytest.approx(0.45)
 
 
+def test_ray_s_processes_look_where_this_one_has_found_a_plug_in(written, tmp_path, monkeypatch):
+    name = written(ROW_WISE.format("columns['entropy']"), f"away_{uuid.uuid4().hex}")
+    (tmp_path / "away").mkdir()
+    (tmp_path / f"{name}.py").rename(tmp_path / "away" / f"{name}.py")
+    monkeypatch.syspath_prepend(tmp_path / "away")
+    path = f"{name}:mine"
+    version = config(path).plug_ins()["select.strategy"]
+    check = SameCode(plug_ins={path: version})
+    del sys.modules[name]
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(tmp_path / "away")])
+    check.check()
+
+
 def test_a_module_that_another_one_hides_is_named(written, tmp_path):
     (tmp_path / "statistics.py").write_text(HEAD + ROW_WISE.format("columns['entropy']"))
     with pytest.raises(PluginError, match="is not there") as caught:

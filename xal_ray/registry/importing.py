@@ -105,6 +105,7 @@ def origin_of(path: str) -> Origin:
         return Origin(path, distribution)
     total = hashlib.sha256()
     for shown, each in files_of(module):
+        look_in([str(each.parents[shown.count("/")])])  # so that Ray's processes do, whatever their path
         total.update(f"{shown} {hashlib.sha256(each.read_bytes()).hexdigest()}\n".encode())
     return Origin(path, sha256=total.hexdigest())
 
