@@ -83,20 +83,35 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """One Ray for the whole suite, with more logical CPUs than cores."""
+    """One Ray for the whole suite, with more logical CPUs than cores, and its actors.
+
+    Actors take seconds to start. So those of a run, a pass or a sweep that is called without actors are the
+    suite's, which stay warm from one test to the next.
+    """
     from xal_ray.engine import session
+    from xal_ray.engine.actors import WarmActors
+    from xal_ray.engine.context import open_context
 
     session.start(RAY)
-    yield RAY
+    with pytest.MonkeyPatch.context() as patch:
+        warm = WarmActors()
+
+        def open_shared(*words, actors=None, **options):
+            return open_context(*words, actors=warm if actors is None else actors, **options)
+
+        for module in ("xal_ray.loop.rounds", "xal_ray.loop.score_pool", "xal_ray.sweep.run"):
+            patch.setattr(f"{module}.open_context", open_shared)
+        yield RAY
+        warm.release()
     session.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stages(ray_session):
-    """What stages are given; its actors stay warm for all tests of a file, and leave none to the next."""
-    from xal_ray.engine.context import open_context
+    """What stages are given; its actors are the suite's."""
+    from xal_ray.loop import rounds
 
-    with open_context(ray_session, QUIET) as context:
+    with rounds.open_context(ray_session, QUIET) as context:
         yield context
 
 

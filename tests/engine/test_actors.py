@@ -167,6 +167,7 @@ import pyarrow as pa
 import ray
 from xal_ray import config
 from xal_ray.engine import session
+from xal_ray.engine.context import open_context
 from xal_ray.engine.shards import Shard, run_shards
 from xal_ray.progress import QUIET
 from xal_ray.storage import write_table

@@ -193,9 +193,7 @@ def test_a_stage_that_stands_still_is_named(tmp_path, stages):
     shards, work = shards_of(tmp_path, 1), writer()
     short = stages.with_resources(config.Ray(stall_timeout_s=0.5))
     with pytest.raises(StageError, match=r"stood still for 0\.5 s") as caught:
-        run_shards(
-            "writing", shards, work, {"sleep_s": 3.0}, ActorShape(1, 0.5), stages.with_resources(short)
-        )
+        run_shards("writing", shards, work, {"sleep_s": 3.0}, ActorShape(1, 0.5), short)
     assert "ray.num_cpus" in str(caught.value)
 
 
