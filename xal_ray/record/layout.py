@@ -26,13 +26,13 @@ from xal_ray.storage import names_in
 INITIAL = -1  # the round number of the initial set in the ledger
 LEAST_LABELS = 2  # that a model is trained on, for each training worker
 
-# What a strategy ranks by; null where it looks at something else, or an image has none.
 LEDGER_FILE = "ledger.jsonl"
 REPORT_FILE = "report.html"
 SELECTION_FILE = "selection.parquet"
 TO_LABEL_TABLE = "selection.csv"
 SCORE_RECORD = "score.json"  # of a pass without a run
 
+# What a strategy ranks by; null where it looks at something else, or an image has none.
 _MEASURED = ("uncertainty", "misalignment", "shuffled_misalignment", "roi_area")
 SELECTION_SCHEMA = pa.schema(
     [
