@@ -106,6 +106,17 @@ def breach(spec: StrategySpec, expected: str, found: str) -> PluginError:
     )
 
 
+def checked_reason(spec: StrategySpec, text: Any) -> str:
+    """Return a strategy's reason for a pick.
+
+    Raises:
+        PluginError: It is no text, or blank.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise breach(spec, "reasons that are sentences", repr(text))
+    return text
+
+
 def _as_rank(spec: StrategySpec, code: Any, replay: Replay, settings: Select, seed: int) -> Rank:
     if spec.kind == "ranker":
         ranker: Ranker = code
@@ -186,14 +197,7 @@ class _Held:
 
     def _reasons(self, reason: Callable[[int], str]) -> Callable[[int], str]:
         ask = _blaming(self._spec, reason)
-
-        def checked(row: int) -> str:
-            text = ask(row)
-            if not isinstance(text, str) or not text.strip():
-                raise breach(self._spec, "reasons that are sentences", repr(text))
-            return text
-
-        return checked
+        return lambda row: checked_reason(self._spec, ask(row))
 
 
 def _blaming(spec: StrategySpec, code: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xal_ray.acquire.batch import EMPTY, NOBODY, Batch, BatchFunction, Choice, Embeddings
-from xal_ray.acquire.contract import blamed, breach, own_settings
+from xal_ray.acquire.contract import blamed, breach, checked_reason, own_settings
 from xal_ray.acquire.distribution import FloatArray, IntArray
 from xal_ray.acquire.strategies import Selection
 from xal_ray.acquire.streaming import Candidates, GroupsOf, Replay, TopRows, within_cap
@@ -162,7 +162,4 @@ def _reason(choice: Choice, batch: Batch, settings: Select, position: int) -> st
         row = int(np.asarray(choice.rows)[position])
         words = settings.uncertainty.replace("_", " ")
         return f"{settings.spec.name}: number {row + 1} of the shortlist by {words}"
-    text = give(position)
-    if not isinstance(text, str) or not text.strip():
-        raise breach(settings.spec, "reasons that are sentences", repr(text))
-    return text
+    return checked_reason(settings.spec, give(position))

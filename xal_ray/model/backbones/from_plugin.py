@@ -48,7 +48,7 @@ class FromPlugin:
 
         Raises:
             ModelError: It brings none.
-        PluginError: It fails.
+            PluginError: It fails.
         """
         if self.spec.pretrained is None:
             raise ModelError(
