@@ -35,7 +35,7 @@ from xal_ray.acquire.distribution import FloatArray
 from xal_ray.acquire.streaming import Candidates, Replay
 from xal_ray.config import Select
 from xal_ray.errors import PluginError, XalRayError
-from xal_ray.registry.importing import what_was_raised
+from xal_ray.registry.importing import blaming
 from xal_ray.registry.strategies import SETTINGS, UNCERTAINTY, StrategySpec
 
 _MOST_SHOWN = 3  # columns in a reason
@@ -221,9 +221,5 @@ def _read_only(chunk: Candidates) -> Candidates:
 @contextmanager
 def blamed(spec: StrategySpec) -> Iterator[None]:
     """Say of an error whose code it comes from."""
-    try:
+    with blaming(lambda raised: breach(spec, "code that raises nothing", raised), XalRayError):
         yield
-    except XalRayError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise breach(spec, "code that raises nothing", what_was_raised(error)) from error

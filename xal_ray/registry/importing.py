@@ -8,7 +8,8 @@ import importlib.util
 import operator
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -116,6 +117,24 @@ def what_was_raised(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not is_installed(Path(frame.filename))]
     return f"{text} ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else text
+
+
+@contextmanager
+def blaming(make: Callable[[str], PluginError], *passed: type[BaseException]) -> Iterator[None]:
+    """Say of what a plug-in's code raises where it comes from, whatever its author has overlooked.
+
+    `sys.exit` is no way out of a plug-in: it would end the command with an exit code of its own.
+
+    Args:
+        make: Makes an error of ours of what was raised, in words.
+        passed: What is ours, or part of the contract, and passes as it is.
+    """
+    try:
+        yield
+    except passed:
+        raise
+    except (Exception, SystemExit) as error:
+        raise make(what_was_raised(error)) from error
 
 
 def check_unchanged(origin: Origin) -> None:

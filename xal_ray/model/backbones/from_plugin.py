@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xal_ray.errors import ModelError, PluginError
 from xal_ray.registry.backbones import BackboneSpec
-from xal_ray.registry.importing import what_was_raised
+from xal_ray.registry.importing import blaming
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,8 @@ class FromPlugin:
         Raises:
             PluginError: The plug-in fails, or gives something else.
         """
-        try:
+        with blaming(lambda raised: broken(self.spec, "does not make a model", raised)):
             model = self.spec.load()(num_classes, image_size)
-        except (Exception, SystemExit) as error:  # whatever the plug-in's author has overlooked
-            raise broken(self.spec, "does not make a model", what_was_raised(error)) from error
         if not isinstance(model, nn.Module):
             raise broken(self.spec, "does not make a model", shape_of(model), "a torch.nn.Module")
         return model
@@ -56,10 +54,8 @@ class FromPlugin:
                 where="model.weights=imagenet",
                 next_step="set model.weights=none, or the path of a state dict",
             )
-        try:
+        with blaming(lambda raised: broken(self.spec, "gives no weights", raised)):
             return dict(self.spec.pretrained())
-        except (Exception, SystemExit) as error:  # as above
-            raise broken(self.spec, "gives no weights", what_was_raised(error)) from error
 
 
 @dataclass(frozen=True)

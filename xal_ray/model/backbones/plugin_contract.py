@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from xal_ray.model.backbones.from_plugin import PooledCut, broken, from_target, shape_of
 from xal_ray.nearest_name import nearest_name
 from xal_ray.registry.backbones import BackboneSpec
-from xal_ray.registry.importing import what_was_raised
+from xal_ray.registry.importing import blaming
 
 _PROBES = 2  # images that a plug-in is tried with
 
@@ -149,12 +149,10 @@ def _seen(
             lambda _, given, output: last.append((given[0], output))
         ),
     ]
+    what = f"fails on images of {images.shape[-1]} pixels in {mode} mode"
     try:
-        with torch.no_grad():
+        with torch.no_grad(), blaming(lambda raised: broken(spec, what, raised)):
             return target, last, model(images)
-    except (Exception, SystemExit) as error:  # whatever the plug-in's author has overlooked
-        what = f"fails on images of {images.shape[-1]} pixels in {mode} mode"
-        raise broken(spec, what, what_was_raised(error)) from error
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,7 +15,7 @@ from xal_ray.pool.manifest import Row
 from xal_ray.pool.reading.read import ReadImage
 from xal_ray.pool.remarks import REMARKS
 from xal_ray.pool.schema import ATTRIBUTES, ROI_STATES
-from xal_ray.registry.importing import what_was_raised
+from xal_ray.registry.importing import blaming
 from xal_ray.registry.row_readers import RowReaderSpec
 
 _SETTLED = ("image_id", "label", "roi_state", *ATTRIBUTES)
@@ -33,16 +33,13 @@ def read(spec: RowReaderSpec, row: Row, pool: Pool) -> list[ReadImage]:
         ImageError: A file can't be used, as the plug-in has found.
         PluginError: It fails, or what it gives is no image as a pool has them.
     """
-    try:
+    expected = "code that raises nothing but ImageError"
+    with blaming(lambda raised: _broken(spec, row, expected, raised), XalRayError, ImageError):
         found = list(spec.load()(row, pool))
-    except (XalRayError, ImageError):
-        raise
-    except (Exception, SystemExit) as error:  # whatever the plug-in's author has overlooked
-        raise _broken(spec, row, "code that raises nothing but ImageError", what_was_raised(error)) from error
     for image in found:
-        expected = _misfit(image, pool)
-        if expected is not None:
-            raise _broken(spec, row, *expected)
+        misfit = _misfit(image, pool)
+        if misfit is not None:
+            raise _broken(spec, row, *misfit)
     ids = [image.settled.get("image_id", row["image_id"]) for image in found]
     if not spec.makes_many and ids != [row["image_id"]]:
         raise _broken(spec, row, "one image, of the row's image_id", f"{len(ids)}, {_first(ids)}")

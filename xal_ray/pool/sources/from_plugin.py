@@ -15,7 +15,7 @@ from xal_ray.nearest_name import nearest_name
 from xal_ray.places import is_remote
 from xal_ray.pool.manifest import MANIFEST_SCHEMA, Row, manifest_of
 from xal_ray.pool.sources.common.listing import Listing
-from xal_ray.registry.importing import what_was_raised
+from xal_ray.registry.importing import blaming
 from xal_ray.registry.lookup import UnknownNameError
 from xal_ray.registry.row_readers import ROW_READERS
 from xal_ray.registry.sources import SourceSpec
@@ -42,13 +42,9 @@ def list_images(spec: SourceSpec, pool: Pool) -> Listing:
         PluginError: It fails, a row lacks a column or has one that there is not, or a file is not there.
     """
     pool = _with_absolute_path(pool)
-    try:
+    with blaming(lambda raised: _broken(spec, "fails", raised), XalRayError):
         given = spec.load()(pool)
         found = given if isinstance(given, Listing) else list(given)
-    except XalRayError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever the plug-in's author has overlooked
-        raise _broken(spec, "fails", what_was_raised(error)) from error
     if isinstance(found, Listing):
         if not found.manifest.schema.equals(MANIFEST_SCHEMA):
             columns = ", ".join(found.manifest.schema.names)
