@@ -29,7 +29,7 @@ from typing import Any
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import Attributes, Row, manifest_of
+from xal_ray.pool.manifest import Attributes, Row
 from xal_ray.pool.sources.common.csvs import Csv, read_csv
 from xal_ray.pool.sources.common.faults import Faults
 from xal_ray.pool.sources.common.findings import Question, ask
@@ -131,14 +131,7 @@ def read(pool: Pool) -> Listing:
     unmarked = sum(row["roi_state"] == "not_annotated" for row in rows)
     if unmarked:
         notes.append(f"{unmarked} labelled images have no segmentation of their label")
-    return Listing(
-        manifest_of(rows),
-        notes=tuple(notes),
-        excluded=dict(excluded + question.left_out),
-        refused=faults.refused,
-        warned=faults.warned,
-        data_set="chexlocalize",
-    )
+    return faults.listing(rows, notes, excluded + question.left_out, data_set="chexlocalize")
 
 
 def _rows_of_split(

@@ -19,7 +19,7 @@ from typing import Any
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.sources.annotation_files.coco import Document, read_document
 from xal_ray.pool.sources.annotation_files.coco_shapes import shapes_of
 from xal_ray.pool.sources.common.faults import Faults
@@ -107,14 +107,7 @@ def read(pool: Pool) -> Listing:
         raise _nothing_left(excluded + source.faults.counts(), source.faults, root)
     if group_key:
         notes.append(f"Images are grouped by their key {group_key}.")
-    return Listing(
-        manifest_of(rows),
-        source.question.findings,
-        tuple(notes),
-        dict(excluded),
-        source.faults.refused,
-        source.faults.warned,
-    )
+    return source.faults.listing(rows, notes, excluded, classes=source.question.findings)
 
 
 def _root(path: Path) -> tuple[SourceRoot, str | None]:

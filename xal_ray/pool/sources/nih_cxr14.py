@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.sources.common.annotators import Box
 from xal_ray.pool.sources.common.csvs import Csv, read_csv
 from xal_ray.pool.sources.common.faults import Faults
@@ -105,14 +105,7 @@ def read(pool: Pool) -> Listing:
     ]
     num_boxed = sum(row["roi_state"] == "present" for row in rows)
     notes.append(f"{num_boxed} of {len(rows)} images have a box of their label")
-    return Listing(
-        manifest_of(rows),
-        notes=tuple(notes),
-        excluded=dict(excluded + question.left_out),
-        refused=faults.refused,
-        warned=faults.warned,
-        data_set="nih_cxr14",
-    )
+    return faults.listing(rows, notes, excluded + question.left_out, data_set="nih_cxr14")
 
 
 def _rows(

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.sources.common.annotators import Box
 from xal_ray.pool.sources.common.csvs import Csv, read_csv
 from xal_ray.pool.sources.common.faults import Faults
@@ -71,14 +71,7 @@ def read(pool: Pool) -> Listing:
     notes.append(match_files(boxes, files, _IMAGES, excluded))
     rows = _rows(boxes, findings, files, pool, question, excluded, faults, lost)
     notes += _warnings(root, rows)
-    return Listing(
-        manifest_of(rows),
-        notes=tuple(notes),
-        excluded=dict(excluded + question.left_out),
-        refused=faults.refused,
-        warned=faults.warned,
-        data_set="rsna_pneumonia",
-    )
+    return faults.listing(rows, notes, excluded + question.left_out, data_set="rsna_pneumonia")
 
 
 def _boxes_and_targets(

@@ -26,7 +26,7 @@ import numpy as np
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.sources.common.annotators import Box
 from xal_ray.pool.sources.common.csvs import Csv, read_csv
 from xal_ray.pool.sources.common.faults import Faults
@@ -75,14 +75,7 @@ def read(pool: Pool) -> Listing:
     rows = _rows(root, images, classes, sizes, pool, question, notes, excluded, faults)
     if num_unlabelled := len(list_images(root, "test")):
         notes.append(f"test/ holds {num_unlabelled} images without labels: not used")
-    return Listing(
-        manifest_of(rows),
-        notes=tuple(notes),
-        excluded=dict(excluded + question.left_out),
-        refused=faults.refused,
-        warned=faults.warned,
-        data_set="siim_covid",
-    )
+    return faults.listing(rows, notes, excluded + question.left_out, data_set="siim_covid")
 
 
 def _classes_of_studies(columns: Csv) -> dict[str, set[str]]:

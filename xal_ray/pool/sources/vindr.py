@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from xal_ray.config import Pool
-from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.sources.common.annotators import Box, Marks, agreed_findings, agreement, combined_boxes
 from xal_ray.pool.sources.common.csvs import Csv, read_csv
 from xal_ray.pool.sources.common.faults import Faults
@@ -134,15 +134,8 @@ def read(pool: Pool) -> Listing:
         marks.named.update(split.marks.named)
         marks.boxes.update(split.marks.boxes)
     _tell(root, tally, pool, rows, is_kaggle=is_kaggle)
-    return Listing(
-        manifest_of(rows),
-        notes=tuple(tally.notes),
-        excluded=dict(tally.excluded + question.left_out),
-        refused=tally.faults.refused,
-        warned=tally.faults.warned,
-        agreement=agreement(marks, question.findings),
-        data_set="vindr",
-    )
+    listing = tally.faults.listing(rows, tally.notes, tally.excluded + question.left_out, data_set="vindr")
+    return replace(listing, agreement=agreement(marks, question.findings))
 
 
 def _read_split(root: SourceRoot, name: str, tally: _Tally, *, is_kaggle: bool) -> _Split:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from xal_ray.config import Pool
 from xal_ray.errors import SourceError
-from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.manifest import Row
 from xal_ray.pool.sources.annotation_files.yolo import Settings, YoloLabels, parse_labels, read_settings
 from xal_ray.pool.sources.common.faults import Faults
 from xal_ray.pool.sources.common.findings import Question, ask
@@ -110,14 +110,7 @@ def read(pool: Pool) -> Listing:
         notes.append(
             f"Images without a file of labels, which stay unlabelled: {source.counts['unlabelled']}."
         )
-    return Listing(
-        manifest_of(rows),
-        source.question.findings,
-        tuple(notes),
-        dict(excluded),
-        source.faults.refused,
-        source.faults.warned,
-    )
+    return source.faults.listing(rows, notes, excluded, classes=source.question.findings)
 
 
 def _rows(images: Sequence[str], split: str | None, source: _Source) -> list[Row]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xal_ray.pool.sources.common.listing import Refused
+from xal_ray.pool.manifest import Row, manifest_of
+from xal_ray.pool.sources.common.listing import Listing, Refused
 from xal_ray.pool.warnings_table import Warned
 from xal_ray.roi import Sound
 
@@ -42,3 +44,23 @@ class Faults:
     def counts(self) -> Counter[str]:
         """Images that are left out, by reason."""
         return Counter(each.error_code for each in self.refused)
+
+    def listing(
+        self,
+        rows: Sequence[Row],
+        notes: Iterable[str],
+        excluded: Mapping[str, int],
+        *,
+        classes: tuple[str, ...] | None = None,
+        data_set: str | None = None,
+    ) -> Listing:
+        """Make what a source yields, with these faults; the arguments are as `Listing` has them."""
+        return Listing(
+            manifest_of(rows),
+            classes,
+            tuple(notes),
+            dict(excluded),
+            self.refused,
+            self.warned,
+            data_set=data_set,
+        )
